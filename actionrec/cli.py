@@ -1,0 +1,392 @@
+"""The command line: `actionrec --help`.
+
+One function a verb: its signature is its flags, its docstring its help. What a verb needs is
+imported inside it, so that help and wrong usage answer at once. Exit codes: 0 done, 1 something
+of the input failed, 2 wrong usage.
+"""
+
+import csv
+import inspect
+import json
+import logging
+import os
+import sys
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
+
+from actionrec.config import DatasetName, TrainConfig
+from actionrec.errors import ActionrecError, UsageError
+
+if TYPE_CHECKING:
+    from actionrec.evaluation import Evaluation
+    from actionrec.prediction import Failure, Prediction
+
+Format = Literal["table", "json", "csv"]
+
+
+def predict(
+    paths: list[str],
+    model: str = "kinetics400-i3d",
+    topk: int = 5,
+    clips: int | None = None,
+    format: Format = "table",
+) -> int:
+    """Name the actions in videos.
+
+    Examples:
+        actionrec predict video.mp4
+        actionrec predict holiday/ 'more/*.avi' --format csv > actions.csv
+        actionrec predict video.mp4 --model runs/mine/model.safetensors --topk 3
+
+    Args:
+        paths: Video files, folders with videos, or patterns in quotes.
+        model: A pretrained model (see `actionrec weights list`) or a model file.
+        topk: How many of the best classes to print.
+        clips: Clips spread over each video; by default as many as cover it, ten at most.
+        format: What to print.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from actionrec.models.recognizer import Recognizer
+    from actionrec.prediction import Failure, find_videos, predict_all
+
+    if topk < 1 or (clips is not None and clips < 1):
+        raise UsageError("--topk and --clips must be at least 1.")
+    recognizer = Recognizer.load(model)
+    found = track(find_videos(paths), "predicting", console=Console(stderr=True))
+    failures: list[Failure] = []
+
+    def results() -> "Iterable[Prediction | Failure]":
+        for result in predict_all(recognizer, found, model, topk, clips):
+            if isinstance(result, Failure):
+                failures.append(result)
+                complain(result.error)
+            yield result
+
+    PREDICTION_PRINTERS[format](results())
+    return 1 if failures else 0
+
+
+def print_predictions_table(results: "Iterable[Prediction | Failure]") -> None:
+    """Each video's best classes, a line each, as soon as they are known."""
+    from actionrec.prediction import Prediction
+
+    for result in results:
+        if isinstance(result, Prediction):
+            seconds = result.clips[-1].end
+            print(f"{result.video}  ({len(result.clips)} clips of {seconds:.1f} s)")
+            for entry in result.top:
+                print(f"  {entry.score:7.2%}  {entry.label}", flush=True)
+
+
+def print_predictions_json(results: "Iterable[Prediction | Failure]") -> None:
+    """A JSON list of one object a video, printed object by object: it is whole even when the
+    command is interrupted."""
+    separator = "["
+    try:
+        for result in results:
+            print(separator + json.dumps(asdict(result)), end="", flush=True)
+            separator = ",\n"
+    finally:
+        print("]" if separator != "[" else "[]")
+
+
+def print_predictions_csv(results: "Iterable[Prediction | Failure]") -> None:
+    """A row for each of a video's best classes; a row with the error for one that failed."""
+    from actionrec.prediction import Failure
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["video", "rank", "label", "score", "error"])
+    for result in results:
+        if isinstance(result, Failure):
+            writer.writerow([result.video, "", "", "", result.error])
+            continue
+        for rank, entry in enumerate(result.top, start=1):
+            writer.writerow([result.video, rank, entry.label, entry.score, ""])
+
+
+PREDICTION_PRINTERS: dict[str, Callable[["Iterable[Prediction | Failure]"], None]] = {
+    "table": print_predictions_table,
+    "json": print_predictions_json,
+    "csv": print_predictions_csv,
+}
+
+
+def train(config: TrainConfig) -> int:
+    """Train a recognizer.
+
+    Examples:
+        actionrec train --dataset demo --config demo.yaml
+        actionrec train --dataset ucf101 --root UCF-101 --split 1
+        actionrec train --dataset folder --root my_videos --freeze_batchnorm true --epochs 24
+        actionrec train --config runs/mine/config.yaml --output runs/again
+    """
+    from actionrec.training import train as run
+
+    results = run(config)
+    output = results["output"]
+    for name in ("best", "last"):
+        result = results[name]
+        clip = result["clip"]
+        print(
+            f"{name} epoch ({result['epoch']}): clip-level Top-1 {clip['top1']:.1%}, "
+            f"Top-5 {clip['top5']:.1%}, one clip of each of {clip['n']} validation videos"
+        )
+    print(f"model: {output}/model.safetensors")
+    return 1 if results["bad_videos"] else 0
+
+
+def evaluate(
+    model: str,
+    dataset: DatasetName,
+    root: str | None = None,
+    split: str = "1",
+    clips: int = 10,
+    crops: Literal[1, 3] = 1,
+    workers: int = 2,
+    format: Format = "table",
+) -> int:
+    """Measure clip-level and video-level Top-1 and Top-5 on a data set's validation videos.
+
+    Examples:
+        actionrec evaluate --model runs/mine/model.safetensors --dataset ucf101 --root UCF-101
+        actionrec evaluate --model model.safetensors --dataset folder --root my_videos --format json
+
+    Args:
+        model: A model file, or the name of a pretrained model.
+        dataset: Kind of data set.
+        root: Its folder, or the CSV file.
+        split: ucf101: 1, 2, 3 or paper; csv without a split column: fold 1 to 5 by group.
+        clips: Clips evenly spread over each video.
+        crops: 1, the centre of the frame, or 3 along its longer side.
+        workers: Processes that read videos.
+        format: What to print.
+    """
+    from actionrec.datasets import open_dataset
+    from actionrec.evaluation import evaluate as run
+    from actionrec.models.recognizer import Recognizer
+
+    if clips < 1:
+        raise UsageError(f"--clips {clips} is too few: at least one is needed.")
+    recognizer = Recognizer.load(model)
+    data = open_dataset(dataset, root, split)
+    result = run(recognizer, data, clips, crops, workers)
+    result.protocol.update(model=model, split=split)
+    for failure in result.skipped:
+        complain(failure.error)
+    EVALUATION_PRINTERS[format](result)
+    return 1 if result.skipped else 0
+
+
+def print_evaluation_table(result: "Evaluation") -> None:
+    """The figures and how they were reached, in words."""
+    protocol = result.protocol
+    print(
+        f"{protocol['dataset']}, split {protocol['split']}: {result.video.n} of "
+        f"{protocol['videos']} videos, {protocol['clips']} clips x {protocol['crops']} crops"
+    )
+    print(f"{'':24}{'Top-1':>8}{'Top-5':>8}{'n':>8}")
+    for name, figures in (("clip-level", result.clip), ("video-level", result.video)):
+        print(f"{name:24}{figures.top1:8.2%}{figures.top5:8.2%}{figures.n:8}")
+    print(f"\n{'class':24}{'clip':>8}{'video':>8}{'videos':>8}")
+    for name, share in result.per_class.items():
+        print(f"{name:24}{share.clip_top1:8.1%}{share.video_top1:8.1%}{share.videos:8}")
+
+
+def print_evaluation_json(result: "Evaluation") -> None:
+    """One JSON object: clip, video, per_class, protocol, skipped."""
+    print(json.dumps(asdict(result), indent=2))
+
+
+def print_evaluation_csv(result: "Evaluation") -> None:
+    """A row for the whole data set and one for each class; accuracies in [0, 1]."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["class", "clip_top1", "clip_top5", "video_top1", "video_top5", "videos"])
+    clip, video = result.clip, result.video
+    writer.writerow(["(all)", clip.top1, clip.top5, video.top1, video.top5, video.n])
+    for name, share in result.per_class.items():
+        writer.writerow([name, share.clip_top1, "", share.video_top1, "", share.videos])
+
+
+EVALUATION_PRINTERS: dict[str, Callable[["Evaluation"], None]] = {
+    "table": print_evaluation_table,
+    "json": print_evaluation_json,
+    "csv": print_evaluation_csv,
+}
+
+
+def weights_list(format: Format = "table") -> int:
+    """List the pretrained weights and whether they are in the cache.
+
+    Example:
+        actionrec weights list
+
+    Args:
+        format: What to print.
+    """
+    from actionrec.models.weights import cache_folder, list_weights
+
+    rows = list_weights()
+    if format == "json":
+        print(json.dumps(rows, indent=2))
+    elif format == "csv":
+        writer = csv.DictWriter(sys.stdout, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        for row in rows:
+            state = "in the cache" if row["cached"] else "not downloaded yet"
+            print(f"{row['name']}  {row['backbone']}, {row['dataset']}, {state}")
+        print(f"cache: {cache_folder()}")
+    return 0
+
+
+def weights_download(name: str) -> int:
+    """Download pretrained weights into the cache and print the path of the file.
+
+    Example:
+        actionrec weights download kinetics400-i3d
+
+    Args:
+        name: Which (see `actionrec weights list`).
+    """
+    from actionrec.models.weights import fetch
+
+    print(fetch(name))
+    return 0
+
+
+def complain(message: str) -> None:
+    """Tell the user of a problem, on stderr."""
+    print(f"actionrec: {message}", file=sys.stderr, flush=True)
+
+
+class Parser(ArgumentParser):
+    """Offers --batch-size for a setting named batch_size, and takes either."""
+
+    def add_argument(self, *names: Any, **options: Any) -> Any:
+        dashed = [n.replace("_", "-") for n in names if isinstance(n, str) and n.startswith("--")]
+        return super().add_argument(*dict.fromkeys([*dashed, *names]), **options)
+
+
+class ConfigFile(ActionConfigFile):
+    """Takes a path or, where there is no such file, the name of one that we ship."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, option: str | None = None) -> None:
+        shipped = configs_folder() / str(value)
+        if not Path(value).exists() and shipped.is_file():
+            value = str(shipped)
+        super().__call__(parser, namespace, value, option)
+
+
+def configs_folder() -> Path:
+    """The YAML files that we ship: inside an installed package, beside it in a checkout."""
+    installed = Path(__file__).parent / "configs"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def build_parser() -> Parser:
+    """The parser of the whole command line, a subcommand a verb."""
+    parser = Parser(
+        prog="actionrec",
+        description="Recognise human actions in video.",
+        epilog="`actionrec VERB --help` has examples; --debug shows where an error arose.",
+        version=f"actionrec {version('actionrec')}",
+    )
+    verbs = parser.add_subcommands(dest="verb", metavar="VERB")
+
+    predict_parser = describe(Parser(), predict)
+    predict_parser.add_argument(
+        "paths", nargs="+", help="Video files, folders with videos, or patterns in quotes."
+    )
+    predict_parser.add_function_arguments(predict, skip={"paths"})
+    verbs.add_subcommand("predict", predict_parser, help=summary(predict))
+
+    train_parser = describe(Parser(), train)
+    train_parser.add_argument(
+        "--config", action=ConfigFile, help="YAML file with any of these settings; flags win."
+    )
+    train_parser.add_class_arguments(TrainConfig, skip={"stages"})
+    train_parser.add_argument(
+        "--stages",
+        nargs="+",
+        type=int,
+        default=[4],
+        help="Stages that get a block before their last unit.",
+    )
+    verbs.add_subcommand("train", train_parser, help=summary(train))
+
+    evaluate_parser = describe(Parser(), evaluate)
+    evaluate_parser.add_function_arguments(evaluate)
+    verbs.add_subcommand("evaluate", evaluate_parser, help=summary(evaluate))
+
+    weights_parser = Parser(description="Pretrained weights.")
+    verbs.add_subcommand("weights", weights_parser, help=weights_parser.description)
+    weights_verbs = weights_parser.add_subcommands(dest="weights_verb", metavar="VERB")
+    for name, function in (("list", weights_list), ("download", weights_download)):
+        subparser = describe(Parser(), function)
+        subparser.add_function_arguments(function, as_positional=True)
+        weights_verbs.add_subcommand(name, subparser, help=summary(function))
+    return parser
+
+
+def describe(parser: Parser, function: Callable[..., int]) -> Parser:
+    """Take the docstring of `function`, but for its arguments, as the parser's description."""
+    parser.formatter_class = HelpFormatter
+    parser.description = inspect.getdoc(function).partition("\n\nArgs:")[0]
+    return parser
+
+
+def summary(function: Callable[..., int]) -> str:
+    """The first line of a verb's docstring."""
+    return inspect.getdoc(function).splitlines()[0]
+
+
+class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Leaves the line ends of descriptions alone, so that examples can be copied."""
+
+
+def run(options: Namespace) -> int:
+    """Call the verb that was asked for."""
+    if options.verb == "weights":
+        verb = {"list": weights_list, "download": weights_download}[options.weights.weights_verb]
+        return verb(**vars(options.weights[options.weights.weights_verb]))
+    values = vars(options[options.verb])
+    if options.verb == "train":
+        del values["config"]
+        return train(TrainConfig(**values))
+    return {"predict": predict, "evaluate": evaluate}[options.verb](**values)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    options = build_parser().parse_args([word for word in arguments if word != "--debug"])
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("actionrec").setLevel(logging.INFO)
+    try:
+        return run(options)
+    except ActionrecError as error:
+        if debug:
+            raise
+        complain(str(error))
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        complain("interrupted; what was printed or saved until now is complete.")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does; Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""The settings of a training run: the flags of `actionrec train`, the keys of its YAML files and
+the record beside its results are all this one data class.
+
+    actionrec train --help
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+BackboneName = Literal["i3d", "r3d50", "r3d18_small"]
+BlockName = Literal[
+    "none",
+    "snl",
+]
+DatasetName = Literal["ucf101", "folder", "csv", "demo"]
+
+
+@dataclass
+class TrainConfig:
+    """Settings of a training run; the defaults are the paper's protocol.
+
+    Args:
+        dataset: Kind of data set.
+        root: Its folder, or the CSV file; the demo data set makes its own.
+        split: ucf101: 1, 2, 3 or paper; csv without a split column: fold 1 to 5 by group.
+        backbone: Network.
+        weights: What to start from: kinetics400 (downloaded once), none, or a model file.
+        block: Nonlocal block to put into the network.
+        stages: Stages that get a block before their last unit, such as 3 4.
+        clip_length: Frames of a clip.
+        stride: Frames from one frame of a clip to the next.
+        short_side: Pixels of a frame's short side before the crop; for training this is the
+            least, 1.25 times as many the most.
+        crop: Side of the square that the network sees, in pixels.
+        flip: Mirror half of the training clips; by default where no class is the mirror image
+            of another.
+        epochs: Passes over the training videos.
+        batch_size: Clips of one step.
+        lr: Learning rate of the first epochs.
+        lr_step: Epochs after which the learning rate is divided by 10, again and again; by
+            default two fifths of all epochs, as in the paper's 40 of 100.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of SGD.
+        freeze_batchnorm: Keep the backbone's batch normalisation at its pretrained statistics;
+            helps with small batches.
+        precision: Numbers of the forward and backward pass; auto takes bf16-mixed where the
+            machine computes in it.
+        workers: Processes that read videos.
+        seed: Seed of the weights and of every random choice.
+        max_bad: Share of training videos that may be unreadable before training stops.
+        output: Folder of the run; by default runs/DATASET-BACKBONE-BLOCK.
+        resume: auto continues the run in the output folder where it was stopped.
+    """
+
+    dataset: DatasetName
+    root: str | None = None
+    split: str = "1"
+    backbone: BackboneName = "i3d"
+    weights: str = "kinetics400"
+    block: BlockName = "snl"
+    stages: list[int] = field(default_factory=lambda: [4])
+    clip_length: int = 16
+    stride: int = 1
+    short_side: int = 128
+    crop: int = 124
+    flip: bool | None = None
+    epochs: int = 100
+    batch_size: int = 16
+    lr: float = 0.01
+    lr_step: int | None = None
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    freeze_batchnorm: bool = False
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    workers: int = 2
+    seed: int = 0
+    max_bad: float = 0.01
+    output: str | None = None
+    resume: Literal["never", "auto"] = "never"

@@ -1,0 +1,79 @@
+"""What all backbones share: a row of named units, nonlocal blocks between them, and a head."""
+
+import torch
+from torch import nn
+
+from actionrec.errors import UsageError
+
+
+class Backbone(nn.Module):
+    """A 3D convolutional network from a clip (B, 3, T, H, W) to logits (B, classes).
+
+    `units` run one after the other. `stages` names the units of res2..res5 (or what corresponds
+    to them). A nonlocal block stands in `blocks` under the name of the unit that it precedes, so
+    that the names of the pretrained weights are the same with and without blocks.
+
+    Every unit that a block may precede has an attribute `in_channels`.
+    """
+
+    def __init__(
+        self,
+        units: dict[str, nn.Module],
+        stages: dict[int, tuple[str, ...]],
+        features: int,
+        classes: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.units = nn.Sequential()
+        for name, unit in units.items():
+            self.units.add_module(name, unit)
+        self.stages = stages
+        self.blocks = nn.ModuleDict()
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(features, classes)
+        initialise(self)
+
+    def block_site(self, stage: int) -> tuple[str, int]:
+        """The unit before which a block of `stage` goes, as in the paper (Sec. 5): the stage's
+        last one; and the number of channels that enter it.
+
+        Raises:
+            UsageError: the backbone has no such stage.
+        """
+        if stage not in self.stages:
+            raise UsageError(
+                f"This backbone has no stage {stage}; choose from "
+                f"{', '.join(map(str, self.stages))}."
+            )
+        name = self.stages[stage][-1]
+        return name, self.units.get_submodule(name).in_channels
+
+    def feature_map(self, clips: torch.Tensor) -> torch.Tensor:
+        """The last feature map, (B, C, T', H', W'), of clips (B, 3, T, H, W)."""
+        x = clips
+        for name, unit in self.units.named_children():
+            if name in self.blocks:
+                x = self.blocks[name](x)
+            x = unit(x)
+        return x
+
+    def pool(self, x: torch.Tensor) -> torch.Tensor:
+        """Average a feature map (B, C, T, H, W) over time and space: (B, C)."""
+        return x.mean(dim=(2, 3, 4))
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        """Logits (B, classes) of clips (B, 3, T, H, W)."""
+        return self.head(self.dropout(self.pool(self.feature_map(clips))))
+
+
+def initialise(network: nn.Module) -> None:
+    """He initialisation of convolutions (He et al. 2015), small normal weights for the head."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,706 @@
+"""Nonlocal blocks: every position of a clip looks at every other one, through one graph filter.
+
+Try it:
+    python -c "import torch; from actionrec.models.nonlocal_blocks import build_block; \\
+        print(build_block('snl', 64)(torch.rand(1, 64, 4, 14, 14)).shape)"
+
+The N = T H W positions of a feature map X, (B, C1, T, H, W), are the vertices of a graph. 1x1x1
+convolutions project X to Phi, Psi and Z with Cs = C1 / reduction channels. Phi and Psi make the
+affinity matrix A, and Z passes a filter of that graph:
+
+    Y = X + Norm(sum_m p_m(A) Z W_m),    p_m(A) = sum_k taps[m][k] A^k
+
+    block    affinity A                                               filter, before Norm
+    nl       softmax_j(Phi_i . Psi_j)                                 A Z W
+    nl_dot   Phi Psi^T / N                                            A Z W
+    ns       softmax_j(Phi_i . Psi_j)                                 (A - 1) Z W
+    a2       softmax_c(Phi) softmax_j(Psi)^T                          A Z W
+    cgnl     vec(Phi) vec(Psi)^T, vertices are (position, channel)    A Z W
+    cc       softmax over the positions in line with i                A X W
+    dnl      softmax_j of whitened Phi_i . Psi_j, + softmax_j(m_j)    A Z W
+    snl      D^-1/2 (M + M^T)/2 D^-1/2, M = relu(Phi) relu(Psi)^T     Z W0 + A Z W1
+    snl_a1   as snl                                                   A Z W
+    snl_a2   D^-1 M                                                   Z W0 + A Z W1
+    gsnl     as snl                                                   sum_k A^k Z Wk
+    cheb     as snl                                                   sum_k T_k(-A) Z Wk
+    cayley   as snl                                                   powers of the Cayley transform
+
+That nonlocal blocks are graph filters is the view of Zhu et al., "Unifying Nonlocal Blocks for
+Neural Networks", ICCV 2021: "the SNL paper" below. Its released code has a ReLU behind a norm of
+scale 0, and so no gradient in any parameter. Here there is no such ReLU: a block starts as the
+identity, and learns.
+
+A is an operator z -> A z. Its N x N matrix is formed only where N is small and that is faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from actionrec.errors import UsageError
+
+REDUCTIONS = (1, 2, 4)
+DEGREE_EPS = 1e-6
+# float16 ends at 65504: a position of next to no degree must not be scaled beyond that.
+FLOAT16_MEAN_AFFINITY_EPS = 1e-4
+# Measured on a CPU: up to here the N x N softmax is as fast as fused attention, and still small.
+DENSE_SOFTMAX_POSITIONS = 512
+
+
+# Affinities: A as an operator.
+
+
+class Affinity(Protocol):
+    """The N x N matrix A of every clip of a batch, known by what it does."""
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """A z for z of shape (B, C, N): position i of the result is sum_j A_ij z_j."""
+        ...
+
+    def rows(self, positions: Tensor) -> Tensor:
+        """Rows of A, (B, len(positions), N), at indices into the flattened T x H x W grid."""
+        ...
+
+
+class LowRankAffinity:
+    """A = P^T Q, or (P^T Q + Q^T P) / 2 where `symmetric`, from P and Q of shape (B, Cs, N).
+
+    A z costs 2 N^2 Cs multiply-adds with the N x N matrix, and 2 N Cs^2 (symmetric: 4 N Cs^2)
+    without it, from right to left. The cheaper way is taken; they agree to rounding.
+    """
+
+    def __init__(self, p: Tensor, q: Tensor, *, symmetric: bool = False) -> None:
+        self.p, self.q, self.symmetric = p, q, symmetric
+        channels, positions = p.shape[1:]
+        dense = positions <= (2 * channels if symmetric else channels)
+        self.matrix = self._dense() if dense else None
+
+    def _dense(self) -> Tensor:
+        matrix = self.p.transpose(1, 2) @ self.q
+        return (matrix + matrix.transpose(1, 2)) / 2 if self.symmetric else matrix
+
+    def __call__(self, z: Tensor) -> Tensor:
+        if self.matrix is not None:
+            return z @ self.matrix.transpose(1, 2)
+        az = (z @ self.q.transpose(1, 2)) @ self.p
+        if self.symmetric:
+            az = (az + (z @ self.p.transpose(1, 2)) @ self.q) / 2
+        return az
+
+    def rows(self, positions: Tensor) -> Tensor:
+        rows = self.p[:, :, positions].transpose(1, 2) @ self.q
+        if self.symmetric:
+            rows = (rows + self.q[:, :, positions].transpose(1, 2) @ self.p) / 2
+        return rows
+
+    def to(self, dtype: torch.dtype) -> LowRankAffinity:
+        """The same affinity in another floating-point type."""
+        return LowRankAffinity(self.p.to(dtype), self.q.to(dtype), symmetric=self.symmetric)
+
+    def resolvent(self, zoom: Tensor) -> Callable[[Tensor], Tensor]:
+        """The operator z -> (1 + zoom^2 L^2)^-1 z with L = 1 - A, exact; A must be symmetric.
+
+        It takes one inverse of size N x N, or, where A z goes without its matrix, one solve of
+        size 2Cs x 2Cs (Woodbury): with U = [P^T, Q^T] and A = U S U^T,
+        1 + h^2 L^2 = (1 + h^2) - h^2 U (2 S - S U^T U S) U^T.
+        """
+        h2 = zoom.square()
+        if self.matrix is not None:
+            one = torch.eye(self.matrix.shape[-1], dtype=h2.dtype, device=h2.device)
+            laplacian = one - self.matrix
+            inverse = torch.linalg.inv(one + h2 * (laplacian @ laplacian))
+            return lambda z: z @ inverse.transpose(1, 2)
+        u = torch.cat([self.p, self.q], dim=1)
+        gram = u @ u.transpose(1, 2)
+        one = torch.eye(u.shape[1], dtype=h2.dtype, device=h2.device)
+        s = one.roll(u.shape[1] // 2, dims=0) / 2
+        core = h2 / (1 + h2) * (2 * s - s @ gram @ s)
+        core = torch.linalg.solve(one - core @ gram, core)
+        return lambda z: (z + (z @ u.transpose(1, 2)) @ core.transpose(1, 2) @ u) / (1 + h2)
+
+
+class SoftmaxAffinity:
+    """A_ij = softmax_j(Phi_i . Psi_j) from Phi and Psi of shape (B, Cs, N); no 1/sqrt(Cs)."""
+
+    def __init__(self, phi: Tensor, psi: Tensor) -> None:
+        self.phi, self.psi = phi, psi
+        self.matrix = self._softmax(phi) if phi.shape[2] <= DENSE_SOFTMAX_POSITIONS else None
+
+    def _softmax(self, phi: Tensor) -> Tensor:
+        return (phi.transpose(1, 2) @ self.psi).softmax(dim=2)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        if self.matrix is not None:
+            return z @ self.matrix.transpose(1, 2)
+        # Other than 4-D and contiguous in the last dimension, they'd silently take an N^2 path.
+        query, key, value = (
+            x.transpose(1, 2).unsqueeze(1).contiguous() for x in (self.phi, self.psi, z)
+        )
+        az = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        return az.squeeze(1).transpose(1, 2)
+
+    def rows(self, positions: Tensor) -> Tensor:
+        return self._softmax(self.phi[:, :, positions])
+
+
+class DisentangledAffinity:
+    """A_ij = softmax_j((Phi_i - mean Phi) . (Psi_j - mean Psi)) + softmax_j(m_j).
+
+    From Phi (B, Cs, N), and Psi with m as its last channel (B, Cs + 1, N). A row sums to 2.
+    """
+
+    def __init__(self, phi: Tensor, psi: Tensor) -> None:
+        psi, m = psi[:, :-1], psi[:, -1:]
+        self.pairwise = SoftmaxAffinity(
+            phi - phi.mean(2, keepdim=True), psi - psi.mean(2, keepdim=True)
+        )
+        self.unary = m.softmax(dim=2)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.pairwise(z) + z @ self.unary.transpose(1, 2)
+
+    def rows(self, positions: Tensor) -> Tensor:
+        return self.pairwise.rows(positions) + self.unary
+
+
+class CrissCrossAffinity:
+    """A_ij = softmax(Phi_i . Psi_j) over the j that share two of (t, h, w) with i, else 0.
+
+    From Phi and Psi of shape (B, Cs, T, H, W). Position i itself counts once, so a row has
+    T + H + W - 2 entries, and the N x N matrix is never formed.
+    """
+
+    def __init__(self, phi: Tensor, psi: Tensor) -> None:
+        self.grid = phi.shape[2:]
+        in_t = torch.einsum("bcthw,bcuhw->bthwu", phi, psi)
+        in_h = torch.einsum("bcthw,bctuw->bthwu", phi, psi)
+        in_w = torch.einsum("bcthw,bcthu->bthwu", phi, psi)
+        t, h, _ = (torch.eye(n, dtype=torch.bool, device=phi.device) for n in self.grid)
+        in_t = in_t.masked_fill(t[:, None, None], -torch.inf)
+        in_h = in_h.masked_fill(h[:, None], -torch.inf)
+        weights = torch.cat([in_t, in_h, in_w], dim=-1).softmax(dim=-1)
+        self.in_t, self.in_h, self.in_w = weights.split(list(self.grid), dim=-1)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        z = z.unflatten(2, self.grid)
+        az = torch.einsum("bthwu,bcuhw->bcthw", self.in_t, z)
+        az = az + torch.einsum("bthwu,bctuw->bcthw", self.in_h, z)
+        az = az + torch.einsum("bthwu,bcthu->bcthw", self.in_w, z)
+        return az.flatten(2)
+
+    def rows(self, positions: Tensor) -> Tensor:
+        at_t, at_h, at_w = (
+            F.one_hot(index, n).to(self.in_t.dtype)
+            for index, n in zip(torch.unravel_index(positions, self.grid), self.grid, strict=True)
+        )
+        in_t, in_h, in_w = (
+            weights.flatten(1, 3)[:, positions] for weights in (self.in_t, self.in_h, self.in_w)
+        )
+        rows = torch.einsum("bpt,ph,pw->bpthw", in_t, at_h, at_w)
+        rows = rows + torch.einsum("pt,bph,pw->bpthw", at_t, in_h, at_w)
+        rows = rows + torch.einsum("pt,ph,bpw->bpthw", at_t, at_h, in_w)
+        return rows.flatten(2)
+
+
+class ChannelPositionAffinity:
+    """A = vec(Phi) vec(Psi)^T in every group of channels, its vertices (position, channel) pairs.
+
+    From Phi and Psi of shape (B, Cs, N). Rank 1, so A z = vec(Phi) (vec(Psi) . vec(z)).
+    """
+
+    def __init__(self, phi: Tensor, psi: Tensor, groups: int) -> None:
+        self.phi, self.psi, self.groups = phi, psi, groups
+
+    def __call__(self, z: Tensor) -> Tensor:
+        # A sum over N Cs products is outside float16.
+        products = (_widen(self.psi) * _widen(z)).unflatten(1, (self.groups, -1))
+        response = products.sum(dim=(2, 3), keepdim=True)
+        if self.phi.dtype == torch.float16:
+            # The block's group norm undoes a positive factor of a group.
+            response = response / response.detach().abs().clamp(min=1)
+        az = self.phi.unflatten(1, (self.groups, -1)) * response.to(self.phi.dtype)
+        return az.flatten(1, 2)
+
+    def rows(self, positions: Tensor) -> Tensor:
+        """As of every affinity, each entry the sum over the pairs of channels of all groups."""
+        phi, psi = (x.unflatten(1, (self.groups, -1)).sum(2) for x in (self.phi, self.psi))
+        return phi[:, :, positions].transpose(1, 2) @ psi
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _degree_eps(features: Tensor) -> float:
+    if features.dtype == torch.float16:
+        return FLOAT16_MEAN_AFFINITY_EPS * features.shape[2]
+    return DEGREE_EPS
+
+
+def symmetric_affinity(phi: Tensor, psi: Tensor) -> LowRankAffinity:
+    """A = D^-1/2 (M + M^T)/2 D^-1/2, M = relu(Phi) relu(Psi)^T, D its degrees + 1e-6.
+
+    Real and symmetric, with eigenvalues in [-1, 1] (SNL paper, Eq. 13; the ReLU, without which
+    degrees can be negative, is in its released code).
+    """
+    # Sums and elementwise products: in these autocast keeps the float32 that degrees need.
+    phi_wide, psi_wide = _widen(phi).relu(), _widen(psi).relu()
+    phi_sum, psi_sum = phi_wide.sum(2, keepdim=True), psi_wide.sum(2, keepdim=True)
+    degree = (phi_wide * psi_sum + psi_wide * phi_sum).sum(1, keepdim=True) / 2
+    scale = (degree + _degree_eps(phi)).rsqrt()
+    p, q = (phi_wide * scale).to(phi.dtype), (psi_wide * scale).to(psi.dtype)
+    return LowRankAffinity(p, q, symmetric=True)
+
+
+def row_normalised_affinity(phi: Tensor, psi: Tensor) -> LowRankAffinity:
+    """A = D^-1 M, M = relu(Phi) relu(Psi)^T, D its row sums + 1e-6 (SNL paper, Table 8)."""
+    phi_wide, psi_wide = _widen(phi).relu(), _widen(psi).relu()
+    degree = (phi_wide * psi_wide.sum(2, keepdim=True)).sum(1, keepdim=True)
+    positions = phi.shape[2]
+    # N is moved from Psi to Phi, or float16 would overflow in sums over the positions.
+    p = (phi_wide * (positions / (degree + _degree_eps(phi)))).to(phi.dtype)
+    return LowRankAffinity(p, (psi_wide / positions).to(psi.dtype))
+
+
+def dot_product_affinity(phi: Tensor, psi: Tensor) -> LowRankAffinity:
+    """A = Phi Psi^T / N (Wang et al. 2018, Eq. 4)."""
+    return LowRankAffinity(phi, psi / psi.shape[2])
+
+
+def double_attention_affinity(phi: Tensor, psi: Tensor) -> LowRankAffinity:
+    """A = softmax_c(Phi) softmax_j(Psi)^T (Chen et al. 2018): Psi gathers features from all
+    positions, Phi distributes them. Rows sum to 1."""
+    return LowRankAffinity(phi.softmax(dim=1).to(phi.dtype), psi.softmax(dim=2).to(psi.dtype))
+
+
+# Filters: which functions of A, applied to Z, meet weights of their own.
+
+
+class PolynomialFilter(nn.Module):
+    """The terms sum_k taps[m][k] A^k z, one for every m, of z (B, C, N)."""
+
+    def __init__(self, taps: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.taps = taps
+        self.terms = len(taps)
+
+    def forward(self, affinity: Affinity, z: Tensor) -> list[Tensor]:
+        powers = [z]
+        for _ in self.taps[0][1:]:
+            powers.append(affinity(powers[-1]))
+        return [_combination(row, powers) for row in self.taps]
+
+    def extra_repr(self) -> str:
+        return f"taps={self.taps}"
+
+
+def _combination(taps: Sequence[int], powers: list[Tensor]) -> Tensor:
+    scaled = [
+        power if tap == 1 else tap * power for tap, power in zip(taps, powers, strict=True) if tap
+    ]
+    return reduce(torch.add, scaled)
+
+
+class ChebyshevFilter(nn.Module):
+    """The terms T_0(x) z .. T_order(x) z with x = L - 1 = -A, the normalised Laplacian scaled to
+    [-1, 1], by T_k = 2 x T_(k-1) - T_(k-2) (Defferrard et al. 2016)."""
+
+    def __init__(self, order: int) -> None:
+        super().__init__()
+        self.order = order
+        self.terms = order + 1
+
+    def forward(self, affinity: Affinity, z: Tensor) -> list[Tensor]:
+        terms = [z, -affinity(z)]
+        for _ in range(self.order - 1):
+            terms.append(-2 * affinity(terms[-1]) - terms[-2])
+        return terms
+
+
+class CayleyFilter(nn.Module):
+    """The terms z, Re C^j z, Im C^j z for j = 1..order, of the Cayley transform
+    C = (h L - i) (h L + i)^-1 of L = 1 - A, which maps the spectrum onto the unit circle.
+
+    With real weights they span the Cayley polynomials c_0 + 2 Re sum_j c_j C^j of Levie et al.
+    2019 (CayleyNets). h, the spectral zoom, is learnt. No complex numbers and no approximate
+    inverse: with v = (1 + h^2 L^2)^-1 z, Re C z = z - 2 v and Im C z = -2 h L v.
+    """
+
+    def __init__(self, order: int) -> None:
+        super().__init__()
+        self.order = order
+        self.terms = 1 + 2 * order
+        self.zoom = nn.Parameter(torch.ones(()))
+
+    def forward(self, affinity: LowRankAffinity, z: Tensor) -> list[Tensor]:
+        wide = _widen(z)
+        # There is no linear solver in half precision.
+        with torch.autocast(z.device.type, enabled=False):
+            zoom = self.zoom.to(wide.dtype)
+            affinity = affinity.to(wide.dtype)
+            resolvent = affinity.resolvent(zoom)
+
+            def transform(real: Tensor) -> tuple[Tensor, Tensor]:
+                v = resolvent(real)
+                return real - 2 * v, -2 * zoom * (v - affinity(v))
+
+            real, imaginary = transform(wide)
+            terms = [wide, real, imaginary]
+            for _ in range(self.order - 1):
+                (a, b), (c, d) = transform(real), transform(imaginary)
+                real, imaginary = a - d, b + c
+                terms += [real, imaginary]
+        return [term.to(z.dtype) for term in terms]
+
+
+def first_order() -> PolynomialFilter:
+    """The term A z."""
+    return PolynomialFilter([[0, 1]])
+
+
+def difference() -> PolynomialFilter:
+    """The term A z - z."""
+    return PolynomialFilter([[-1, 1]])
+
+
+def each_power(order: int) -> PolynomialFilter:
+    """The terms z, A z, ..., A^order z."""
+    return PolynomialFilter([[int(k == m) for k in range(order + 1)] for m in range(order + 1)])
+
+
+# The block.
+
+
+class FilterUnit(nn.Module):
+    """x -> x + Norm(sum_m p_m(A) z W_m), the W_m side by side in one convolution.
+
+    The norm's scale is 0 at the start, and with it the whole sum.
+    """
+
+    def __init__(self, channels: int, z_channels: int, graph_filter: nn.Module, groups: int | None):
+        super().__init__()
+        self.filter = graph_filter
+        self.output = nn.Conv3d(
+            graph_filter.terms * z_channels, channels, 1, groups=groups or 1, bias=False
+        )
+        self.norm = nn.GroupNorm(groups, channels) if groups else nn.BatchNorm3d(channels)
+        nn.init.kaiming_normal_(self.output.weight, mode="fan_out")
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor, affinity: Affinity, z: Tensor) -> Tensor:
+        terms = self.filter(affinity, z.flatten(2))
+        y = torch.cat(terms, dim=1) if len(terms) > 1 else terms[0]
+        return x + self.norm(self.output(y.unflatten(2, x.shape[2:])))
+
+
+class NonlocalBlock(nn.Module):
+    """Y = X + Norm(sum_m p_m(A) Z W_m) for X of shape (B, channels, T, H, W); Y has X's shape.
+
+    With `stage_num` above 1 it is a stage of that many units one after the other, which share
+    the affinity of the first one's input; each has a Z, weights and a norm of its own (nonlocal
+    stage: Tao et al. 2018; SNL: the SNL paper).
+
+    Args:
+        channels: C1, those of X.
+        reduced: Cs, those of Phi, Psi and Z.
+        affinity: makes A from Phi and Psi, (B, Cs, N).
+        graph_filter: makes the filter of a unit.
+        on_grid: the affinity wants Phi and Psi as (B, Cs, T, H, W).
+        unary: Psi gets one channel more, for an affinity that weights positions by it.
+        project_z: Z is a projection of X; otherwise Z = X.
+        groups: of channels in the output weights and in a group norm; None is batch norm.
+        stage_num: units that share the affinity.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduced: int,
+        affinity: Callable[[Tensor, Tensor], Affinity],
+        graph_filter: Callable[[], nn.Module],
+        *,
+        on_grid: bool = False,
+        unary: bool = False,
+        project_z: bool = True,
+        groups: int | None = None,
+        stage_num: int = 1,
+    ) -> None:
+        super().__init__()
+        self.make_affinity = affinity
+        self.on_grid = on_grid
+        self.widths = [reduced, reduced + unary] + [reduced] * project_z
+        self.projection = _projection(channels, self.widths)
+        z_channels = reduced if project_z else channels
+        self.units = nn.ModuleList(
+            FilterUnit(channels, z_channels, graph_filter(), groups) for _ in range(stage_num)
+        )
+        self.later_z = nn.ModuleList(
+            _projection(channels, [reduced]) if project_z else nn.Identity()
+            for _ in range(stage_num - 1)
+        )
+
+    def affinity(self, x: Tensor) -> Affinity:
+        """A for the feature map x, (B, channels, T, H, W)."""
+        return self._affinity_and_z(x)[0]
+
+    def _affinity_and_z(self, x: Tensor) -> tuple[Affinity, Tensor]:
+        phi, psi, *z = self.projection(x).split(self.widths, dim=1)
+        if not self.on_grid:
+            phi, psi = phi.flatten(2), psi.flatten(2)
+        return self.make_affinity(phi, psi), z[0] if z else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        affinity, z = self._affinity_and_z(x)
+        x = self.units[0](x, affinity, z)
+        for project, unit in zip(self.later_z, self.units[1:], strict=True):
+            x = unit(x, affinity, project(x))
+        return x
+
+
+def _projection(channels: int, widths: list[int]) -> nn.Conv3d:
+    """Several 1x1x1 convolutions side by side, each initialised by its own number of outputs."""
+    projection = nn.Conv3d(channels, sum(widths), 1, bias=False)
+    for weight in projection.weight.detach().split(widths):
+        nn.init.kaiming_normal_(weight, mode="fan_out")
+    return projection
+
+
+# The blocks by name. A builder takes (channels C1, reduced Cs, stage_num) and what its block has.
+
+
+def nl(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+    """NL: Y = X + BN(A Z W), A_ij = softmax_j(Phi_i . Psi_j).
+
+    Embedded Gaussian, Wang et al. 2018 (Eq. 3 and 6); SNL paper, Table 1.
+    """
+    return NonlocalBlock(channels, reduced, SoftmaxAffinity, first_order, stage_num=stage_num)
+
+
+def nl_dot(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+    """NL, dot product: Y = X + BN(A Z W), A = Phi Psi^T / N.
+
+    Wang et al. 2018 (Eq. 4 and 6).
+    """
+    return NonlocalBlock(channels, reduced, dot_product_affinity, first_order, stage_num=stage_num)
+
+
+def ns(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+    """NS, nonlocal stage: Y = X + BN((A Z - Z) W), A_ij = softmax_j(Phi_i . Psi_j).
+
+    Tao et al. 2018; SNL paper, Table 1. (The SNL paper's code subtracts the other way round,
+    which the sign of W absorbs.)
+    """
+    return NonlocalBlock(channels, reduced, SoftmaxAffinity, difference, stage_num=stage_num)
+
+
+def a2(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+    """A2, double attention: Y = X + BN(A Z W), A = softmax_c(Phi) softmax_j(Psi)^T.
+
+    Chen et al. 2018; SNL paper, Table 1. (The SNL paper's code has relu(Phi) relu(Psi)^T instead,
+    without normalisation.)
+    """
+    return NonlocalBlock(
+        channels, reduced, double_attention_affinity, first_order, stage_num=stage_num
+    )
+
+
+def cgnl(channels: int, reduced: int, stage_num: int, groups: int = 1) -> NonlocalBlock:
+    """CGNL, compact generalised: Y = X + GN(A Z W), A = vec(Phi) vec(Psi)^T in every group.
+
+    The vertices are N Cs pairs of position and channel; W and the norm have the same groups.
+    Yue et al. 2018, dot-product kernel, without normalisation as in its own code; SNL paper,
+    Table 1.
+    """
+    return NonlocalBlock(
+        channels,
+        reduced,
+        partial(ChannelPositionAffinity, groups=groups),
+        first_order,
+        groups=groups,
+        stage_num=stage_num,
+    )
+
+
+def cc(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+    """CC, criss-cross over T, H and W: Y = X + BN(A X W), A_ij the softmax of Phi_i . Psi_j over
+    the positions j that share two of the three coordinates with i.
+
+    Huang et al. 2019 (there over H and W); SNL paper, Table 1.
+    """
+    return NonlocalBlock(
+        channels,
+        reduced,
+        CrissCrossAffinity,
+        first_order,
+        on_grid=True,
+        project_z=False,
+        stage_num=stage_num,
+    )
+
+
+def dnl(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+    """DNL, disentangled: Y = X + BN(A Z W),
+    A_ij = softmax_j((Phi_i - mean Phi) . (Psi_j - mean Psi)) + softmax_j(m_j), m = X W_m.
+
+    Yin et al. 2020.
+    """
+    return NonlocalBlock(
+        channels,
+        reduced,
+        DisentangledAffinity,
+        first_order,
+        unary=True,
+        stage_num=stage_num,
+    )
+
+
+def snl(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+    """SNL, spectral nonlocal: Y = X + BN(Z W0 + A Z W1), A = D^-1/2 (M + M^T)/2 D^-1/2 with
+    M = relu(Phi) relu(Psi)^T.
+
+    SNL paper, Eq. 13 and Table 1.
+    """
+    return gsnl(channels, reduced, stage_num, order=1)
+
+
+def snl_a1(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+    """SNL without its term of order 0: Y = X + BN(A Z W), A as in snl.
+
+    SNL paper, Table 8.
+    """
+    return NonlocalBlock(channels, reduced, symmetric_affinity, first_order, stage_num=stage_num)
+
+
+def snl_a2(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+    """SNL with an affinity that is not symmetric: Y = X + BN(Z W0 + A Z W1), A = D^-1 M.
+
+    SNL paper, Table 8.
+    """
+    return NonlocalBlock(
+        channels, reduced, row_normalised_affinity, partial(each_power, 1), stage_num=stage_num
+    )
+
+
+def gsnl(channels: int, reduced: int, stage_num: int, order: int = 2) -> NonlocalBlock:
+    """gSNL, of any order: Y = X + BN(sum_k A^k Z Wk), k = 0..order, A as in snl.
+
+    SNL paper; with order 1 it is snl.
+    """
+    return NonlocalBlock(
+        channels, reduced, symmetric_affinity, partial(each_power, order), stage_num=stage_num
+    )
+
+
+def cheb(channels: int, reduced: int, stage_num: int, order: int = 2) -> NonlocalBlock:
+    """Chebyshev filter: Y = X + BN(sum_k T_k(-A) Z Wk), k = 0..order, A as in snl.
+
+    The same functions of A as gsnl can learn, in the basis that stays well conditioned as the
+    order grows. Defferrard et al. 2016, on the graph of the SNL paper.
+    """
+    return NonlocalBlock(
+        channels, reduced, symmetric_affinity, partial(ChebyshevFilter, order), stage_num=stage_num
+    )
+
+
+def cayley(channels: int, reduced: int, stage_num: int, order: int = 1) -> NonlocalBlock:
+    """Cayley filter: Y = X + BN(Z W0 + sum_j Re(C^j) Z Wj + Im(C^j) Z Vj), j = 1..order, with
+    C = (h L - i) (h L + i)^-1, L = 1 - A, A as in snl and h learnt.
+
+    Levie et al. 2019 (CayleyNets), on the graph of the SNL paper. Rational in A: already of
+    order 1 it reaches what takes a polynomial of high order. (The SNL paper's code has a "Cayley"
+    unit that is the polynomial Z W0 + (Z Wh + L^2 Z) W2.)
+    """
+    return NonlocalBlock(
+        channels, reduced, symmetric_affinity, partial(CayleyFilter, order), stage_num=stage_num
+    )
+
+
+BLOCKS: dict[str, Callable[..., NonlocalBlock]] = {
+    "nl": nl,
+    "nl_dot": nl_dot,
+    "ns": ns,
+    "a2": a2,
+    "cgnl": cgnl,
+    "cc": cc,
+    "dnl": dnl,
+    "snl": snl,
+    "snl_a1": snl_a1,
+    "snl_a2": snl_a2,
+    "gsnl": gsnl,
+    "cheb": cheb,
+    "cayley": cayley,
+}
+BLOCK_NAMES = tuple(BLOCKS)
+ORDERED_BLOCKS = ("gsnl", "cheb", "cayley")
+GROUPED_BLOCKS = ("cgnl",)
+
+
+def build_block(
+    name: str,
+    channels: int,
+    *,
+    reduction: int = 2,
+    order: int | None = None,
+    groups: int | None = None,
+    stage_num: int = 1,
+) -> NonlocalBlock:
+    """The block `name`, which maps (B, channels, T, H, W) to the same shape and starts as the
+    identity.
+
+    Args:
+        name: one of BLOCK_NAMES; `BLOCKS[name].__doc__` has its formula and source.
+        channels: C1, the channels of the feature map.
+        reduction: C1 / Cs, 1, 2 or 4.
+        order: of the filter, from 1: for gsnl and cheb (default 2) and cayley (default 1).
+        groups: of channels, for cgnl (default 1); must divide C1 and Cs.
+        stage_num: units, one after the other, that share one affinity.
+
+    Raises:
+        UsageError: a name, or a value, that is not among the valid ones.
+    """
+    if name not in BLOCKS:
+        raise UsageError(f"There is no nonlocal block {name!r}; choose from {_listed(BLOCKS)}.")
+    dividing = [choice for choice in REDUCTIONS if channels % choice == 0]
+    if reduction not in dividing:
+        raise UsageError(
+            f"A reduction of {reduction} is not possible with {channels} channels; "
+            f"choose from {_listed(dividing)}."
+        )
+    reduced = channels // reduction
+    options = {}
+    if order is not None:
+        _require_option("order", name, ORDERED_BLOCKS)
+        _require_positive("order", order)
+        options["order"] = order
+    if groups is not None:
+        _require_option("groups", name, GROUPED_BLOCKS)
+        _require_positive("groups", groups)
+        if channels % groups or reduced % groups:
+            divisors = [d for d in range(1, reduced + 1) if channels % d == reduced % d == 0]
+            raise UsageError(
+                f"{groups} groups do not divide {channels} channels reduced to {reduced}; "
+                f"choose from {_listed(divisors)}."
+            )
+        options["groups"] = groups
+    _require_positive("stage_num", stage_num)
+    return BLOCKS[name](channels, reduced, stage_num, **options)
+
+
+def _require_option(option: str, name: str, blocks: Sequence[str]) -> None:
+    if name not in blocks:
+        raise UsageError(f"The block {name!r} has no {option}; it is for {_listed(blocks)}.")
+
+
+def _require_positive(option: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise UsageError(f"The nonlocal block's {option} is {value}; choose a number from 1 on.")
+
+
+def _listed(choices: Sequence | dict) -> str:
+    return ", ".join(map(str, choices))

@@ -1,0 +1,261 @@
+"""A recognizer: network, labels, preprocessing and clip sampling, in one object and one file.
+
+    python -c "from actionrec.models.recognizer import Recognizer; \
+               print(Recognizer.load('runs/demo/model.safetensors').config)"
+
+The file is safetensors. Its metadata holds the configuration as JSON, so that predicting and
+evaluating need nothing else.
+"""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from actionrec.errors import ActionrecError, UsageError
+from actionrec.files import replacing
+from actionrec.models import weights
+from actionrec.models.backbone import Backbone
+from actionrec.models.i3d import I3D
+from actionrec.models.nonlocal_blocks import build_block
+from actionrec.models.resnet3d import r3d18_small, r3d50
+from actionrec.video.sampling import ClipSampling
+from actionrec.video.transforms import Preprocessing
+
+BACKBONES = {"i3d": I3D, "r3d50": r3d50, "r3d18_small": r3d18_small}
+METADATA_KEY = "actionrec"
+
+
+@dataclass(frozen=True)
+class RecognizerConfig:
+    """Everything that makes a recognizer but its weights."""
+
+    labels: tuple[str, ...]
+    backbone: str = "i3d"
+    block: str = "none"
+    stages: tuple[int, ...] = (4,)
+    sampling: ClipSampling = field(default_factory=ClipSampling)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each weight when pretrained ones were loaded into a network.
+
+    `loaded` came from the file; `new` are those of the network that start afresh; `unused` are
+    those of the file that were left out.
+    """
+
+    loaded: tuple[str, ...]
+    new: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        new = ", ".join(sorted({_part(name) for name in self.new})) or "none"
+        unused = f"; not used: {', '.join(self.unused)}" if self.unused else ""
+        return f"{len(self.loaded)} tensors loaded, {len(self.new)} new ({new}){unused}"
+
+
+def _part(name: str) -> str:
+    """The part of the network that a tensor belongs to, in words."""
+    return f"block before {name.split('.')[1]}" if name.startswith("blocks.") else "head"
+
+
+def build_network(config: RecognizerConfig) -> Backbone:
+    """The backbone of `config` with its nonlocal blocks and a head for its labels.
+
+    Raises:
+        UsageError: no such backbone, block or stage.
+    """
+    if config.backbone not in BACKBONES:
+        raise UsageError(
+            f"There is no backbone {config.backbone!r}; choose from {', '.join(BACKBONES)}."
+        )
+    network = BACKBONES[config.backbone](classes=len(config.labels))
+    if config.block != "none":
+        for stage in config.stages:
+            unit, channels = network.block_site(stage)
+            network.blocks[unit] = build_block(config.block, channels)
+    return network
+
+
+class Recognizer(nn.Module):
+    """Recognises actions: uint8 clips (B, 3, T, H, W) to logits (B, classes).
+
+    Its `config` says what clips it expects and what the classes are called; `training_record` tells
+    how it was trained and what it reached (empty if unknown).
+    """
+
+    def __init__(self, config: RecognizerConfig, training: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.training_record = dict(training or {})
+        self.network = build_network(config)
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return self.network(self.config.preprocessing.normalise(clips))
+
+    @torch.inference_mode()
+    def scores(self, clips: torch.Tensor) -> torch.Tensor:
+        """Softmax scores (B, classes) of uint8 clips (B, 3, T, H, W), on the network's device."""
+        device = self.network.head.weight.device
+        return self.eval()(clips.to(device)).float().softmax(dim=1).cpu()
+
+    def load_pretrained(self, tensors: Mapping[str, torch.Tensor], source: str) -> LoadReport:
+        """Take all weights but the nonlocal blocks' and the head's from `tensors`.
+
+        Blocks and head are taken too where they are there and fit.
+
+        Raises:
+            ActionrecError: the backbone lacks a tensor, or there is one that it has no place for.
+        """
+        own = self.network.state_dict()
+        fits = {name for name, value in tensors.items() if shape_of(own, name) == value.shape}
+        optional = ("head.", "blocks.")
+        counters = "num_batches_tracked"
+        new = [name for name in own if name not in fits and not name.endswith(counters)]
+        unused = [name for name in tensors if name not in fits]
+        unexplained = [name for name in new + unused if not name.startswith(optional)]
+        if unexplained:
+            name = unexplained[0]
+            raise ActionrecError(
+                f"{source} does not fit the backbone {self.config.backbone}: {name} is "
+                f"{_shape_words(tensors, name)} in the file and {_shape_words(own, name)} in "
+                f"the network ({len(unexplained)} such tensors); choose the backbone that the "
+                "weights belong to."
+            )
+        self.network.load_state_dict({name: tensors[name] for name in fits}, strict=False)
+        return LoadReport(tuple(sorted(fits)), tuple(new), tuple(unused))
+
+    def save(self, path: Path) -> None:
+        """Write the recognizer to one safetensors file, which appears only when it is whole.
+
+        Raises:
+            ActionrecError: the file can't be written.
+        """
+        description = {
+            "config": asdict(self.config),
+            "training": self.training_record,
+            "versions": {
+                "actionrec": version("actionrec"),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        }
+        tensors = {
+            name: value.detach().cpu().contiguous()
+            for name, value in self.network.state_dict().items()
+        }
+        with replacing(Path(path)) as temporary:
+            try:
+                save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(description)})
+            except SafetensorError as error:
+                raise OSError(str(error)) from error
+
+    @classmethod
+    def load(cls, model: str | Path) -> "Recognizer":
+        """The recognizer in a model file, or the pretrained one of that name.
+
+        Raises:
+            ActionrecError: there is no such file or name, or the file is no recognizer.
+        """
+        if str(model) in weights.WEIGHTS:
+            return load_published(str(model))
+        path = Path(model)
+        if not path.is_file():
+            raise ActionrecError(
+                f"There is no model {str(model)!r}: neither a file nor one of "
+                f"{', '.join(weights.WEIGHTS)}."
+            )
+        description = read_description(path)
+        recognizer = cls(parse_config(description["config"], path), description["training"])
+        tensors = load_file(path)
+        own = recognizer.network.state_dict()
+        wrong = sorted(
+            name
+            for name in own.keys() | tensors.keys()
+            if shape_of(own, name) != shape_of(tensors, name)
+        )
+        if wrong:
+            raise ActionrecError(
+                f"{path} is not the model that it says it is: {len(wrong)} tensors are missing, "
+                f"extra or of another shape, {wrong[0]} first; train or download it again."
+            )
+        recognizer.network.load_state_dict(tensors)
+        return recognizer
+
+
+def load_published(name: str) -> Recognizer:
+    """The pretrained recognizer `name`, downloaded to the user's cache on first use."""
+    # torchvision ships the 400 names, in the order of the published I3D's logits.
+    from torchvision.models.video import R3D_18_Weights
+
+    recognizer = Recognizer(
+        RecognizerConfig(
+            labels=tuple(R3D_18_Weights.KINETICS400_V1.meta["categories"]),
+            sampling=ClipSampling(length=64),
+            preprocessing=Preprocessing(short_side=256, crop=224),
+        )
+    )
+    recognizer.load_pretrained(load_file(weights.fetch(name)), name)
+    return recognizer
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What a model file says of itself: `config`, `training` and `versions`.
+
+    Raises:
+        ActionrecError: it is no model file of this program.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return json.loads(metadata[METADATA_KEY])
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise ActionrecError(
+            f"{path} is no model file of actionrec; give the model.safetensors that "
+            "`actionrec train` wrote."
+        ) from error
+
+
+def parse_config(values: dict[str, Any], path: Path) -> RecognizerConfig:
+    """The configuration that `save` wrote into `path`.
+
+    Raises:
+        ActionrecError: it has a key that this version does not know.
+    """
+    parts: dict[str, type] = {"sampling": ClipSampling, "preprocessing": Preprocessing}
+    try:
+        values = values | {
+            name: kind(**{key: _tuple(value) for key, value in values[name].items()})
+            for name, kind in parts.items()
+        }
+        return RecognizerConfig(**{key: _tuple(value) for key, value in values.items()})
+    except (TypeError, KeyError) as error:
+        known = ", ".join(entry.name for entry in fields(RecognizerConfig))
+        raise ActionrecError(
+            f"{path} was written by another version of actionrec: its configuration is not one "
+            f"of {known} ({error}); use the version that its metadata names."
+        ) from error
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def shape_of(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Size | None:
+    """The shape of the tensor `name`, None where there is none."""
+    return tensors[name].shape if name in tensors else None
+
+
+def _shape_words(tensors: Mapping[str, torch.Tensor], name: str) -> str:
+    shape = shape_of(tensors, name)
+    return "absent" if shape is None else "x".join(map(str, shape)) or "a number"

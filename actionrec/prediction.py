@@ -1,0 +1,167 @@
+"""Name the action in video files: `actionrec predict video.mp4`.
+
+Clips are spread over the whole video, each is scored, and the softmax scores are averaged.
+"""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from actionrec.models.recognizer import Recognizer, RecognizerConfig
+from actionrec.video.reader import VideoError, VideoReader
+
+VIDEO_SUFFIXES = frozenset(
+    ".avi .mp4 .mkv .mov .m4v .webm .mpg .mpeg .ts .m2ts .wmv .flv .3gp .ogv".split()
+)
+MOST_CLIPS = 10
+BATCH_SIZE = 4
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """A class and its softmax score in [0, 1]."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class ClipPrediction:
+    """The best classes of one clip, which lasts from `start` to `end`, in seconds."""
+
+    start: float
+    end: float
+    top: list[LabelScore]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best classes of a video, by the mean score of its clips, best first."""
+
+    video: str
+    model: str
+    top: list[LabelScore]
+    clips: list[ClipPrediction]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A video that gave no result, and the reason, as a sentence."""
+
+    video: str
+    error: str
+
+
+@dataclass(frozen=True)
+class VideoClips:
+    """Clips of one video as uint8 (clips * crops, 3, T, H, W), the crops of a clip side by side,
+    and where each clip starts and ends, in seconds."""
+
+    pixels: torch.Tensor
+    seconds: list[tuple[float, float]]
+
+
+def read_clips(
+    path: str | Path, config: RecognizerConfig, clips: int | None, crops: int = 1
+) -> VideoClips:
+    """Read `clips` evenly spread clips of a video, or as many as cover it, ten at most.
+
+    Raises:
+        VideoError: the video can't be read.
+    """
+    video = VideoReader(path)
+    if clips is None:
+        chosen = config.sampling.covering(len(video), at_most=MOST_CLIPS)
+    else:
+        chosen = config.sampling.uniform(len(video), clips)
+    frames = video.clips(chosen, config.preprocessing.short_side)
+    pixels = torch.cat([config.preprocessing.crops(clip, crops) for clip in frames])
+    seconds = [(clip[0] / video.fps, (clip[-1] + 1) / video.fps) for clip in chosen]
+    return VideoClips(pixels, seconds)
+
+
+def score_clips(recognizer: Recognizer, clips: VideoClips, crops: int = 1) -> np.ndarray:
+    """Softmax scores (clips, classes), the mean of each clip's crops."""
+    batches = clips.pixels.split(BATCH_SIZE)
+    scores = torch.cat([recognizer.scores(batch) for batch in batches])
+    return scores.unflatten(0, (-1, crops)).mean(dim=1).numpy()
+
+
+def find_videos(paths: Iterable[str | Path]) -> list[Path | Failure]:
+    """Every video that `paths` name: files, folders (searched to the bottom) and patterns.
+
+    A file is taken whatever it is called; in a folder those with the suffix of a video are. A
+    path that leads to nothing becomes a Failure in its place.
+    """
+    found: list[Path | Failure] = []
+    for path in paths:
+        text = os.path.expanduser(path)
+        if os.path.isdir(text):
+            inside = sorted(p for p in Path(text).rglob("*") if is_video(p))
+            found += inside or [
+                Failure(str(path), f"{path} has no videos in it; name a folder that has some.")
+            ]
+        elif os.path.exists(text) or not glob.has_magic(text):
+            found.append(Path(text))
+        else:
+            matches = sorted(glob.glob(text, recursive=True))
+            found += [Path(match) for match in matches if not os.path.isdir(match)] or [
+                Failure(str(path), f"No file matches {path}; check the pattern.")
+            ]
+    return found
+
+
+def is_video(path: Path) -> bool:
+    """Whether a path is a visible file with the suffix of a video."""
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
+
+
+def predict_video(
+    recognizer: Recognizer, path: str | Path, model: str, topk: int = 5, clips: int | None = None
+) -> Prediction:
+    """The best `topk` classes of a video and of each of its clips.
+
+    Raises:
+        VideoError: the video can't be read.
+    """
+    read = read_clips(path, recognizer.config, clips)
+    scores = score_clips(recognizer, read)
+    labels = recognizer.config.labels
+    return Prediction(
+        video=str(path),
+        model=model,
+        top=best(scores.mean(axis=0), labels, topk),
+        clips=[
+            ClipPrediction(round(start, 3), round(end, 3), best(row, labels, topk))
+            for (start, end), row in zip(read.seconds, scores, strict=True)
+        ],
+    )
+
+
+def best(scores: np.ndarray, labels: tuple[str, ...], topk: int) -> list[LabelScore]:
+    """The `topk` labels with the highest scores (classes,), best first."""
+    order = np.argsort(-scores, kind="stable")[:topk]
+    return [LabelScore(labels[index], round(float(scores[index]), 6)) for index in order]
+
+
+def predict_all(
+    recognizer: Recognizer,
+    videos: Iterable[Path | Failure],
+    model: str,
+    topk: int = 5,
+    clips: int | None = None,
+) -> Iterator[Prediction | Failure]:
+    """Predict one video after the other; a bad one becomes a Failure and the others go on."""
+    for video in videos:
+        if isinstance(video, Failure):
+            yield video
+            continue
+        try:
+            yield predict_video(recognizer, video, model, topk, clips)
+        except VideoError as error:
+            yield Failure(str(video), str(error))

@@ -1,0 +1,429 @@
+"""Train a recognizer: `actionrec train --dataset demo --config demo.yaml`.
+
+A run's folder holds `config.yaml` (repeats the run), `model.safetensors` (the best epoch by
+clip-level Top-1 on the validation videos), `last.safetensors` (the last epoch), `results.json`
+(both epochs' figures), `last.ckpt` (to resume from), `logs/` (CSV and TensorBoard) and, where
+videos could not be read, `bad_videos.json`.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as lightning
+import torch
+import yaml
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchmetrics import Accuracy, MeanMetric
+
+from actionrec.config import TrainConfig
+from actionrec.datasets import LabelledVideo, VideoDataset, open_dataset
+from actionrec.errors import ActionrecError, UsageError
+from actionrec.files import replacing
+from actionrec.models import weights
+from actionrec.models.recognizer import LoadReport, Recognizer, RecognizerConfig
+from actionrec.prediction import Failure
+from actionrec.video.reader import VideoError, VideoReader
+from actionrec.video.sampling import ClipSampling
+from actionrec.video.transforms import Preprocessing
+
+log = logging.getLogger(__name__)
+
+
+class EpochSampler(Sampler):
+    """Yields (epoch, index) in an order that only seed and epoch decide.
+
+    The epoch travels with the index, so that a clip's random choices can depend on nothing else:
+    not on the number of workers, nor on which of them reads it. Lightning calls `set_epoch`.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size = size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+        return ((self.epoch, int(index)) for index in order)
+
+
+class TrainingClips(Dataset):
+    """One random clip of each video, as (uint8 (3, T, H, W), label); a bad video as a Failure."""
+
+    def __init__(
+        self,
+        videos: tuple[LabelledVideo, ...],
+        config: RecognizerConfig,
+        flip: bool,
+        seed: int,
+    ) -> None:
+        self.videos = videos
+        self.config = config
+        self.flip = flip
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int] | Failure:
+        epoch, index = key
+        generator = np.random.default_rng((self.seed, epoch, index))
+        path = self.videos[index].path
+        preprocessing = self.config.preprocessing
+        try:
+            video = VideoReader(path)
+            indices = self.config.sampling.random(len(video), generator)
+            frames = video.read(indices, preprocessing.random_short_side(generator))
+        except VideoError as error:
+            return Failure(str(path), str(error))
+        clip = preprocessing.random_crop(frames, generator, self.flip)
+        return clip, self.videos[index].label
+
+
+class ValidationClips(Dataset):
+    """The middle clip of each video, as (uint8 (3, T, H, W), label); a bad video as a Failure."""
+
+    def __init__(self, videos: tuple[LabelledVideo, ...], config: RecognizerConfig) -> None:
+        self.videos = videos
+        self.config = config
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | Failure:
+        path = self.videos[index].path
+        preprocessing = self.config.preprocessing
+        try:
+            video = VideoReader(path)
+            [indices] = self.config.sampling.uniform(len(video), 1)
+            frames = video.read(indices, preprocessing.short_side)
+        except VideoError as error:
+            return Failure(str(path), str(error))
+        return preprocessing.crops(frames, 1)[0], self.videos[index].label
+
+
+def collate(
+    items: list[tuple[torch.Tensor, int] | Failure],
+) -> tuple[torch.Tensor, torch.Tensor, list[Failure]]:
+    """A batch: uint8 clips (B, 3, T, H, W), labels (B,), and the videos that gave none."""
+    failures = [item for item in items if isinstance(item, Failure)]
+    good = [item for item in items if not isinstance(item, Failure)]
+    clips = torch.stack([clip for clip, _ in good]) if good else torch.empty(0)
+    return clips, torch.tensor([label for _, label in good]), failures
+
+
+class Training(lightning.LightningModule):
+    """Cross-entropy on clips by SGD; keeps the best recognizer in the run's folder."""
+
+    def __init__(self, recognizer: Recognizer, config: TrainConfig, output: Path, videos: int):
+        super().__init__()
+        self.recognizer = recognizer
+        self.config = config
+        self.output = output
+        self.videos = videos
+        self.bad: dict[str, str] = {}
+        self.results: dict[str, Any] = {}
+        classes = len(recognizer.config.labels)
+        top5 = min(5, classes)
+        self.train_loss = MeanMetric()
+        self.train_top1 = Accuracy("multiclass", num_classes=classes, average="micro")
+        self.val_top1 = Accuracy("multiclass", num_classes=classes, average="micro")
+        self.val_top5 = Accuracy("multiclass", num_classes=classes, average="micro", top_k=top5)
+        self.val_loss = MeanMetric()
+        self.val_clips = 0
+
+    def train(self, mode: bool = True) -> "Training":
+        super().train(mode)
+        if self.config.freeze_batchnorm:
+            # Not those of the nonlocal blocks: they are new and have no statistics yet.
+            for module in self.recognizer.network.units.modules():
+                if isinstance(module, nn.BatchNorm3d):
+                    module.eval()
+        return self
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        config = self.config
+        optimizer = torch.optim.SGD(
+            self.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
+        )
+        step = config.lr_step or max(1, round(0.4 * config.epochs))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, step, gamma=0.1),
+        }
+
+    def training_step(self, batch: tuple, _: int) -> torch.Tensor | None:
+        clips, labels, failures = batch
+        self.note_bad(failures)
+        if len(self.bad) > self.config.max_bad * self.videos:
+            first, reason = next(iter(self.bad.items()))
+            raise ActionrecError(
+                f"Training stopped: {len(self.bad)} of {self.videos} training videos could not "
+                f"be read, more than the {self.config.max_bad:.1%} that --max_bad allows; they "
+                f"are listed in {self.output / 'bad_videos.json'}, {first} first: {reason}"
+            )
+        if not len(labels):
+            return None
+        logits = self.recognizer(clips)
+        loss = F.cross_entropy(logits, labels)
+        self.train_loss.update(loss, len(labels))
+        self.train_top1.update(logits, labels)
+        self.log("loss", loss, prog_bar=True, logger=False, batch_size=len(labels))
+        return loss
+
+    def validation_step(self, batch: tuple, _: int) -> None:
+        clips, labels, failures = batch
+        self.note_bad(failures)
+        if not len(labels):
+            return
+        logits = self.recognizer(clips)
+        self.val_top1.update(logits, labels)
+        self.val_top5.update(logits, labels)
+        self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
+        self.val_clips += len(labels)
+
+    def on_train_epoch_end(self) -> None:
+        if not self.val_clips:
+            raise ActionrecError(
+                "Not one validation video could be read; see "
+                f"{self.output / 'bad_videos.json'} for the reasons."
+            )
+        figures = {
+            "train_loss": self.train_loss.compute().item(),
+            "train_top1": self.train_top1.compute().item(),
+            "val_loss": self.val_loss.compute().item(),
+            "val_top1": self.val_top1.compute().item(),
+            "val_top5": self.val_top5.compute().item(),
+        }
+        self.log_dict(figures)
+        log.info(
+            "epoch %d of %d: training loss %.3f, Top-1 %.1f %%; validation, one clip a video: "
+            "loss %.3f, Top-1 %.1f %%, Top-5 %.1f %%",
+            self.current_epoch + 1,
+            self.config.epochs,
+            figures["train_loss"],
+            100 * figures["train_top1"],
+            figures["val_loss"],
+            100 * figures["val_top1"],
+            100 * figures["val_top5"],
+        )
+        result = {
+            "epoch": self.current_epoch + 1,
+            "clip": {
+                "top1": figures["val_top1"],
+                "top5": figures["val_top5"],
+                "n": self.val_clips,
+            },
+        }
+        self.val_clips = 0
+        for metric in (
+            self.train_loss,
+            self.train_top1,
+            self.val_loss,
+            self.val_top1,
+            self.val_top5,
+        ):
+            metric.reset()
+        self.keep(result)
+
+    def keep(self, result: dict[str, Any]) -> None:
+        """Save the recognizer as the last one and, if it is, as the best one."""
+        best = self.results.get("best")
+        better = best is None or result["clip"]["top1"] > best["clip"]["top1"]
+        self.results = {"best": result if better else best, "last": result}
+        self.recognizer.training_record = {"config": asdict(self.config), "result": result}
+        self.recognizer.save(self.output / "last.safetensors")
+        if better:
+            self.recognizer.save(self.output / "model.safetensors")
+        write_json(self.output / "results.json", self.results)
+
+    def note_bad(self, failures: list[Failure]) -> None:
+        """Report each unreadable video once, on the spot and in the run's folder."""
+        for failure in failures:
+            if failure.video not in self.bad:
+                self.bad[failure.video] = failure.error
+                log.warning("left out: %s", failure.error)
+                report = [asdict(Failure(*item)) for item in self.bad.items()]
+                write_json(self.output / "bad_videos.json", report)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["results"] = self.results
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.results = checkpoint["results"]
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Run the training that `config` describes.
+
+    Returns the figures of `results.json`, the run's `output` folder, and its `bad_videos` with
+    their reasons.
+
+    Raises:
+        UsageError: the output folder holds another run, or settings don't fit each other.
+        ActionrecError: data or weights can't be used, or too many videos are bad.
+    """
+    quiet_lightning()
+    config = resolve(config)
+    output = Path(config.output)
+    checkpoint = prepare_output(config, output)
+    dataset = open_dataset(config.dataset, config.root, config.split)
+    flip = dataset.flip if config.flip is None else config.flip
+    log.info(
+        "%s: %d training and %d validation videos of %d classes%s",
+        dataset.name,
+        len(dataset.train),
+        len(dataset.val),
+        len(dataset.labels),
+        "" if flip else ", not mirrored",
+    )
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    recognizer = build_recognizer(config, dataset)
+    output.mkdir(parents=True, exist_ok=True)
+    with replacing(output / "config.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+    training = Training(recognizer, config, output, len(dataset.train))
+    trainer = lightning.Trainer(
+        max_epochs=config.epochs,
+        accelerator="auto",
+        devices=1,
+        precision=config.precision,
+        logger=[CSVLogger(output, "", "logs"), TensorBoardLogger(output, "", "logs")],
+        callbacks=[
+            RichProgressBar(console_kwargs={"stderr": True}),
+            ModelCheckpoint(
+                output, "last", save_on_train_epoch_end=True, enable_version_counter=False
+            ),
+        ],
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    train_loader, val_loader = loaders(config, dataset, recognizer.config, flip)
+    trainer.fit(training, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True)
+    return training.results | {"output": str(output), "bad_videos": training.bad}
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Fill in what `config` leaves to the machine or derives from other settings."""
+    precision = config.precision
+    if precision == "auto":
+        cuda = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        cpu = not torch.cuda.is_available() and torch.cpu._is_avx512_bf16_supported()
+        precision = "bf16-mixed" if cuda or cpu else "32-true"
+    output = config.output or f"runs/{config.dataset}-{config.backbone}-{config.block}"
+    return replace(config, precision=precision, output=output)
+
+
+def prepare_output(config: TrainConfig, output: Path) -> Path | None:
+    """The checkpoint to resume from, or None for a new run in a new or empty folder.
+
+    Raises:
+        UsageError: the folder is not empty and the run there is another, or not to be resumed.
+    """
+    if not output.exists() or not any(output.iterdir()):
+        return None
+    try:
+        other = yaml.safe_load((output / "config.yaml").read_text())
+    except OSError:
+        other = None
+    mine = asdict(config)
+    differing = [key for key in mine if key != "resume" and (other or {}).get(key) != mine[key]]
+    if config.resume == "never" or other is None or differing:
+        why = f" with another {differing[0]}" if other and differing else ""
+        hint = "" if other is None or differing else ", or continue it with --resume auto"
+        raise UsageError(
+            f"{output} already holds a run{why}; choose another folder with --output{hint}."
+        )
+    checkpoint = output / "last.ckpt"
+    return checkpoint if checkpoint.exists() else None
+
+
+def build_recognizer(config: TrainConfig, dataset: VideoDataset) -> Recognizer:
+    """A recognizer of the data set's classes that starts from the weights `config` names."""
+    recognizer = Recognizer(
+        RecognizerConfig(
+            labels=dataset.labels,
+            backbone=config.backbone,
+            block=config.block,
+            stages=tuple(config.stages),
+            sampling=ClipSampling(config.clip_length, config.stride),
+            preprocessing=Preprocessing(config.short_side, config.crop),
+        )
+    )
+    if config.weights != "none":
+        log.info("weights %s: %s", config.weights, load_weights(recognizer, config.weights))
+    return recognizer
+
+
+def load_weights(recognizer: Recognizer, name: str) -> LoadReport:
+    """Load the Kinetics-400 weights of the recognizer's backbone, or those of a model file.
+
+    Raises:
+        ActionrecError: there are none for this backbone, or they don't fit it.
+    """
+    backbone = recognizer.config.backbone
+    if name != "kinetics400":
+        path = Path(name)
+        if not path.is_file():
+            raise ActionrecError(
+                f"There are no weights {name!r}: give kinetics400, none or a file."
+            )
+        return recognizer.load_pretrained(Recognizer.load(path).network.state_dict(), name)
+    published = f"kinetics400-{backbone}"
+    if published not in weights.WEIGHTS:
+        raise UsageError(
+            f"There are no Kinetics-400 weights for {backbone}; use --weights none, or a file."
+        )
+    return recognizer.load_pretrained(load_file(weights.fetch(published)), published)
+
+
+def loaders(
+    config: TrainConfig, dataset: VideoDataset, recognizer: RecognizerConfig, flip: bool
+) -> tuple[DataLoader, DataLoader]:
+    """The batches for training and for validation."""
+    shared = {
+        "batch_size": config.batch_size,
+        "num_workers": config.workers,
+        "collate_fn": collate,
+        "persistent_workers": config.workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+    }
+    return (
+        DataLoader(
+            TrainingClips(dataset.train, recognizer, flip, config.seed),
+            sampler=EpochSampler(len(dataset.train), config.seed),
+            drop_last=len(dataset.train) > config.batch_size,
+            **shared,
+        ),
+        DataLoader(ValidationClips(dataset.val, recognizer), **shared),
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` so that the file is never half there."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def quiet_lightning() -> None:
+    """Silence the framework's hints: they are about code that the user didn't write."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="lightning_fabric")
