@@ -299,17 +299,18 @@ def build_parser() -> Parser:
         description="Recognise human actions in video.",
         epilog="`actionrec VERB --help` has examples; --debug shows where an error arose.",
         version=f"actionrec {version('actionrec')}",
+        formatter_class=HelpFormatter,
     )
     verbs = parser.add_subcommands(dest="verb", metavar="VERB")
 
-    predict_parser = describe(Parser(), predict)
+    predict_parser = verb_parser(predict)
     predict_parser.add_argument(
         "paths", nargs="+", help="Video files, folders with videos, or patterns in quotes."
     )
     predict_parser.add_function_arguments(predict, skip={"paths"})
     verbs.add_subcommand("predict", predict_parser, help=summary(predict))
 
-    train_parser = describe(Parser(), train)
+    train_parser = verb_parser(train)
     train_parser.add_argument(
         "--config", action=ConfigFile, help="YAML file with any of these settings; flags win."
     )
@@ -323,7 +324,7 @@ def build_parser() -> Parser:
     )
     verbs.add_subcommand("train", train_parser, help=summary(train))
 
-    evaluate_parser = describe(Parser(), evaluate)
+    evaluate_parser = verb_parser(evaluate)
     evaluate_parser.add_function_arguments(evaluate)
     verbs.add_subcommand("evaluate", evaluate_parser, help=summary(evaluate))
 
@@ -331,17 +332,17 @@ def build_parser() -> Parser:
     verbs.add_subcommand("weights", weights_parser, help=weights_parser.description)
     weights_verbs = weights_parser.add_subcommands(dest="weights_verb", metavar="VERB")
     for name, function in (("list", weights_list), ("download", weights_download)):
-        subparser = describe(Parser(), function)
+        subparser = verb_parser(function)
         subparser.add_function_arguments(function, as_positional=True)
         weights_verbs.add_subcommand(name, subparser, help=summary(function))
     return parser
 
 
-def describe(parser: Parser, function: Callable[..., int]) -> Parser:
-    """Take the docstring of `function`, but for its arguments, as the parser's description."""
-    parser.formatter_class = HelpFormatter
-    parser.description = inspect.getdoc(function).partition("\n\nArgs:")[0]
-    return parser
+def verb_parser(function: Callable[..., int]) -> Parser:
+    """A parser with the docstring of `function`, but for its arguments, as its description."""
+    return Parser(
+        description=inspect.getdoc(function).partition("\n\nArgs:")[0],
+    )
 
 
 def summary(function: Callable[..., int]) -> str:

@@ -7,7 +7,7 @@ the record beside its results are all this one data class.
 from dataclasses import dataclass, field
 from typing import Literal
 
-BackboneName = Literal["i3d", "r3d50", "r3d18_small"]
+BackboneName = Literal["i3d", "r3d50", "c3d_small"]
 BlockName = Literal[
     "none",
     "snl",
@@ -43,8 +43,8 @@ class TrainConfig:
         weight_decay: Weight decay of SGD.
         freeze_batchnorm: Keep the backbone's batch normalisation at its pretrained statistics;
             helps with small batches.
-        precision: Numbers of the forward and backward pass; auto takes bf16-mixed where the
-            machine computes in it.
+        precision: Numbers of the forward and backward pass; auto is bf16-mixed on a GPU that
+            has it, else 32-true.
         workers: Processes that read videos.
         seed: Seed of the weights and of every random choice.
         max_bad: Share of training videos that may be unreadable before training stops.

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written under a temporary name, then renamed."""
+"""Files on disk: which are videos, and how to write one so that it is whole or not there."""
 
 import os
 import tempfile
@@ -7,6 +7,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from actionrec.errors import ActionrecError
+
+VIDEO_SUFFIXES = frozenset(
+    ".avi .mp4 .mkv .mov .m4v .webm .mpg .mpeg .ts .m2ts .wmv .flv .3gp .ogv".split()
+)
+
+
+def videos_below(folder: Path) -> list[Path]:
+    """The files below `folder`, at any depth, that have the suffix of a video, sorted.
+
+    Hidden files and folders are passed over.
+    """
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in VIDEO_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
 
 
 @contextmanager

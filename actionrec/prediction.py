@@ -12,12 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from actionrec.files import videos_below
 from actionrec.models.recognizer import Recognizer, RecognizerConfig
 from actionrec.video.reader import VideoError, VideoReader
 
-VIDEO_SUFFIXES = frozenset(
-    ".avi .mp4 .mkv .mov .m4v .webm .mpg .mpeg .ts .m2ts .wmv .flv .3gp .ogv".split()
-)
 MOST_CLIPS = 10
 BATCH_SIZE = 4
 
@@ -102,8 +100,7 @@ def find_videos(paths: Iterable[str | Path]) -> list[Path | Failure]:
     for path in paths:
         text = os.path.expanduser(path)
         if os.path.isdir(text):
-            inside = sorted(p for p in Path(text).rglob("*") if is_video(p))
-            found += inside or [
+            found += videos_below(Path(text)) or [
                 Failure(str(path), f"{path} has no videos in it; name a folder that has some.")
             ]
         elif os.path.exists(text) or not glob.has_magic(text):
@@ -114,11 +111,6 @@ def find_videos(paths: Iterable[str | Path]) -> list[Path | Failure]:
                 Failure(str(path), f"No file matches {path}; check the pattern.")
             ]
     return found
-
-
-def is_video(path: Path) -> bool:
-    """Whether a path is a visible file with the suffix of a video."""
-    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
 
 
 def predict_video(

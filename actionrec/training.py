@@ -148,14 +148,12 @@ class Training(lightning.LightningModule):
         self.val_loss = MeanMetric()
         self.val_clips = 0
 
-    def train(self, mode: bool = True) -> "Training":
-        super().train(mode)
+    def on_train_epoch_start(self) -> None:
         if self.config.freeze_batchnorm:
             # Not those of the nonlocal blocks: they are new and have no statistics yet.
             for module in self.recognizer.network.units.modules():
                 if isinstance(module, nn.BatchNorm3d):
                     module.eval()
-        return self
 
     def configure_optimizers(self) -> dict[str, Any]:
         config = self.config
@@ -324,9 +322,15 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """Fill in what `config` leaves to the machine or derives from other settings."""
     precision = config.precision
     if precision == "auto":
-        cuda = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        cpu = not torch.cuda.is_available() and torch.cpu._is_avx512_bf16_supported()
-        precision = "bf16-mixed" if cuda or cpu else "32-true"
+        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        precision = "bf16-mixed" if bf16 else "32-true"
+    if precision != "32-true" and not torch.cuda.is_available():
+        # oneDNN 3.13 in torch 2.15 gives 3x3x3 convolutions over two time steps, those of I3D's
+        # last stage, weight gradients of 1e20 and more in bfloat16.
+        raise UsageError(
+            f"--precision {precision} needs a GPU: on the CPU the gradients of 3D convolutions in "
+            "less than 32 bits are not reliable; use --precision auto."
+        )
     output = config.output or f"runs/{config.dataset}-{config.backbone}-{config.block}"
     return replace(config, precision=precision, output=output)
 

@@ -6,6 +6,8 @@ One module a data set; each has an `open_*` function that returns a `VideoDatase
 from dataclasses import dataclass
 from pathlib import Path
 
+from actionrec.errors import UsageError
+
 
 @dataclass(frozen=True)
 class LabelledVideo:
@@ -33,3 +35,39 @@ class VideoDataset:
     train: tuple[LabelledVideo, ...]
     val: tuple[LabelledVideo, ...]
     flip: bool = True
+
+
+def open_dataset(name: str, root: str | Path | None = None, split: str = "1") -> VideoDataset:
+    """Return a data set by its name on the command line: ucf101, folder, csv or demo.
+
+    `root` is its folder, for csv the file; demo needs none. `split` is one of the official
+    splits of ucf101 or a fold of csv; a data set with one division only has just split "1".
+
+    Raises:
+        UsageError: there is no such data set or split, or the root is missing.
+        ActionrecError: what lies at `root` is not that data set.
+    """
+    names = ("ucf101", "folder", "csv", "demo")
+    if name not in names:
+        raise UsageError(f"There is no data set {name!r}; choose one of {', '.join(names)}.")
+    if root is None and name != "demo":
+        what = "its CSV file" if name == "csv" else "its folder"
+        raise UsageError(f"The data set {name} needs {what}; add --root.")
+    if split != "1" and name in ("folder", "demo"):
+        raise UsageError(f"The data set {name} has only one split; leave out --split {split}.")
+    # Each is imported by its use: the modules import the classes above.
+    if name == "ucf101":
+        from actionrec.datasets.ucf101 import open_ucf101
+
+        return open_ucf101(root, split)
+    if name == "folder":
+        from actionrec.datasets.folder import open_folder
+
+        return open_folder(root)
+    if name == "csv":
+        from actionrec.datasets.csv import open_csv
+
+        return open_csv(root, split)
+    from actionrec.datasets.demo import open_demo
+
+    return open_demo(root)

@@ -33,8 +33,6 @@ identity, and learns.
 A is an operator z -> A z. Its N x N matrix is formed only where N is small and that is faster.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Protocol
@@ -54,6 +52,11 @@ DENSE_SOFTMAX_POSITIONS = 512
 
 
 # Affinities: A as an operator.
+
+
+def dense_is_faster(positions: int, limit: int) -> bool:
+    """Whether A z goes through the N x N matrix: where there are at most `limit` positions."""
+    return positions <= limit
 
 
 class Affinity(Protocol):
@@ -78,8 +81,8 @@ class LowRankAffinity:
     def __init__(self, p: Tensor, q: Tensor, *, symmetric: bool = False) -> None:
         self.p, self.q, self.symmetric = p, q, symmetric
         channels, positions = p.shape[1:]
-        dense = positions <= (2 * channels if symmetric else channels)
-        self.matrix = self._dense() if dense else None
+        limit = 2 * channels if symmetric else channels
+        self.matrix = self._dense() if dense_is_faster(positions, limit) else None
 
     def _dense(self) -> Tensor:
         matrix = self.p.transpose(1, 2) @ self.q
@@ -99,7 +102,7 @@ class LowRankAffinity:
             rows = (rows + self.q[:, :, positions].transpose(1, 2) @ self.p) / 2
         return rows
 
-    def to(self, dtype: torch.dtype) -> LowRankAffinity:
+    def to(self, dtype: torch.dtype) -> "LowRankAffinity":
         """The same affinity in another floating-point type."""
         return LowRankAffinity(self.p.to(dtype), self.q.to(dtype), symmetric=self.symmetric)
 
@@ -130,7 +133,8 @@ class SoftmaxAffinity:
 
     def __init__(self, phi: Tensor, psi: Tensor) -> None:
         self.phi, self.psi = phi, psi
-        self.matrix = self._softmax(phi) if phi.shape[2] <= DENSE_SOFTMAX_POSITIONS else None
+        dense = dense_is_faster(phi.shape[2], DENSE_SOFTMAX_POSITIONS)
+        self.matrix = self._softmax(phi) if dense else None
 
     def _softmax(self, phi: Tensor) -> Tensor:
         return (phi.transpose(1, 2) @ self.psi).softmax(dim=2)
@@ -485,7 +489,8 @@ def nl(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
 def nl_dot(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
     """NL, dot product: Y = X + BN(A Z W), A = Phi Psi^T / N.
 
-    Wang et al. 2018 (Eq. 4 and 6).
+    Wang et al. 2018 (Eq. 4 and 6). It grows with the cube of X: float16 can overflow where the
+    features are far above 1, bfloat16 can't.
     """
     return NonlocalBlock(channels, reduced, dot_product_affinity, first_order, stage_num=stage_num)
 

@@ -584,7 +584,7 @@ def _progress_display(
 
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=source.size)
+        task = bar.add_task(source.file, total=source.size)
         yield lambda received: bar.update(task, completed=received)
 
 

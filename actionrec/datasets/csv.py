@@ -1,0 +1,225 @@
+"""Videos listed in a CSV file with the columns path,label[,group][,split].
+
+    actionrec train --dataset csv --root my_videos.csv
+
+Paths are relative to the folder of the CSV file. `split` says train or val. `group` names the
+recording that a clip was cut from: clips of one recording must not be on both sides, or the
+validation figures only tell how well the recording is recognised again. Without a `split`
+column the groups are dealt into five folds, and fold N validates: `--split 1` to `--split 5`.
+"""
+
+import csv
+import logging
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from actionrec.datasets import LabelledVideo, VideoDataset
+from actionrec.errors import ActionrecError, UsageError
+
+logger = logging.getLogger("actionrec")
+
+COLUMNS = ("path", "label", "group", "split")
+FOLDS = 5
+TRAIN = ("train", "training")
+VAL = ("val", "valid", "validate", "validation")
+TEST = ("test", "testing")
+
+
+def open_csv(path: str | Path, split: str = "1") -> VideoDataset:
+    """Return the videos that a CSV file lists; the labels are its label names, sorted.
+
+    With a `split` column, train trains and val (also valid, validate, validation) validates;
+    test validates where nothing says val, and is left out otherwise. Without, `split` is the
+    fold, "1" to "5": whole groups, dealt so that folds are alike in size and labels, always the
+    same for the same rows. Videos whose group is empty or "unknown" could be of any recording,
+    so they train in every fold.
+
+    A listed file that doesn't exist is warned of and kept, to be counted like a broken video
+    when it is read; where half the files or more don't exist, the paths themselves must be
+    wrong, and that is an error.
+
+    Raises:
+        UsageError: there is no such fold, or the `split` column leaves no choice of one.
+        ActionrecError: the file can't be read, has wrong columns, an incomplete line or one
+            video twice, lacks the groups or labels that the division needs, divides a group
+            between training and validation, or most of its videos don't exist.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give the CSV file itself, --root FILE.csv.")
+    rows = _read(path)
+    if "split" in rows[0]:
+        if split != "1":
+            raise UsageError(f"{path} has a split column, so there is no split {split!r} of it.")
+        sides = _sides_by_column(path, rows)
+    else:
+        if split not in _fold_names():
+            raise UsageError(
+                f"{path} is divided into {FOLDS} folds by group, there is no split {split!r}; "
+                f"choose {', '.join(_fold_names())}."
+            )
+        sides = _sides_by_fold(path, rows, int(split) - 1)
+
+    labels = tuple(sorted({row["label"] for row in sides["train"] + sides["val"]}))
+    _check_labels(path, sides)
+    _check_files(path, sides["train"] + sides["val"])
+    index = {name: label for label, name in enumerate(labels)}
+    train, val = (
+        tuple(
+            LabelledVideo(path.parent / row["path"], index[row["label"]], _group_of(row))
+            for row in sides[side]
+        )
+        for side in ("train", "val")
+    )
+    return VideoDataset("csv", labels, train, val)
+
+
+def _fold_names() -> list[str]:
+    return [str(fold) for fold in range(1, FOLDS + 1)]
+
+
+def _group_of(row: dict[str, str]) -> str | None:
+    group = row.get("group", "")
+    return None if group.lower() in ("", "unknown") else group
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    """Return the rows, stripped of spaces, each with the number of its line under "line"."""
+    rows = []
+    lines: dict[str, int] = {}
+    try:
+        # Excel writes a byte order mark, which utf-8-sig removes.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restkey="more", restval="", skipinitialspace=True)
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            _check_columns(path, reader.fieldnames)
+            for record in reader:
+                where = f"{path}, line {reader.line_num}"
+                if "more" in record:
+                    raise ActionrecError(
+                        f"{where} has more fields than the header; put a field that contains a "
+                        "comma in double quotes."
+                    )
+                row = {name: value.strip() for name, value in record.items()}
+                for name in COLUMNS:
+                    if name in row and name != "group" and not row[name]:
+                        raise ActionrecError(f"{where} has no {name}; fill it in.")
+                if row["path"] in lines:
+                    raise ActionrecError(
+                        f"{where}: {row['path']} is already in line {lines[row['path']]}; "
+                        "remove one of them."
+                    )
+                lines[row["path"]] = reader.line_num
+                rows.append(row | {"line": str(reader.line_num)})
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ActionrecError(
+            f"{path} can't be read as a CSV file in UTF-8 ({error}); check the path and how it "
+            "was saved."
+        ) from error
+    if not rows:
+        raise ActionrecError(f"{path} lists no videos; add a line for each, below the header.")
+    return rows
+
+
+def _check_columns(path: Path, names: list[str]) -> None:
+    wanted = f"the first line must be path,label and, if known, group and split ({path})"
+    if unknown := [name for name in names if name not in COLUMNS]:
+        raise ActionrecError(f"Unknown column {', '.join(map(repr, unknown))}; {wanted}.")
+    if missing := [name for name in COLUMNS[:2] if name not in names]:
+        raise ActionrecError(f"No column {' and no column '.join(missing)}; {wanted}.")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ActionrecError(f"Two columns {twice[0]!r}; {wanted}.")
+
+
+def _sides_by_column(path: Path, rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
+    parts: dict[str, list[dict[str, str]]] = {"train": [], "val": [], "test": []}
+    for row in rows:
+        word = row["split"].lower()
+        for part, words in (("train", TRAIN), ("val", VAL), ("test", TEST)):
+            if word in words:
+                parts[part].append(row)
+                break
+        else:
+            raise ActionrecError(
+                f"{path}, line {row['line']}: the split {row['split']!r} is unknown; write "
+                "train, val or test."
+            )
+    sides = {"train": parts["train"], "val": parts["val"] or parts["test"]}
+    for side, videos in sides.items():
+        if not videos:
+            raise ActionrecError(f"{path} has no video with the split {side}; add some.")
+    both = {_group_of(row) for row in sides["train"]} & {_group_of(row) for row in sides["val"]}
+    if both := sorted(both - {None}):
+        raise ActionrecError(
+            f"{path}: the group {both[0]!r} is in training and in validation; put all of a "
+            "group on one side."
+        )
+    return sides
+
+
+def _sides_by_fold(
+    path: Path, rows: list[dict[str, str]], fold: int
+) -> dict[str, list[dict[str, str]]]:
+    if "group" not in rows[0]:
+        raise ActionrecError(
+            f"{path} has neither a split nor a group column; add split (train, val) or group "
+            "(the recording that a clip was cut from), because a random division would put "
+            "clips of one recording on both sides."
+        )
+    fold_of = _deal_groups(rows)
+    if len(fold_of) < FOLDS:
+        raise ActionrecError(
+            f"{path} has {len(fold_of)} known groups, too few for {FOLDS} folds; add a split "
+            "column (train, val) that keeps each group on one side."
+        )
+    sides: dict[str, list[dict[str, str]]] = {"train": [], "val": []}
+    for row in rows:
+        sides["val" if fold_of.get(_group_of(row)) == fold else "train"].append(row)
+    return sides
+
+
+def _deal_groups(rows: list[dict[str, str]]) -> dict[str | None, int]:
+    """Return the fold of every known group.
+
+    Largest group first, each goes to the fold that has least of what the group consists of,
+    counting every label and the number of videos as a share of its total.
+    """
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        if group := _group_of(row):
+            counts[group].update([f"label {row['label']}", "videos"])
+    totals = sum(counts.values(), Counter())
+    folds = [Counter[str]() for _ in range(FOLDS)]
+    fold_of: dict[str | None, int] = {}
+    for group in sorted(counts, key=lambda group: (-counts[group]["videos"], group)):
+        cost = [
+            sum(fold[name] * count / totals[name] ** 2 for name, count in counts[group].items())
+            for fold in folds
+        ]
+        fold_of[group] = cost.index(min(cost))
+        folds[fold_of[group]].update(counts[group])
+    return fold_of
+
+
+def _check_labels(path: Path, sides: dict[str, list[dict[str, str]]]) -> None:
+    known = {row["label"] for row in sides["train"]}
+    for row in sides["val"]:
+        if row["label"] not in known:
+            raise ActionrecError(
+                f"{path}, line {row['line']}: no training video shows {row['label']!r}, which "
+                "this one is to validate; add training videos of it from another group, or "
+                "check the spelling."
+            )
+
+
+def _check_files(path: Path, rows: list[dict[str, str]]) -> None:
+    missing = [row for row in rows if not (path.parent / row["path"]).is_file()]
+    if not missing:
+        return
+    message = (
+        f"{len(missing)} of the {len(rows)} videos of {path} don't exist, the first is "
+        f"{path.parent / missing[0]['path']}"
+    )
+    if 2 * len(missing) >= len(rows):
+        raise ActionrecError(f"{message}; paths are relative to the folder of the CSV file.")
+    logger.warning("%s.", message)

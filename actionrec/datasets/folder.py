@@ -1,0 +1,95 @@
+"""Videos of your own, in one folder a class.
+
+actionrec train --dataset folder --root my_videos
+
+my_videos/train/juggling/*.mp4    my_videos/val/juggling/*.mp4
+my_videos/train/cooking/*.mp4     my_videos/val/cooking/*.mp4
+"""
+
+import logging
+from pathlib import Path
+
+from actionrec.datasets import LabelledVideo, VideoDataset
+from actionrec.errors import ActionrecError
+from actionrec.files import VIDEO_SUFFIXES, videos_below
+
+logger = logging.getLogger("actionrec")
+
+VALIDATION_FOLDERS = ("val", "valid", "validate", "validation", "test")
+LAYOUT = "expected are train/CLASS/video.mp4 and val/CLASS/video.mp4"
+
+
+def open_folder(root: str | Path) -> VideoDataset:
+    """Return the videos in the class folders below root/train and root/val.
+
+    Instead of val/ the second folder may be called valid/, validate/, validation/ or test/;
+    where there are several, the first of these is taken and test/ last. The labels are the
+    names of the folders below train/, sorted. Files count as videos by their suffix, at any
+    depth below their class folder; hidden files and folders are passed over.
+
+    Raises:
+        ActionrecError: a folder is missing, a class has no video to train on, or there are
+            validation videos of a class that train/ lacks.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ActionrecError(f"{root} is not a folder; {LAYOUT}.")
+    inside = {path.name for path in _folders_in(root)}
+    val_name = next((name for name in VALIDATION_FOLDERS if name in inside), None)
+    if "train" not in inside:
+        found = f"only {', '.join(sorted(inside)[:3])}" if inside else "no folders at all"
+        raise ActionrecError(f"{root} has no folder train/ ({found}); {LAYOUT}.")
+    if val_name is None:
+        raise ActionrecError(
+            f"{root} has no folder {', '.join(VALIDATION_FOLDERS[:-1])} or test to validate on; "
+            f"{LAYOUT}."
+        )
+
+    train = _videos_by_class(root / "train")
+    val = _videos_by_class(root / val_name)
+    if not train:
+        raise ActionrecError(f"{root / 'train'} has no class folders; {LAYOUT}.")
+    if empty := [name for name, paths in train.items() if not paths]:
+        raise ActionrecError(
+            f"{root / 'train'} has no videos in {_names(empty)}; add some "
+            f"({' '.join(sorted(VIDEO_SUFFIXES))}) or remove the folder."
+        )
+    if unknown := [name for name, paths in val.items() if paths and name not in train]:
+        raise ActionrecError(
+            f"{root / val_name} has videos of {_names(unknown)}, which train/ lacks; add "
+            "training videos of it or check the spelling."
+        )
+    if not any(val.values()):
+        raise ActionrecError(f"{root / val_name} has no videos; {LAYOUT}.")
+    if absent := [name for name in train if not val.get(name)]:
+        logger.warning("%s has no videos of %s.", root / val_name, _names(absent))
+
+    labels = tuple(train)
+    index = {name: label for label, name in enumerate(labels)}
+    sides = [
+        tuple(LabelledVideo(path, index[name]) for name, paths in side.items() for path in paths)
+        for side in (train, val)
+    ]
+    return VideoDataset("folder", labels, *sides)
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    paths = (path for path in folder.iterdir() if path.is_dir())
+    return sorted(path for path in paths if not path.name.startswith("."))
+
+
+def _videos_by_class(folder: Path) -> dict[str, list[Path]]:
+    videos = {below.name: videos_below(below) for below in _folders_in(folder)}
+    loose = [path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES]
+    if loose:
+        logger.warning(
+            "Videos in %s that lie in no class folder are left out: %d, the first is %s.",
+            folder,
+            len(loose),
+            min(loose).name,
+        )
+    return videos
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

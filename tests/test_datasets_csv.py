@@ -1,0 +1,165 @@
+"""Videos listed in a CSV file: division by column or by group, and wrong files."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from actionrec.datasets import open_dataset
+from actionrec.datasets.csv import open_csv
+from actionrec.errors import ActionrecError, UsageError
+
+SHARED = Path(
+    os.environ.get("ACTIONREC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")
+)
+FIGHTS = SHARED / "fights" / "fights.csv"
+
+
+def write(folder, *lines, make=True):
+    """Write the lines as a CSV file and, unless told otherwise, the files that it lists."""
+    for line in lines[1:] if make else ():
+        path = folder / line.split(",")[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    file = folder / "videos.csv"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def grouped(clips):
+    return ["path,label,group"] + [
+        f"{label}{group}_{clip}.mp4,{label},{group}"
+        for (group, label), count in clips.items()
+        for clip in range(count)
+    ]
+
+
+def test_split_column(tmp_path):
+    file = write(
+        tmp_path,
+        "split, label, path",
+        make=False,
+    )
+    (tmp_path / "sub").mkdir()
+    for name in ("sub/a.mp4", "b.mp4", "c, d.mp4", "e.mp4"):
+        (tmp_path / name).touch()
+    file.write_bytes(
+        "\ufeffsplit, label, path\r\ntrain,run,sub/a.mp4\r\n\r\ntrain,jump,b.mp4\r\n"
+        'Validate,run,"c, d.mp4"\r\ntest,jump,e.mp4\r\n'.encode()
+    )
+    dataset = open_dataset("csv", str(file))
+    assert dataset.labels == ("jump", "run")
+    assert [(video.path, video.label) for video in dataset.train] == [
+        (tmp_path / "sub/a.mp4", 1),
+        (tmp_path / "b.mp4", 0),
+    ]
+    assert [(video.path, video.label) for video in dataset.val] == [(tmp_path / "c, d.mp4", 1)]
+    with pytest.raises(UsageError, match="has a split column"):
+        open_csv(file, "2")
+
+
+def test_test_validates_where_there_is_no_val(tmp_path):
+    file = write(tmp_path, "path,label,split", "a.mp4,run,train", "b.mp4,run,test")
+    assert [video.path.name for video in open_csv(file).val] == ["b.mp4"]
+
+
+def test_folds_keep_groups_whole_and_are_balanced(tmp_path):
+    clips = {(f"g{n:02d}", label): 2 + n % 3 for n in range(25) for label in ("run", "jump")}
+    lines = grouped(clips) + ["u1.mp4,run,unknown", "u2.mp4,run,"]
+    file = write(tmp_path, *lines)
+    total = len(lines) - 1
+    validated = []
+    for fold in "12345":
+        dataset = open_csv(file, fold)
+        assert len(dataset.train) + len(dataset.val) == total
+        assert not {v.group for v in dataset.train} & {v.group for v in dataset.val}
+        assert {v.path.name for v in dataset.train if v.group is None} == {"u1.mp4", "u2.mp4"}
+        assert abs(len(dataset.val) - (total - 2) / 5) <= 4
+        jumps = sum(video.label == 0 for video in dataset.val)
+        assert abs(jumps - len(dataset.val) / 2) <= 2
+        validated += [video.path.name for video in dataset.val]
+    assert Counter(validated) == Counter(line.split(",")[0] for line in lines[1:-2])
+    # The order of the lines makes no difference to the folds.
+    shuffled = open_csv(write(tmp_path, lines[0], *reversed(lines[1:])), "3")
+    assert {v.path for v in shuffled.val} == {v.path for v in open_csv(file, "3").val}
+
+
+@pytest.mark.skipif(not FIGHTS.is_file(), reason="fights is not at ACTIONREC_SHARED_DATA")
+def test_folds_of_real_footage():
+    folds = [open_csv(FIGHTS, fold) for fold in "12345"]
+    assert [len(fold.val) for fold in folds] == [39, 41, 40, 39, 39]
+    for fold in folds:
+        assert fold.labels == ("fight", "noFight")
+        assert len(fold.train) + len(fold.val) == 226
+        assert sum(video.group is None for video in fold.train) == 28
+        assert 17 <= sum(video.label for video in fold.val) <= 21
+        assert all(video.path.is_file() for video in fold.train + fold.val)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["path,label", "a.mp4,run"], "neither a split nor a group column"),
+        (["path,lable,group", "a.mp4,run,1"], "Unknown column 'lable'; the first line must be"),
+        (["path;label", "a.mp4;run"], "Unknown column 'path;label'"),
+        (["a.mp4,run,train"], "Unknown column 'a.mp4', 'run', 'train'"),
+        (["path,group", "a.mp4,1"], "No column label"),
+        (["path,label,label", "a.mp4,1,1"], "Two columns 'label'"),
+        ([""], "No column path and no column label"),
+        (["path,label,split"], "lists no videos"),
+        (["path,label,split", "a.mp4,run,train", "a.mp4,run,val"], "line 3: a.mp4 is already in"),
+        (["path,label,split", "a.mp4,,train"], "line 2 has no label"),
+        (["path,label,split", "a.mp4,run"], "line 2 has no split"),
+        (["path,label,split", "a.mp4,run,train,x"], "line 2 has more fields"),
+        (["path,label,split", "a.mp4,run,tarin"], "line 2: the split 'tarin' is unknown"),
+        (["path,label,split", "a.mp4,run,train"], "no video with the split val"),
+        (
+            ["path,label,split", "a.mp4,run,train", "b.mp4,walk,val"],
+            "line 3: no training video shows 'walk'",
+        ),
+        (
+            ["path,label,group,split", "a.mp4,run,g,train", "b.mp4,run,g,val"],
+            "the group 'g' is in training and in validation",
+        ),
+        (
+            grouped({(f"g{n}", "run"): 1 for n in range(4)}) + ["u.mp4,run,unknown"],
+            "has 4 known groups, too few for 5 folds",
+        ),
+    ],
+)
+def test_wrong_file_is_one_clear_error(tmp_path, lines, message):
+    with pytest.raises(ActionrecError, match=message):
+        open_csv(write(tmp_path, *lines))
+
+
+def test_label_of_one_group_only_names_the_line(tmp_path):
+    clips = {(f"g{n}", "run"): 2 for n in range(5)} | {("g0", "walk"): 1}
+    file = write(tmp_path, *grouped(clips))
+    with pytest.raises(ActionrecError, match="no training video shows 'walk'"):
+        for fold in "12345":
+            open_csv(file, fold)
+
+
+def test_missing_files(tmp_path, caplog):
+    lines = [f"{n}.mp4,run,{'val' if n else 'train'}" for n in range(5)]
+    file = write(tmp_path, "path,label,split", *lines)
+    (tmp_path / "3.mp4").unlink()
+    assert len(open_csv(file).val) == 4
+    assert "1 of the 5 videos" in caplog.text and "3.mp4" in caplog.text
+    for n in (1, 2):
+        (tmp_path / f"{n}.mp4").unlink()
+    with pytest.raises(ActionrecError, match="3 of the 5 videos .* first is .*1.mp4; paths are"):
+        open_csv(file)
+
+
+def test_no_csv_file(tmp_path):
+    with pytest.raises(UsageError, match="is a folder"):
+        open_csv(tmp_path)
+    with pytest.raises(ActionrecError, match="can't be read as a CSV file"):
+        open_csv(tmp_path / "nowhere.csv")
+    (tmp_path / "latin.csv").write_bytes(b"path,label\nb\xe4r.mp4,run\n")
+    with pytest.raises(ActionrecError, match="can't be read as a CSV file in UTF-8"):
+        open_csv(tmp_path / "latin.csv")
+    with pytest.raises(UsageError, match="no split '6'; choose 1, 2, 3, 4, 5"):
+        open_csv(write(tmp_path, "path,label,group", "a.mp4,run,1"), "6")
