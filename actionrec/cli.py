@@ -380,6 +380,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         complain(str(error))
         return 2 if isinstance(error, UsageError) else 1
+    except OSError as error:
+        if debug or isinstance(error, BrokenPipeError):
+            raise
+        complain(f"{error.filename or 'A file'} could not be used: {error.strerror}.")
+        return 1
     except KeyboardInterrupt:
         complain("interrupted; what was printed or saved until now is complete.")
         return 130

@@ -10,7 +10,19 @@ from typing import Literal
 BackboneName = Literal["i3d", "r3d50", "c3d_small"]
 BlockName = Literal[
     "none",
+    "nl",
+    "nl_dot",
+    "ns",
+    "a2",
+    "cgnl",
+    "cc",
+    "dnl",
     "snl",
+    "snl_a1",
+    "snl_a2",
+    "gsnl",
+    "cheb",
+    "cayley",
 ]
 DatasetName = Literal["ucf101", "folder", "csv", "demo"]
 

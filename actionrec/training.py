@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as lightning
@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchmetrics import Accuracy, MeanMetric
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
 
 from actionrec.config import TrainConfig
 from actionrec.datasets import LabelledVideo, VideoDataset, open_dataset
@@ -63,8 +64,16 @@ class EpochSampler(Sampler):
         return ((self.epoch, int(index)) for index in order)
 
 
+class Sample(NamedTuple):
+    """A clip, uint8 (3, T, H, W), its label and the video that it is from."""
+
+    clip: torch.Tensor
+    label: int
+    video: str
+
+
 class TrainingClips(Dataset):
-    """One random clip of each video, as (uint8 (3, T, H, W), label); a bad video as a Failure."""
+    """One random clip of each video; a bad video as a Failure."""
 
     def __init__(
         self,
@@ -81,7 +90,7 @@ class TrainingClips(Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int] | Failure:
+    def __getitem__(self, key: tuple[int, int]) -> Sample | Failure:
         epoch, index = key
         generator = np.random.default_rng((self.seed, epoch, index))
         path = self.videos[index].path
@@ -93,11 +102,11 @@ class TrainingClips(Dataset):
         except VideoError as error:
             return Failure(str(path), str(error))
         clip = preprocessing.random_crop(frames, generator, self.flip)
-        return clip, self.videos[index].label
+        return Sample(clip, self.videos[index].label, str(path))
 
 
 class ValidationClips(Dataset):
-    """The middle clip of each video, as (uint8 (3, T, H, W), label); a bad video as a Failure."""
+    """The middle clip of each video; a bad video as a Failure."""
 
     def __init__(self, videos: tuple[LabelledVideo, ...], config: RecognizerConfig) -> None:
         self.videos = videos
@@ -106,7 +115,7 @@ class ValidationClips(Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | Failure:
+    def __getitem__(self, index: int) -> Sample | Failure:
         path = self.videos[index].path
         preprocessing = self.config.preprocessing
         try:
@@ -115,17 +124,27 @@ class ValidationClips(Dataset):
             frames = video.read(indices, preprocessing.short_side)
         except VideoError as error:
             return Failure(str(path), str(error))
-        return preprocessing.crops(frames, 1)[0], self.videos[index].label
+        return Sample(preprocessing.crops(frames, 1)[0], self.videos[index].label, str(path))
 
 
-def collate(
-    items: list[tuple[torch.Tensor, int] | Failure],
-) -> tuple[torch.Tensor, torch.Tensor, list[Failure]]:
-    """A batch: uint8 clips (B, 3, T, H, W), labels (B,), and the videos that gave none."""
-    failures = [item for item in items if isinstance(item, Failure)]
-    good = [item for item in items if not isinstance(item, Failure)]
-    clips = torch.stack([clip for clip, _ in good]) if good else torch.empty(0)
-    return clips, torch.tensor([label for _, label in good]), failures
+class Batch(NamedTuple):
+    """uint8 clips (B, 3, T, H, W), labels (B,), the videos they are from, and those that failed."""
+
+    clips: torch.Tensor
+    labels: torch.Tensor
+    videos: list[str]
+    failures: list[Failure]
+
+
+def collate(items: list[Sample | Failure]) -> Batch:
+    """A batch of the samples among `items`; it is empty where all failed."""
+    good = [item for item in items if isinstance(item, Sample)]
+    return Batch(
+        clips=torch.stack([sample.clip for sample in good]) if good else torch.empty(0),
+        labels=torch.tensor([sample.label for sample in good]),
+        videos=[sample.video for sample in good],
+        failures=[item for item in items if isinstance(item, Failure)],
+    )
 
 
 class Training(lightning.LightningModule):
@@ -141,11 +160,15 @@ class Training(lightning.LightningModule):
         self.results: dict[str, Any] = {}
         classes = len(recognizer.config.labels)
         top5 = min(5, classes)
-        self.train_loss = MeanMetric()
-        self.train_top1 = Accuracy("multiclass", num_classes=classes, average="micro")
-        self.val_top1 = Accuracy("multiclass", num_classes=classes, average="micro")
-        self.val_top5 = Accuracy("multiclass", num_classes=classes, average="micro", top_k=top5)
-        self.val_loss = MeanMetric()
+        self.epoch_metrics = nn.ModuleDict(
+            {
+                "train_loss": MeanMetric(),
+                "train_top1": MulticlassAccuracy(classes, average="micro"),
+                "val_loss": MeanMetric(),
+                "val_top1": MulticlassAccuracy(classes, average="micro"),
+                "val_top5": MulticlassAccuracy(classes, average="micro", top_k=top5),
+            }
+        )
         self.val_clips = 0
 
     def on_train_epoch_start(self) -> None:
@@ -166,35 +189,39 @@ class Training(lightning.LightningModule):
             "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, step, gamma=0.1),
         }
 
-    def training_step(self, batch: tuple, _: int) -> torch.Tensor | None:
-        clips, labels, failures = batch
-        self.note_bad(failures)
+    def training_step(self, batch: Batch, _: int) -> torch.Tensor | None:
+        self.note_bad(batch.failures)
         if len(self.bad) > self.config.max_bad * self.videos:
-            first, reason = next(iter(self.bad.items()))
             raise ActionrecError(
                 f"Training stopped: {len(self.bad)} of {self.videos} training videos could not "
-                f"be read, more than the {self.config.max_bad:.1%} that --max_bad allows; they "
-                f"are listed in {self.output / 'bad_videos.json'}, {first} first: {reason}"
+                f"be read, more than the {self.config.max_bad:.1%} that --max-bad allows; "
+                f"{self.output / 'bad_videos.json'} lists them and the reasons."
             )
-        if not len(labels):
+        if not batch.videos:
             return None
-        logits = self.recognizer(clips)
-        loss = F.cross_entropy(logits, labels)
-        self.train_loss.update(loss, len(labels))
-        self.train_top1.update(logits, labels)
-        self.log("loss", loss, prog_bar=True, logger=False, batch_size=len(labels))
+        logits = self.recognizer(batch.clips)
+        loss = F.cross_entropy(logits, batch.labels)
+        if not torch.isfinite(loss):
+            raise ActionrecError(
+                f"Training stopped in epoch {self.current_epoch + 1}: the loss of "
+                f"{', '.join(batch.videos)} is {loss.item()}; use a smaller --lr."
+            )
+        self.epoch_metrics["train_loss"].update(loss, len(batch.labels))
+        self.epoch_metrics["train_top1"].update(logits, batch.labels)
+        self.log("loss", loss, prog_bar=True, logger=False, batch_size=len(batch.labels))
         return loss
 
-    def validation_step(self, batch: tuple, _: int) -> None:
-        clips, labels, failures = batch
-        self.note_bad(failures)
-        if not len(labels):
+    def validation_step(self, batch: Batch, _: int) -> None:
+        self.note_bad(batch.failures)
+        if not batch.videos:
             return
-        logits = self.recognizer(clips)
-        self.val_top1.update(logits, labels)
-        self.val_top5.update(logits, labels)
-        self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
-        self.val_clips += len(labels)
+        logits = self.recognizer(batch.clips)
+        self.epoch_metrics["val_top1"].update(logits, batch.labels)
+        self.epoch_metrics["val_top5"].update(logits, batch.labels)
+        self.epoch_metrics["val_loss"].update(
+            F.cross_entropy(logits, batch.labels), len(batch.labels)
+        )
+        self.val_clips += len(batch.labels)
 
     def on_train_epoch_end(self) -> None:
         if not self.val_clips:
@@ -202,13 +229,7 @@ class Training(lightning.LightningModule):
                 "Not one validation video could be read; see "
                 f"{self.output / 'bad_videos.json'} for the reasons."
             )
-        figures = {
-            "train_loss": self.train_loss.compute().item(),
-            "train_top1": self.train_top1.compute().item(),
-            "val_loss": self.val_loss.compute().item(),
-            "val_top1": self.val_top1.compute().item(),
-            "val_top5": self.val_top5.compute().item(),
-        }
+        figures = {name: metric.compute().item() for name, metric in self.epoch_metrics.items()}
         self.log_dict(figures)
         log.info(
             "epoch %d of %d: training loss %.3f, Top-1 %.1f %%; validation, one clip a video: "
@@ -230,13 +251,7 @@ class Training(lightning.LightningModule):
             },
         }
         self.val_clips = 0
-        for metric in (
-            self.train_loss,
-            self.train_top1,
-            self.val_loss,
-            self.val_top1,
-            self.val_top5,
-        ):
+        for metric in self.epoch_metrics.values():
             metric.reset()
         self.keep(result)
 
@@ -293,7 +308,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
     )
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     recognizer = build_recognizer(config, dataset)
-    output.mkdir(parents=True, exist_ok=True)
     with replacing(output / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
     training = Training(recognizer, config, output, len(dataset.train))
@@ -320,6 +334,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 def resolve(config: TrainConfig) -> TrainConfig:
     """Fill in what `config` leaves to the machine or derives from other settings."""
+    for name in ("clip_length", "stride", "epochs", "batch_size"):
+        if getattr(config, name) < 1:
+            raise UsageError(f"{name} is {getattr(config, name)}; it must be at least 1.")
     precision = config.precision
     if precision == "auto":
         bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()

@@ -24,9 +24,9 @@ from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
 from actionrec.models import weights
 from actionrec.models.backbone import Backbone
+from actionrec.models.c3d_small import c3d_small
 from actionrec.models.i3d import I3D
 from actionrec.models.nonlocal_blocks import build_block
-from actionrec.models.c3d_small import c3d_small
 from actionrec.models.resnet3d import r3d50
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing

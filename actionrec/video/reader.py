@@ -14,12 +14,21 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from actionrec.errors import ActionrecError
 
 # A header may count a frame or two more than were written; a file that was cut lacks far more.
 ANNOUNCED_SHARE = 0.98
+# Containers whose header states a duration but no number of frames.
+TIMED_CONTAINERS = {"matroska,webm", "flv"}
+# Here a packet may hold no frame to be shown: VP8 has hidden reference frames, and a recorded
+# transport stream may begin with frames whose references were sent before.
+UNCOUNTABLE = {"vp8", "mpegts"}
+# PyAV below 19 raises UnicodeDecodeError at a title, say, that isn't UTF-8, unless told otherwise;
+# later it never does, and has no such argument.
+OPTIONS = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 class VideoError(ActionrecError):
@@ -119,17 +128,32 @@ class VideoReader:
     def _scan(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
         """Count the packets that hold a frame to be shown, and look at the first frame.
 
-        The count was exact on every healthy file that we measured; `stream.frames` was not.
+        The count was exact on every healthy file that we measured; `stream.frames` was not. Where
+        packets can't tell, the frames are decoded and counted.
         """
+        decodes = bool({stream.codec_context.name, container.format.name} & UNCOUNTABLE)
         first = None
         packets = shown = 0
-        for packet in container.demux(stream):
+        end = 0.0
+        # The sound may last longer than the picture, so all streams say how far the file goes.
+        for packet in container.demux():
+            if packet.pts is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream.index != stream.index:
+                continue
+            if packet.is_corrupt:
+                raise VideoError(
+                    f"{self.path} has only a part of frame {packets}; it was cut off or is "
+                    "damaged: copy or download it again."
+                )
             # FFmpeg ends with a packet of its own that flushes the decoder.
             if packet.dts is not None or packet.size > 0:
                 packets += 1
-                shown += packet.size > 0 and not packet.is_discard
-            if first is None:
-                first = next(iter(packet.decode()), None)
+                shown += packet.size > 0 and not packet.is_discard and not decodes
+            if first is None or decodes:
+                frames = packet.decode()
+                first = first or next(iter(frames), None)
+                shown += len(frames) if decodes else 0
         if packets < ANNOUNCED_SHARE * stream.frames:
             raise VideoError(
                 f"{self.path} was cut off: it announces {stream.frames} frames and holds "
@@ -137,6 +161,14 @@ class VideoReader:
             )
         if first is None or shown == 0:
             raise VideoError(f"{self.path} has no frame that can be decoded.")
+        if container.format.name in TIMED_CONTAINERS:
+            announced = (container.duration or 0) / av.time_base
+            # A muxer need not write how long the last frame is shown.
+            if end + 1 / self.fps < ANNOUNCED_SHARE * announced:
+                raise VideoError(
+                    f"{self.path} was cut off: it announces {announced:.1f} s and ends after "
+                    f"{end:.1f} s; copy or download it again."
+                )
         self._length = shown
         self._quarter_turns = round(first.rotation / 90) % 4
         self.size = (first.height, first.width)
@@ -147,10 +179,22 @@ class VideoReader:
     def _open(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
         """Open the file and its first video stream; FFmpeg's errors become VideoErrors."""
         try:
-            with av.open(str(self.path)) as container:
-                if not container.streams.video:
+            # A relative path with a colon, such as 12:30.mp4, would be taken for a URL.
+            with av.open(str(self.path.absolute()), **OPTIONS) as container:
+                # The cover picture of a song is a video stream too.
+                streams = [
+                    stream
+                    for stream in container.streams.video
+                    if not stream.disposition & Disposition.attached_pic
+                ]
+                if not streams:
                     raise VideoError(f"{self.path} has no video stream, only other media.")
-                stream = container.streams.video[0]
+                stream = streams[0]
+                if stream.codec_context is None:
+                    raise VideoError(
+                        f"{self.path} is damaged or has a codec that FFmpeg can't decode; encode "
+                        "it again, for example as H.264."
+                    )
                 stream.codec_context.thread_type = "NONE"
                 yield container, stream
         # A demuxer can also run out of memory, or say so, on flipped bits.

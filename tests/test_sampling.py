@@ -1,0 +1,100 @@
+"""Which frames make a clip: in bounds, evenly spread, nothing unseen, short videos held."""
+
+import numpy as np
+import pytest
+
+from actionrec.video.sampling import ClipSampling
+
+SAMPLINGS = [ClipSampling(16, 1), ClipSampling(8, 4), ClipSampling(64, 1), ClipSampling(1, 1)]
+
+
+def test_a_clip_is_length_frames_stride_apart():
+    assert ClipSampling(length=4, stride=3).clip(5, 100) == [5, 8, 11, 14]
+    assert ClipSampling(length=4, stride=3).span == 10
+    assert ClipSampling(length=1, stride=7).span == 1
+
+
+def test_the_default_is_the_papers_16_consecutive_frames():
+    assert ClipSampling().clip(0, 16) == list(range(16))
+
+
+def test_past_the_end_the_last_frame_is_repeated():
+    assert ClipSampling(length=6).clip(0, 4) == [0, 1, 2, 3, 3, 3]
+    assert ClipSampling(length=4, stride=2).clip(5, 8) == [5, 7, 7, 7]
+    assert ClipSampling(length=3).clip(0, 1) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("frames", [1, 2, 15, 16, 17, 29, 30, 164])
+def test_every_way_gives_whole_clips_of_frames_that_exist(sampling, frames):
+    generator = np.random.default_rng(0)
+    chosen = [sampling.random(frames, generator) for _ in range(20)]
+    for clips in (1, 2, 3, 10):
+        chosen += sampling.uniform(frames, clips) + sampling.covering(frames, at_most=clips)
+    for clip in chosen:
+        assert len(clip) == sampling.length
+        assert clip == sorted(clip)
+        assert 0 <= clip[0] and clip[-1] < frames
+        assert all(type(index) is int for index in clip)
+        if frames >= sampling.span:
+            assert set(np.diff(clip)) <= {sampling.stride}
+
+
+def test_a_random_clip_starts_anywhere_it_fits_equally_often():
+    sampling = ClipSampling(length=4, stride=2)
+    generator = np.random.default_rng(0)
+    starts = np.bincount([sampling.random(11, generator)[0] for _ in range(5000)])
+    assert len(starts) == 5  # frames 0 to 4, for a clip of 7
+    assert np.abs(starts - 1000).max() < 120  # four standard deviations
+
+
+def test_a_random_clip_is_that_of_its_seed():
+    sampling = ClipSampling()
+    drawn = [
+        [sampling.random(164, np.random.default_rng((seed, epoch, 3))) for epoch in range(9)]
+        for seed in (0, 0, 1)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len({clip[0] for clip in drawn[0]}) > 1
+
+
+def test_uniform_clips_reach_from_the_first_frame_to_the_last_at_equal_distances():
+    clips = ClipSampling(length=16).uniform(164, clips=5)
+    assert [clip[0] for clip in clips] == [0, 37, 74, 111, 148]
+    assert clips[-1][-1] == 163
+    for number in range(2, 20):
+        starts = [clip[0] for clip in ClipSampling(length=16).uniform(164, number)]
+        assert (len(starts), starts[0], starts[-1]) == (number, 0, 148)
+        assert np.ptp(np.diff(starts)) <= 1
+
+
+def test_one_uniform_clip_is_in_the_middle():
+    assert ClipSampling(length=4).uniform(10, clips=1) == [[3, 4, 5, 6]]
+    [clip] = ClipSampling(length=8, stride=2).uniform(100, clips=1)
+    assert clip[0] + clip[-1] in (98, 99, 100)
+
+
+@pytest.mark.parametrize("frames", [1, 5, 15, 16])
+def test_a_video_no_longer_than_a_clip_gives_one_clip(frames):
+    for clips in (1, 3, 10):
+        [clip] = ClipSampling(length=16).uniform(frames, clips)
+        assert clip == [min(index, frames - 1) for index in range(16)]
+    assert len(ClipSampling(length=16).covering(frames, at_most=10)) == 1
+
+
+@pytest.mark.parametrize("sampling", [ClipSampling(16), ClipSampling(5), ClipSampling(4, 4)])
+def test_covering_clips_are_as_few_as_leave_no_gap(sampling):
+    for frames in range(1, 400):
+        clips = sampling.covering(frames, at_most=1000)
+        assert len(clips) == max(1, -(-frames // sampling.span))
+        assert clips[0][0] == 0
+        ends = [clip[0] + sampling.span for clip in clips]
+        assert all(later[0] <= end for end, later in zip(ends, clips[1:], strict=False))
+        assert ends[-1] >= frames
+
+
+def test_covering_takes_no_more_clips_than_allowed_and_then_spreads_them():
+    clips = ClipSampling(length=16).covering(3000, at_most=10)
+    assert len(clips) == 10
+    assert (clips[0][0], clips[-1][-1]) == (0, 2999)
+    assert np.ptp(np.diff([clip[0] for clip in clips])) <= 1
