@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
@@ -269,11 +269,18 @@ def complain(message: str) -> None:
 
 
 class Parser(ArgumentParser):
-    """Offers --batch-size for a setting named batch_size, and takes either."""
+    """Offers --batch-size for a setting named batch_size, and takes either; says what is wrong
+    in one sentence, without the page of usage."""
 
     def add_argument(self, *names: Any, **options: Any) -> Any:
         dashed = [n.replace("_", "-") for n in names if isinstance(n, str) and n.startswith("--")]
         return super().add_argument(*dict.fromkeys([*dashed, *names]), **options)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        parser = getattr(ex, "subcommand_parser", None) or self
+        verb = parser.prog.replace(" [options]", "")
+        complain(f"{' '.join(message.split())} (`{verb} --help` lists the choices)")
+        self.exit(2)
 
 
 class ConfigFile(ActionConfigFile):
@@ -342,6 +349,7 @@ def verb_parser(function: Callable[..., int]) -> Parser:
     """A parser with the docstring of `function`, but for its arguments, as its description."""
     return Parser(
         description=inspect.getdoc(function).partition("\n\nArgs:")[0],
+        print_config="--print-config",
     )
 
 

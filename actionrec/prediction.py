@@ -47,7 +47,8 @@ class Prediction:
     clips: list[ClipPrediction]
 
 
-@dataclass(frozen=True)
+# Not frozen: Lightning, which moves a batch to its device, refuses frozen data classes in it.
+@dataclass
 class Failure:
     """A video that gave no result, and the reason, as a sentence."""
 

@@ -334,7 +334,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 def resolve(config: TrainConfig) -> TrainConfig:
     """Fill in what `config` leaves to the machine or derives from other settings."""
-    for name in ("clip_length", "stride", "epochs", "batch_size"):
+    for name in ("epochs", "batch_size"):
         if getattr(config, name) < 1:
             raise UsageError(f"{name} is {getattr(config, name)}; it must be at least 1.")
     precision = config.precision
@@ -425,6 +425,9 @@ def loaders(
         "collate_fn": collate,
         "persistent_workers": config.workers > 0,
         "pin_memory": torch.cuda.is_available(),
+        # The loader draws from it once an iterator; from the global one, dropout would notice
+        # how many workers there are.
+        "generator": torch.Generator().manual_seed(config.seed),
     }
     return (
         DataLoader(

@@ -1,10 +1,13 @@
-"""Real video files for the tests, made with PyAV."""
+"""What several tests need: real video files made with PyAV, the command line, a small network."""
 
+import subprocess
+import sys
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +37,52 @@ def encode():
         return path
 
     return encode
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Run the command line as its user does, in a process of its own."""
+
+    def command(*arguments, **options):
+        return subprocess.run(
+            [sys.executable, "-m", "actionrec.cli", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            **options,
+        )
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def class_folders(tmp_path_factory, encode):
+    """A data set in folders: train/ and val/, with four and two short videos of two classes."""
+    root = tmp_path_factory.mktemp("class_folders")
+    for side, videos in (("train", 4), ("val", 2)):
+        for label in ("first", "second"):
+            folder = root / side / label
+            folder.mkdir(parents=True)
+            for index in range(videos):
+                encode(folder / f"{label}{index}.avi", frames=20 + index)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_recognizer():
+    """An untrained recognizer that is quick to run: 4 frames of 32x32, the classes a, b and c."""
+    from actionrec.models.recognizer import Recognizer, RecognizerConfig
+    from actionrec.video.sampling import ClipSampling
+    from actionrec.video.transforms import Preprocessing
+
+    torch.manual_seed(0)
+    return Recognizer(
+        RecognizerConfig(
+            labels=("a", "b", "c"),
+            backbone="c3d_small",
+            block="snl",
+            sampling=ClipSampling(length=4, stride=2),
+            preprocessing=Preprocessing(short_side=36, crop=32),
+        ),
+        {"note": "untrained"},
+    ).eval()

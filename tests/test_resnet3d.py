@@ -34,9 +34,7 @@ def test_logits_equal_those_of_torchvisions_residual_network():
     theirs.load_state_dict(dict(zip(names, values, strict=True)))
     clip = torch.randn(1, 3, 8, 64, 64)
     with torch.inference_mode():
-        torch.testing.assert_close(
-            ours.eval()(clip), theirs.eval()(clip), atol=1e-4, rtol=1e-4
-        )
+        torch.testing.assert_close(ours.eval()(clip), theirs.eval()(clip), atol=1e-4, rtol=1e-4)
 
 
 def test_parameters_and_multiply_adds_are_those_of_table_7():

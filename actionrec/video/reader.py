@@ -19,7 +19,7 @@ from av.video.reformatter import VideoReformatter
 
 from actionrec.errors import ActionrecError
 
-# A header may count a frame or two more than were written; a file that was cut lacks far more.
+# A header may count a few frames more than were written; a file that was cut lacks far more.
 ANNOUNCED_SHARE = 0.98
 # Containers whose header states a duration but no number of frames.
 TIMED_CONTAINERS = {"matroska,webm", "flv"}
@@ -132,12 +132,13 @@ class VideoReader:
         packets can't tell, the frames are decoded and counted.
         """
         decodes = bool({stream.codec_context.name, container.format.name} & UNCOUNTABLE)
+        timed = container.format.name in TIMED_CONTAINERS
         first = None
         packets = shown = 0
         end = 0.0
         # The sound may last longer than the picture, so all streams say how far the file goes.
         for packet in container.demux():
-            if packet.pts is not None:
+            if timed and packet.pts is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream.index != stream.index:
                 continue
@@ -159,16 +160,15 @@ class VideoReader:
                 f"{self.path} was cut off: it announces {stream.frames} frames and holds "
                 f"{packets}; copy or download it again."
             )
+        announced = (container.duration or 0) / av.time_base
+        # A muxer need not write how long the last frame is shown.
+        if timed and end + 1 / self.fps < ANNOUNCED_SHARE * announced:
+            raise VideoError(
+                f"{self.path} was cut off: it announces {announced:.1f} s and ends after "
+                f"{end:.1f} s; copy or download it again."
+            )
         if first is None or shown == 0:
             raise VideoError(f"{self.path} has no frame that can be decoded.")
-        if container.format.name in TIMED_CONTAINERS:
-            announced = (container.duration or 0) / av.time_base
-            # A muxer need not write how long the last frame is shown.
-            if end + 1 / self.fps < ANNOUNCED_SHARE * announced:
-                raise VideoError(
-                    f"{self.path} was cut off: it announces {announced:.1f} s and ends after "
-                    f"{end:.1f} s; copy or download it again."
-                )
         self._length = shown
         self._quarter_turns = round(first.rotation / 90) % 4
         self.size = (first.height, first.width)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from actionrec.errors import UsageError
+
 
 @dataclass(frozen=True)
 class ClipSampling:
@@ -15,6 +17,13 @@ class ClipSampling:
 
     length: int = 16
     stride: int = 1
+
+    def __post_init__(self) -> None:
+        if self.length < 1 or self.stride < 1:
+            raise UsageError(
+                f"A clip of {self.length} frames with stride {self.stride} is not possible; "
+                "both must be at least 1."
+            )
 
     @property
     def span(self) -> int:

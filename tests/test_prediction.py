@@ -1,0 +1,147 @@
+"""`actionrec predict`: the right frames, the documented output, and no fall for one bad file."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from actionrec.models.recognizer import Recognizer
+from actionrec.prediction import Failure, best, find_videos, predict_video
+from actionrec.video.reader import VideoReader
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, small_recognizer):
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    small_recognizer.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory, encode):
+    return encode(tmp_path_factory.mktemp("video") / "clip.avi", frames=50)
+
+
+def test_the_scores_are_those_of_clips_cut_and_averaged_by_hand(small_recognizer, video):
+    prediction = predict_video(small_recognizer, video, "model", topk=3, clips=3)
+    frames = VideoReader(video).read(range(50), short_side=36)
+    by_hand = []
+    # 4 frames, 2 apart, span 7: the last start is 43, the middle one 21.5, rounded to 22.
+    for start in (0, 22, 43):
+        clip = frames[start : start + 7 : 2, 2:34, 8:40]
+        pixels = torch.from_numpy(clip.copy()).permute(3, 0, 1, 2)[None].float()
+        network = small_recognizer.network
+        with torch.inference_mode():
+            by_hand.append(network((pixels / 255 - 0.5) / 0.5).softmax(dim=1)[0])
+    mean = torch.stack(by_hand).mean(dim=0)
+    scores = {entry.label: entry.score for entry in prediction.top}
+    np.testing.assert_allclose([scores[name] for name in "abc"], mean, atol=1e-5)
+    assert [(clip.start, clip.end) for clip in prediction.clips] == [
+        (0.0, 0.28),
+        (0.88, 1.16),
+        (1.72, 2.0),
+    ]
+
+
+def test_without_a_number_the_clips_cover_the_video_but_are_ten_at_most(
+    small_recognizer, video, tmp_path, encode
+):
+    assert len(predict_video(small_recognizer, video, "model").clips) == 8
+    long = encode(tmp_path / "long.avi", frames=120)
+    assert len(predict_video(small_recognizer, long, "model").clips) == 10
+
+
+def test_a_video_shorter_than_a_clip_is_one_clip(small_recognizer, tmp_path, encode):
+    short = encode(tmp_path / "short.avi", frames=5)
+    [clip] = predict_video(small_recognizer, short, "model", clips=10).clips
+    assert (clip.start, clip.end) == (0.0, 0.2)
+
+
+def test_best_orders_by_score_and_keeps_the_labels_order_in_a_tie():
+    top = best(np.array([0.2, 0.5, 0.2, 0.1]), ("a", "b", "c", "d"), 3)
+    assert [entry.label for entry in top] == ["b", "a", "c"]
+
+
+def test_files_folders_and_patterns_are_found_and_misses_are_told(tmp_path):
+    for name in ("a.mp4", "deep/er/b.AVI", "deep/notes.txt", "deep/.hidden.mp4", "odd.bin"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    paths = [tmp_path / "odd.bin", tmp_path / "deep", f"{tmp_path}/*.mp4"]
+    assert find_videos(paths) == [
+        tmp_path / "odd.bin",
+        tmp_path / "deep/er/b.AVI",
+        tmp_path / "a.mp4",
+    ]
+    [empty, nothing] = find_videos([tmp_path / "empty", f"{tmp_path}/*.mkv"])
+    assert isinstance(empty, Failure) and "has no videos" in empty.error
+    assert isinstance(nothing, Failure) and "No file matches" in nothing.error
+
+
+@pytest.fixture(scope="module")
+def mixed_videos(tmp_path_factory, encode):
+    """A good video among every kind of bad one."""
+    folder = tmp_path_factory.mktemp("mixed")
+    good = encode(folder / "m_good.avi", frames=30)
+    (folder / "a_empty.avi").touch()
+    (folder / "b_text.mp4").write_text("not a video\n" * 100)
+    (folder / "c_cut.avi").write_bytes(good.read_bytes()[: good.stat().st_size * 8 // 10])
+    encode(folder / "d_short.avi", frames=5)
+    return folder
+
+
+@pytest.mark.slow
+def test_json_holds_an_object_a_video_also_for_those_that_fail(command, model, mixed_videos):
+    missing = mixed_videos / "z_missing.mp4"
+    run = command("predict", mixed_videos, missing, "--model", model, "--format", "json")
+    assert run.returncode == 1
+    results = {item["video"].rsplit("/")[-1]: item for item in json.loads(run.stdout)}
+    assert list(results) == [
+        "a_empty.avi",
+        "b_text.mp4",
+        "c_cut.avi",
+        "d_short.avi",
+        "m_good.avi",
+        "z_missing.mp4",
+    ]
+    for name, words in {
+        "a_empty.avi": "is empty",
+        "b_text.mp4": "could not be read as a video",
+        "c_cut.avi": "was cut off",
+        "z_missing.mp4": "is not a file",
+    }.items():
+        assert set(results[name]) == {"video", "error"}
+        assert words in results[name]["error"]
+        assert results[name]["error"] in run.stderr
+    good = results["m_good.avi"]
+    assert set(good) == {"video", "model", "top", "clips"}
+    assert sum(entry["score"] for entry in good["top"]) == pytest.approx(1, abs=1e-5)
+    assert set(good["clips"][0]) == {"start", "end", "top"}
+    assert len(results["d_short.avi"]["clips"]) == 1
+
+
+@pytest.mark.slow
+def test_csv_and_table_show_the_same_best_class(command, model, video):
+    table = command("predict", video, "--model", model, "--topk", 1)
+    rows = command("predict", video, "--model", model, "--topk", 1, "--format", "csv")
+    assert table.returncode == rows.returncode == 0
+    [row] = csv.DictReader(io.StringIO(rows.stdout))
+    assert row["rank"] == "1" and not row["error"]
+    assert row["label"] == table.stdout.split()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_default_model_loads_the_published_classes():
+    from actionrec.errors import ActionrecError
+
+    try:
+        recognizer = Recognizer.load("kinetics400-i3d")
+    except ActionrecError as error:
+        pytest.skip(f"the published weights can't be had here: {error}")
+    assert len(recognizer.config.labels) == 400
+    assert recognizer.config.labels[0] == "abseiling"
+    assert recognizer.config.labels[-1] == "zumba"

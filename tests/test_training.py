@@ -1,0 +1,258 @@
+"""`actionrec train`: the protocol, what a run leaves behind, and what stops it."""
+
+import csv
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from actionrec.config import TrainConfig
+from actionrec.datasets import open_dataset
+from actionrec.errors import ActionrecError, UsageError
+from actionrec.models.recognizer import Recognizer, RecognizerConfig
+from actionrec.training import (
+    EpochSampler,
+    Training,
+    TrainingClips,
+    build_recognizer,
+    collate,
+    resolve,
+    train,
+)
+from actionrec.video.sampling import ClipSampling
+from actionrec.video.transforms import Preprocessing
+
+
+@pytest.fixture(autouse=True)
+def log_level(caplog):
+    caplog.set_level("INFO", "actionrec")
+
+
+@pytest.fixture
+def config(class_folders, tmp_path):
+    return TrainConfig(
+        dataset="folder",
+        root=str(class_folders),
+        backbone="c3d_small",
+        weights="none",
+        clip_length=8,
+        short_side=36,
+        crop=32,
+        epochs=2,
+        batch_size=4,
+        lr=0.01,
+        workers=0,
+        output=str(tmp_path / "run"),
+    )
+
+
+@pytest.mark.slow
+def test_a_run_leaves_one_file_that_predicts_and_evaluates(command, config, class_folders):
+    flags = {
+        key: value
+        for key, value in asdict(config).items()
+        if value != getattr(TrainConfig("folder"), key)
+    }
+    words = [word for key, value in flags.items() for word in (f"--{key}".replace("_", "-"), value)]
+    run = command("train", "--dataset", "folder", *words)
+    assert run.returncode == 0, run.stderr
+    output = Path(config.output)
+    assert {path.name for path in output.iterdir()} == {
+        "config.yaml",
+        "last.ckpt",
+        "last.safetensors",
+        "logs",
+        "model.safetensors",
+        "results.json",
+    }
+    results = json.loads((output / "results.json").read_text())
+    assert results["last"]["epoch"] == 2
+    assert results["last"]["clip"]["n"] == 4
+    with (output / "logs" / "metrics.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
+    assert list((output / "logs").glob("events.*"))
+    model = output / "model.safetensors"
+    evaluated = command("evaluate", "--model", model, "--dataset", "folder", "--root", config.root)
+    assert evaluated.returncode == 0 and "clip-level" in evaluated.stdout
+    predicted = command("predict", class_folders / "val", "--model", model, "--format", "json")
+    assert predicted.returncode == 0
+    assert len(json.loads(predicted.stdout)) == 4
+    again = command("train", "--config", output / "config.yaml")
+    assert again.returncode == 2
+    assert "already holds a run; choose another folder with --output" in again.stderr
+
+
+def test_the_resolved_configuration_repeats_the_run_to_the_bit(config, tmp_path):
+    train(config)
+    values = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    train(TrainConfig(**values | {"output": str(tmp_path / "again"), "workers": 2}))
+    first = Recognizer.load(tmp_path / "run" / "last.safetensors").network.state_dict()
+    second = Recognizer.load(tmp_path / "again" / "last.safetensors").network.state_dict()
+    for name, value in first.items():
+        assert torch.equal(second[name], value), name
+
+
+def test_resume_continues_after_the_last_whole_epoch(config, tmp_path):
+    with pytest.raises(RuntimeError, match="power cut"):
+        interrupted_training(config)
+    results = train(replace(config, resume="auto"))
+    assert results["last"]["epoch"] == 2
+    with (tmp_path / "run" / "config.yaml").open() as file:
+        assert yaml.safe_load(file)["resume"] == "auto"
+
+
+def interrupted_training(config):
+    """Train until the second epoch's end, which fails."""
+    original = Training.on_train_epoch_end
+
+    def fail_in_epoch_two(self):
+        if self.current_epoch == 1:
+            raise RuntimeError("power cut")
+        original(self)
+
+    Training.on_train_epoch_end = fail_in_epoch_two
+    try:
+        train(config)
+    finally:
+        Training.on_train_epoch_end = original
+
+
+def test_a_folder_with_another_run_is_left_alone(config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("precious")
+    with pytest.raises(UsageError, match="already holds a run"):
+        train(config)
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"dataset": "ucf101"}))
+    with pytest.raises(UsageError, match="already holds a run with another dataset"):
+        train(replace(config, resume="auto"))
+    assert (tmp_path / "run" / "notes.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_the_clips_of_an_epoch_do_not_depend_on_the_workers(class_folders, workers):
+    dataset = open_dataset("folder", class_folders)
+    config = RecognizerConfig(
+        dataset.labels, sampling=ClipSampling(8), preprocessing=Preprocessing(36, 32)
+    )
+    clips = TrainingClips(dataset.train, config, flip=True, seed=3)
+    sampler = EpochSampler(len(clips), seed=3)
+    sampler.set_epoch(5)
+    loader = torch.utils.data.DataLoader(
+        clips, 4, sampler=sampler, num_workers=workers, collate_fn=collate
+    )
+    expected = [clips[key] for key in sampler]
+    pixels = torch.cat([batch.clips for batch in loader])
+    assert torch.equal(pixels, torch.stack([sample.clip for sample in expected]))
+
+
+def test_every_epoch_sees_other_clips_in_another_order(class_folders):
+    sampler = EpochSampler(50, seed=0)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert sorted(index for _, index in first) == sorted(index for _, index in second)
+    assert [index for _, index in first] != [index for _, index in second]
+    dataset = open_dataset("folder", class_folders)
+    config = RecognizerConfig(
+        dataset.labels, sampling=ClipSampling(8), preprocessing=Preprocessing(36, 32)
+    )
+    clips = TrainingClips(dataset.train, config, flip=True, seed=0)
+    assert not torch.equal(clips[0, 0].clip, clips[1, 0].clip)
+
+
+def test_the_learning_rate_falls_by_ten_after_two_fifths_of_the_epochs(config):
+    config = replace(config, epochs=100)
+    recognizer = Recognizer(RecognizerConfig(("a", "b"), "c3d_small"))
+    optimizers = Training(recognizer, config, None, 8).configure_optimizers()
+    rates = []
+    for _ in range(100):
+        rates.append(optimizers["optimizer"].param_groups[0]["lr"])
+        optimizers["optimizer"].step()
+        optimizers["lr_scheduler"].step()
+    assert rates[:40] == [0.01] * 40
+    assert rates[40:80] == pytest.approx([0.001] * 40)
+    assert rates[80:] == pytest.approx([0.0001] * 20)
+
+
+def test_frozen_batch_normalisation_keeps_its_statistics_but_not_the_blocks(config, tmp_path):
+    train(replace(config, freeze_batchnorm=True, epochs=1))
+    before = build_recognizer(config, open_dataset("folder", config.root)).network
+    after = Recognizer.load(tmp_path / "run" / "last.safetensors").network
+    changed = {
+        name
+        for name, value in after.state_dict().items()
+        if "running_" in name and not torch.equal(value, before.state_dict()[name])
+    }
+    assert changed and all(name.startswith("blocks.") for name in changed)
+    assert any(isinstance(module, nn.BatchNorm3d) for module in before.units.modules())
+
+
+def test_one_bad_video_in_a_hundred_is_reported_and_trained_around(
+    class_folders, config, tmp_path, caplog
+):
+    listing = tmp_path / "videos.csv"
+    (tmp_path / "broken.avi").write_bytes(b"RIFF broken")
+    good = sorted(class_folders.glob("train/*/*.avi"))
+    rows = ["path,label,split", f"{tmp_path / 'broken.avi'},first,train"]
+    rows += [f"{path},{path.parent.name},train" for path in good]
+    rows += [f"{path},{path.parent.name},val" for path in class_folders.glob("val/*/*.avi")]
+    listing.write_text("\n".join(rows))
+    config = replace(config, dataset="csv", root=str(listing), batch_size=2)
+
+    with pytest.raises(ActionrecError, match="Training stopped: 1 of 9 .* more than the 1.0%"):
+        train(config)
+    [report] = json.loads((tmp_path / "run" / "bad_videos.json").read_text())
+    assert report["video"] == str(tmp_path / "broken.avi")
+    assert "could not be read as a video" in report["error"]
+
+    results = train(replace(config, max_bad=0.2, output=str(tmp_path / "tolerant")))
+    assert list(results["bad_videos"]) == [str(tmp_path / "broken.avi")]
+    assert sum("left out" in record.message for record in caplog.records) == 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_names_of_the_videos(config):
+    with pytest.raises(ActionrecError, match=r"the loss of .*\.avi.* is (nan|inf)"):
+        train(replace(config, lr=1e30))
+
+
+def test_fine_tuning_starts_from_a_model_file(config, tmp_path, caplog):
+    train(replace(config, epochs=1))
+    weights = tmp_path / "run" / "model.safetensors"
+    caplog.clear()
+    train(replace(config, weights=str(weights), epochs=1, output=str(tmp_path / "tuned")))
+    assert "0 new (none)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"weights": "kinetics400"}, "no Kinetics-400 weights for c3d_small"),
+        ({"crop": 64}, "A crop of 64 does not fit"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"stages": [7]}, "no stage 7"),
+    ],
+)
+def test_settings_that_cannot_work_are_wrong_usage(config, change, words):
+    with pytest.raises(UsageError, match=words):
+        train(replace(config, **change))
+
+
+def test_weights_that_do_not_exist_are_named(config):
+    with pytest.raises(ActionrecError, match="no weights 'nowhere.safetensors'"):
+        train(replace(config, weights="nowhere.safetensors"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU trains in bfloat16")
+def test_half_precision_on_the_cpu_is_refused_because_its_gradients_are_wrong(config):
+    assert resolve(config).precision == "32-true"
+    with pytest.raises(UsageError, match="needs a GPU"):
+        resolve(replace(config, precision="bf16-mixed"))
+
+
+def test_a_batch_of_bad_videos_only_is_empty():
+    batch = collate([])
+    assert not batch.videos and len(batch.labels) == 0
