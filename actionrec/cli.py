@@ -81,7 +81,8 @@ def print_predictions_table(results: "Iterable[Prediction | Failure]") -> None:
     for result in results:
         if isinstance(result, Prediction):
             seconds = result.clips[-1].end
-            print(f"{result.video}  ({len(result.clips)} clips of {seconds:.1f} s)")
+            clips = f"{len(result.clips)} clip{'s' if len(result.clips) > 1 else ''}"
+            print(f"{result.video}  ({seconds:.1f} s, {clips})")
             for entry in result.top:
                 print(f"  {entry.score:7.2%}  {entry.label}", flush=True)
 
