@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
-from actionrec.config import DatasetName, TrainConfig
+from actionrec.config import BackboneName, BlockName, DatasetName, TrainConfig
 from actionrec.errors import ActionrecError, UsageError
 
 if TYPE_CHECKING:
@@ -223,6 +223,68 @@ EVALUATION_PRINTERS: dict[str, Callable[["Evaluation"], None]] = {
 }
 
 
+def info(
+    backbone: BackboneName = "i3d",
+    block: BlockName = "none",
+    stages: Sequence[int] = (4,),
+    blocks_per_stage: int = 1,
+    reduction: int = 2,
+    order: int | None = None,
+    groups: int | None = None,
+    stage_num: int = 1,
+    clip: str = "16x124x124",
+    classes: int = 400,
+    format: Format = "table",
+) -> int:
+    """Count the parameters and multiply-adds of a network and its nonlocal blocks.
+
+    Counted are convolutions and matrix products; not normalisation, activations and pooling.
+
+    Examples:
+        actionrec info --backbone r3d50 --block snl --clip 16x112x112
+        actionrec info --block nl --stages 3 4 --format json
+
+    Args:
+        backbone: Network.
+        block: Nonlocal block.
+        stages: Stages that get a block.
+        blocks_per_stage: Blocks of a stage, before its last units.
+        reduction: Channels of the feature map over those in the block: 1, 2 or 4.
+        order: Order of the filter, for gsnl, cheb and cayley.
+        groups: Groups of channels, for cgnl.
+        stage_num: Units of a block that share one affinity.
+        clip: Frames, height and width of the clip.
+        classes: Classes of the head.
+        format: What to print.
+    """
+    from actionrec.complexity import measure
+    from actionrec.models.recognizer import BlockConfig, RecognizerConfig
+
+    labels = tuple(map(str, range(classes)))
+    settings = BlockConfig(
+        block, tuple(stages), blocks_per_stage, reduction, order, groups, stage_num
+    )
+    result = measure(RecognizerConfig(labels, backbone, settings), clip)
+    rows = [asdict(row) for row in result.blocks]
+    if format == "json":
+        print(json.dumps(asdict(result), indent=2))
+    elif format == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["part", "channels", "positions", "params", "macs", "conv_macs"])
+        writer.writerow([backbone, "", "", result.params, result.macs, ""])
+        writer.writerows([f"block before {row['unit']}", *list(row.values())[1:]] for row in rows)
+    else:
+        print(f"{backbone}, clip {clip}, {classes} classes")
+        print(f"{result.params / 1e6:.3f} M parameters, {result.macs / 1e9:.3f} G multiply-adds")
+        for row in result.blocks:
+            print(
+                f"{block} before {row.unit}: {row.channels} channels, {row.positions} positions, "
+                f"{row.params / 1e6:.4f} M parameters, {row.macs / 1e9:.3f} G multiply-adds "
+                f"({row.conv_macs / 1e9:.3f} G in convolutions)"
+            )
+    return 0
+
+
 def weights_list(format: Format = "table") -> int:
     """List the pretrained weights and whether they are in the cache.
 
@@ -323,18 +385,17 @@ def build_parser() -> Parser:
         "--config", action=ConfigFile, help="YAML file with any of these settings; flags win."
     )
     train_parser.add_class_arguments(TrainConfig, skip={"stages"})
-    train_parser.add_argument(
-        "--stages",
-        nargs="+",
-        type=int,
-        default=[4],
-        help="Stages that get a block before their last unit.",
-    )
+    add_stages(train_parser)
     verbs.add_subcommand("train", train_parser, help=summary(train))
 
     evaluate_parser = verb_parser(evaluate)
     evaluate_parser.add_function_arguments(evaluate)
     verbs.add_subcommand("evaluate", evaluate_parser, help=summary(evaluate))
+
+    info_parser = verb_parser(info)
+    info_parser.add_function_arguments(info, skip={"stages"})
+    add_stages(info_parser)
+    verbs.add_subcommand("info", info_parser, help=summary(info))
 
     weights_parser = Parser(description="Pretrained weights.")
     verbs.add_subcommand("weights", weights_parser, help=weights_parser.description)
@@ -351,6 +412,17 @@ def verb_parser(function: Callable[..., int]) -> Parser:
     return Parser(
         description=inspect.getdoc(function).partition("\n\nArgs:")[0],
         print_config="--print-config",
+    )
+
+
+def add_stages(parser: Parser) -> None:
+    """Add --stages 3 4, which a list in a signature would only take as --stages=[3,4]."""
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        type=int,
+        default=[4],
+        help="Stages that get a block before their last unit.",
     )
 
 
@@ -372,7 +444,7 @@ def run(options: Namespace) -> int:
     if options.verb == "train":
         del values["config"]
         return train(TrainConfig(**values))
-    return {"predict": predict, "evaluate": evaluate}[options.verb](**values)
+    return {"predict": predict, "evaluate": evaluate, "info": info}[options.verb](**values)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ the record beside its results are all this one data class.
 from dataclasses import dataclass, field
 from typing import Literal
 
-BackboneName = Literal["i3d", "r3d50", "c3d_small"]
+BackboneName = Literal["i3d", "r3d50", "i3d_r50", "c3d_small"]
 BlockName = Literal[
     "none",
     "nl",
@@ -36,9 +36,15 @@ class TrainConfig:
         root: Its folder, or the CSV file; the demo data set makes its own.
         split: ucf101: 1, 2, 3 or paper; csv without a split column: fold 1 to 5 by group.
         backbone: Network.
-        weights: What to start from: kinetics400 (downloaded once), none, or a model file.
+        weights: What to start from: kinetics400 (downloaded once), none, or a file: a model of
+            actionrec, for r3d50 one of Hara's .pth, for i3d_r50 PyTorchVideo's .pyth.
         block: Nonlocal block to put into the network.
         stages: Stages that get a block before their last unit, such as 3 4.
+        blocks_per_stage: Blocks of a stage, before its last units.
+        reduction: Channels of the feature map over those in the block: 1, 2 or 4.
+        order: Order of the filter, for gsnl, cheb and cayley.
+        groups: Groups of channels, for cgnl.
+        stage_num: Units of a block that share one affinity.
         clip_length: Frames of a clip.
         stride: Frames from one frame of a clip to the next.
         short_side: Pixels of a frame's short side before the crop; for training this is the
@@ -71,6 +77,11 @@ class TrainConfig:
     weights: str = "kinetics400"
     block: BlockName = "snl"
     stages: list[int] = field(default_factory=lambda: [4])
+    blocks_per_stage: int = 1
+    reduction: int = 2
+    order: int | None = None
+    groups: int | None = None
+    stage_num: int = 1
     clip_length: int = 16
     stride: int = 1
     short_side: int = 128

@@ -20,7 +20,6 @@ import torch
 import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -31,8 +30,8 @@ from actionrec.config import TrainConfig
 from actionrec.datasets import LabelledVideo, VideoDataset, open_dataset
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
-from actionrec.models import weights
-from actionrec.models.recognizer import LoadReport, Recognizer, RecognizerConfig
+from actionrec.models import checkpoints
+from actionrec.models.recognizer import BlockConfig, Recognizer, RecognizerConfig
 from actionrec.prediction import Failure
 from actionrec.video.reader import VideoError, VideoReader
 from actionrec.video.sampling import ClipSampling
@@ -377,42 +376,37 @@ def prepare_output(config: TrainConfig, output: Path) -> Path | None:
 
 
 def build_recognizer(config: TrainConfig, dataset: VideoDataset) -> Recognizer:
-    """A recognizer of the data set's classes that starts from the weights `config` names."""
+    """A recognizer of the data set's classes that starts from the weights `config` names.
+
+    Raises:
+        UsageError: settings don't fit each other, or there are no such weights.
+        ActionrecError: the weights can't be read or don't fit the backbone.
+    """
+    checkpoint = None
+    if config.weights != "none":
+        checkpoint = checkpoints.load(config.weights, config.backbone)
+    statistics = {"mean": checkpoint.mean, "std": checkpoint.std} if checkpoint else {}
     recognizer = Recognizer(
         RecognizerConfig(
             labels=dataset.labels,
             backbone=config.backbone,
-            block=config.block,
-            stages=tuple(config.stages),
+            block=BlockConfig(
+                name=config.block,
+                stages=tuple(config.stages),
+                per_stage=config.blocks_per_stage,
+                reduction=config.reduction,
+                order=config.order,
+                groups=config.groups,
+                stage_num=config.stage_num,
+            ),
             sampling=ClipSampling(config.clip_length, config.stride),
-            preprocessing=Preprocessing(config.short_side, config.crop),
+            preprocessing=Preprocessing(config.short_side, config.crop, **statistics),
         )
     )
-    if config.weights != "none":
-        log.info("weights %s: %s", config.weights, load_weights(recognizer, config.weights))
+    if checkpoint:
+        report = recognizer.load_pretrained(checkpoint.tensors, config.weights)
+        log.info("weights %s: %s", config.weights, report)
     return recognizer
-
-
-def load_weights(recognizer: Recognizer, name: str) -> LoadReport:
-    """Load the Kinetics-400 weights of the recognizer's backbone, or those of a model file.
-
-    Raises:
-        ActionrecError: there are none for this backbone, or they don't fit it.
-    """
-    backbone = recognizer.config.backbone
-    if name != "kinetics400":
-        path = Path(name)
-        if not path.is_file():
-            raise ActionrecError(
-                f"There are no weights {name!r}: give kinetics400, none or a file."
-            )
-        return recognizer.load_pretrained(Recognizer.load(path).network.state_dict(), name)
-    published = f"kinetics400-{backbone}"
-    if published not in weights.WEIGHTS:
-        raise UsageError(
-            f"There are no Kinetics-400 weights for {backbone}; use --weights none, or a file."
-        )
-    return recognizer.load_pretrained(load_file(weights.fetch(published)), published)
 
 
 def loaders(

@@ -41,7 +41,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from actionrec.models import nonlocal_blocks
 from actionrec.models.nonlocal_blocks import BLOCK_NAMES, REDUCTIONS, NonlocalBlock, build_block
-from actionrec.models.recognizer import BACKBONES, RecognizerConfig, build_network
+from actionrec.models.recognizer import (
+    BACKBONES,
+    BlockConfig,
+    RecognizerConfig,
+    build_network,
+)
 
 CHANNELS = {2: 256, 3: 512, 4: 1024}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -394,7 +399,7 @@ def training_step(
     """A function that takes one training step on random clips."""
     torch.manual_seed(0)
     labels = tuple(f"class {index}" for index in range(101))
-    network = build_network(RecognizerConfig(labels=labels, backbone=backbone, block=block))
+    network = build_network(RecognizerConfig(labels, backbone, BlockConfig(block)))
     network.to(device, memory_format=LAYOUT).train()
     optimiser = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     clips = torch.randn(batch, 3, *map(int, clip.split("x")), device=device)

@@ -71,7 +71,7 @@ def class_folders(tmp_path_factory, encode):
 @pytest.fixture(scope="session")
 def small_recognizer():
     """An untrained recognizer that is quick to run: 4 frames of 32x32, the classes a, b and c."""
-    from actionrec.models.recognizer import Recognizer, RecognizerConfig
+    from actionrec.models.recognizer import BlockConfig, Recognizer, RecognizerConfig
     from actionrec.video.sampling import ClipSampling
     from actionrec.video.transforms import Preprocessing
 
@@ -80,7 +80,7 @@ def small_recognizer():
         RecognizerConfig(
             labels=("a", "b", "c"),
             backbone="c3d_small",
-            block="snl",
+            block=BlockConfig("snl"),
             sampling=ClipSampling(length=4, stride=2),
             preprocessing=Preprocessing(short_side=36, crop=32),
         ),

@@ -78,8 +78,8 @@ def test_a_block_shifts_no_name_and_changes_no_output_at_the_start():
     plain = I3D(classes=7).eval()
     with_block = I3D(classes=7).eval()
     for stage in (2, 3, 4, 5):
-        unit, channels = with_block.block_site(stage)
-        with_block.blocks[unit] = build_block("snl", channels)
+        for unit, channels in with_block.block_sites(stage).items():
+            with_block.blocks[unit] = build_block("snl", channels)
     keys = with_block.load_state_dict(plain.state_dict(), strict=False)
     assert not keys.unexpected_keys
     assert {name.split(".")[0] for name in keys.missing_keys} == {"blocks"}
@@ -88,10 +88,16 @@ def test_a_block_shifts_no_name_and_changes_no_output_at_the_start():
 
 
 def test_a_block_goes_before_the_last_unit_of_its_stage():
-    sites = {stage: I3D().block_site(stage)[0] for stage in (2, 3, 4, 5)}
-    assert sites == {2: "Conv3d_2c_3x3", 3: "Mixed_3c", 4: "Mixed_4f", 5: "Mixed_5c"}
+    sites = [list(I3D().block_sites(stage)) for stage in (2, 3, 4, 5)]
+    assert sites == [["Conv3d_2c_3x3"], ["Mixed_3c"], ["Mixed_4f"], ["Mixed_5c"]]
+    assert list(I3D().block_sites(4, 3)) == ["Mixed_4d", "Mixed_4e", "Mixed_4f"]
+
+
+def test_more_blocks_than_units_are_refused():
+    with pytest.raises(UsageError, match="Stage 3 has room for 1 to 2 blocks, not for 3"):
+        I3D().block_sites(3, 3)
 
 
 def test_a_stage_that_does_not_exist_is_named_with_the_choices():
     with pytest.raises(UsageError, match="no stage 6; choose from 2, 3, 4, 5"):
-        I3D().block_site(6)
+        I3D().block_sites(6)

@@ -14,6 +14,7 @@ from actionrec.errors import ActionrecError, UsageError
 from actionrec.models.recognizer import (
     BACKBONES,
     METADATA_KEY,
+    BlockConfig,
     Recognizer,
     RecognizerConfig,
     build_network,
@@ -110,7 +111,7 @@ def test_a_configuration_of_another_version_is_refused(tmp_path, small_recognize
 def test_every_backbone_is_built_with_blocks_in_every_stage():
     for backbone in BACKBONES:
         stages = tuple(build_network(RecognizerConfig(("a",), backbone)).stages)
-        config = RecognizerConfig(("a", "b"), backbone, "snl", stages)
+        config = RecognizerConfig(("a", "b"), backbone, BlockConfig("snl", stages))
         assert len(build_network(config).blocks) == len(stages)
 
 
@@ -120,7 +121,9 @@ def test_an_unknown_backbone_is_named_with_the_choices():
 
 
 def test_fine_tuning_keeps_every_weight_but_those_of_new_classes_and_blocks(small_recognizer):
-    config = dataclasses.replace(small_recognizer.config, labels=("x", "y"), stages=(3, 4))
+    config = dataclasses.replace(
+        small_recognizer.config, labels=("x", "y"), block=BlockConfig("snl", (3, 4))
+    )
     other = Recognizer(config)
     report = other.load_pretrained(small_recognizer.network.state_dict(), "before.safetensors")
     own = other.network.state_dict()

@@ -34,20 +34,26 @@ class Backbone(nn.Module):
         self.head = nn.Linear(features, classes)
         initialise(self)
 
-    def block_site(self, stage: int) -> tuple[str, int]:
-        """The unit before which a block of `stage` goes, as in the paper (Sec. 5): the stage's
-        last one; and the number of channels that enter it.
+    def block_sites(self, stage: int, number: int = 1) -> dict[str, int]:
+        """The units before which `number` blocks of a stage go, and the channels that enter them.
+
+        One block goes before the last unit of the stage, as in the paper (Sec. 5); more go before
+        the last ones, a block each.
 
         Raises:
-            UsageError: the backbone has no such stage.
+            UsageError: the backbone has no such stage, or the stage fewer units.
         """
         if stage not in self.stages:
             raise UsageError(
                 f"This backbone has no stage {stage}; choose from "
                 f"{', '.join(map(str, self.stages))}."
             )
-        name = self.stages[stage][-1]
-        return name, self.units.get_submodule(name).in_channels
+        units = self.stages[stage]
+        if not 1 <= number <= len(units):
+            raise UsageError(
+                f"Stage {stage} has room for 1 to {len(units)} blocks, not for {number}."
+            )
+        return {name: self.units.get_submodule(name).in_channels for name in units[-number:]}
 
     def feature_map(self, clips: torch.Tensor) -> torch.Tensor:
         """The last feature map, (B, C, T', H', W'), of clips (B, 3, T, H, W)."""

@@ -27,12 +27,29 @@ from actionrec.models.backbone import Backbone
 from actionrec.models.c3d_small import c3d_small
 from actionrec.models.i3d import I3D
 from actionrec.models.nonlocal_blocks import build_block
-from actionrec.models.resnet3d import r3d50
+from actionrec.models.resnet3d import i3d_r50, r3d50
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
 
-BACKBONES = {"i3d": I3D, "r3d50": r3d50, "c3d_small": c3d_small}
+BACKBONES = {"i3d": I3D, "r3d50": r3d50, "i3d_r50": i3d_r50, "c3d_small": c3d_small}
 METADATA_KEY = "actionrec"
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """The nonlocal blocks of a network: which, and how many of them where.
+
+    `per_stage` blocks stand before the last units of each of `stages`; the other fields are
+    the arguments of `nonlocal_blocks.build_block`.
+    """
+
+    name: str = "none"
+    stages: tuple[int, ...] = (4,)
+    per_stage: int = 1
+    reduction: int = 2
+    order: int | None = None
+    groups: int | None = None
+    stage_num: int = 1
 
 
 @dataclass(frozen=True)
@@ -41,8 +58,7 @@ class RecognizerConfig:
 
     labels: tuple[str, ...]
     backbone: str = "i3d"
-    block: str = "none"
-    stages: tuple[int, ...] = (4,)
+    block: BlockConfig = field(default_factory=BlockConfig)
     sampling: ClipSampling = field(default_factory=ClipSampling)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
@@ -74,17 +90,25 @@ def build_network(config: RecognizerConfig) -> Backbone:
     """The backbone of `config` with its nonlocal blocks and a head for its labels.
 
     Raises:
-        UsageError: no such backbone, block or stage.
+        UsageError: no such backbone, block or stage, or block settings that don't go together.
     """
     if config.backbone not in BACKBONES:
         raise UsageError(
             f"There is no backbone {config.backbone!r}; choose from {', '.join(BACKBONES)}."
         )
     network = BACKBONES[config.backbone](classes=len(config.labels))
-    if config.block != "none":
-        for stage in config.stages:
-            unit, channels = network.block_site(stage)
-            network.blocks[unit] = build_block(config.block, channels)
+    block = config.block
+    if block.name != "none":
+        for stage in block.stages:
+            for unit, channels in network.block_sites(stage, block.per_stage).items():
+                network.blocks[unit] = build_block(
+                    block.name,
+                    channels,
+                    reduction=block.reduction,
+                    order=block.order,
+                    groups=block.groups,
+                    stage_num=block.stage_num,
+                )
     return network
 
 
@@ -235,7 +259,11 @@ def parse_config(values: dict[str, Any], path: Path) -> RecognizerConfig:
     Raises:
         ActionrecError: it has a key that this version does not know.
     """
-    parts: dict[str, type] = {"sampling": ClipSampling, "preprocessing": Preprocessing}
+    parts: dict[str, type] = {
+        "block": BlockConfig,
+        "sampling": ClipSampling,
+        "preprocessing": Preprocessing,
+    }
     try:
         values = values | {
             name: kind(**{key: _tuple(value) for key, value in values[name].items()})

@@ -1,10 +1,9 @@
-"""r3d50, the network of the paper's own experiments on video: Hara's 3D ResNet-50.
+"""3D ResNets: r3d50, the network of the paper's own experiments on video, and i3d_r50.
 
-Hara, Kataoka & Satoh, "Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?",
-CVPR 2018. Module names within a unit are those of Hara's code.
-
-    python -c "from actionrec.models.resnet3d import r3d50; print(r3d50())"
+python -c "from actionrec.models.resnet3d import r3d50; print(r3d50())"
 """
+
+import warnings
 
 import torch
 from torch import nn
@@ -56,7 +55,9 @@ class Bottleneck(nn.Module):
 def r3d50(classes: int = 400) -> Backbone:
     """The base row "I3D" of the paper's Table 7: clips (B, 3, T, H, W) to logits (B, classes).
 
-    47.02 M parameters and 10.07 G multiply-adds at 16x112x112 with 400 classes.
+    It is the 3D ResNet-50 of Hara, Kataoka & Satoh, "Can Spatiotemporal 3D CNNs Retrace the
+    History of 2D CNNs and ImageNet?", CVPR 2018: 47.02 M parameters and 10.07 G multiply-adds at
+    16x112x112 with 400 classes. Modules within a unit have the names of Hara's code.
     """
     units: dict[str, nn.Module] = {"stem": Stem()}
     stages = {}
@@ -69,3 +70,28 @@ def r3d50(classes: int = 400) -> Backbone:
             channels = units[name].out_channels
         stages[index + 2] = names
     return Backbone(units, stages, features=channels, classes=classes, dropout=0.0)
+
+
+def i3d_r50(classes: int = 400) -> Backbone:
+    """ResNet-50 inflated over time, "I3D 8x8": clips (B, 3, T, H, W) to logits (B, classes).
+
+    The network of PyTorchVideo's model zoo, built by it: 28.04 M parameters with 400 classes.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        from pytorchvideo.models.hub.resnet import i3d_r50 as published
+
+    stem, res2, pool, res3, res4, res5, head = published(
+        pretrained=False, model_num_class=classes
+    ).blocks
+    units: dict[str, nn.Module] = {"stem": stem}
+    stages = {}
+    for stage, blocks in ((2, res2), (3, res3), (4, res4), (5, res5)):
+        names = tuple(f"res{stage}_{position}" for position in range(len(blocks.res_blocks)))
+        for name, unit in zip(names, blocks.res_blocks, strict=True):
+            unit.in_channels = unit.branch2.conv_a.in_channels
+            units[name] = unit
+        if stage == 2:
+            units["pool"] = pool
+        stages[stage] = names
+    return Backbone(units, stages, head.proj.in_features, classes, dropout=head.dropout.p)

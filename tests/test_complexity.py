@@ -1,0 +1,79 @@
+"""Parameters and multiply-adds: those of the paper's Table 7, counted without computing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from actionrec.complexity import measure
+from actionrec.errors import UsageError
+from actionrec.models.recognizer import BlockConfig, RecognizerConfig
+
+LABELS = tuple(map(str, range(400)))
+
+
+def test_the_base_row_of_table_7():
+    result = measure(RecognizerConfig(LABELS, "r3d50"), "16x112x112")
+    assert result.params == 47_018_576
+    assert round(result.macs / 1e9, 2) == 10.07
+    assert result.block == {"params": 0, "macs": 0, "conv_macs": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "conv_macs"),
+    [
+        ("nl", 2_099_200, 0.206),
+        # The paper runs W twice for NS, which gives its 0.257; (A Z - Z) W is the same in one.
+        ("ns", 2_099_200, 0.206),
+        ("a2", 2_099_200, 0.206),
+        ("cgnl", 2_099_200, 0.206),
+        ("snl", 2_623_488, 0.257),
+    ],
+)
+def test_the_added_figures_of_table_7(name, params, conv_macs):
+    result = measure(RecognizerConfig(LABELS, "r3d50", BlockConfig(name)), "16x112x112")
+    assert result.block["params"] == params
+    assert round(result.block["conv_macs"] / 1e9, 3) == conv_macs
+    [block] = result.blocks
+    assert (block.unit, block.channels, block.positions) == ("layer3_5", 1024, 98)
+    assert result.params == 47_018_576 + params
+
+
+def test_products_with_the_affinity_are_counted_in_the_form_that_is_taken():
+    # At N = 98 and Cs = 512, SNL forms M and takes A z: two products of N^2 Cs.
+    dense = measure(RecognizerConfig(LABELS, "r3d50", BlockConfig("snl")), "16x112x112")
+    assert dense.block["macs"] - dense.block["conv_macs"] == 2 * 98**2 * 512
+    # At N = 6272 and Cs = 128 it goes without M: four products of N Cs^2.
+    linear = measure(RecognizerConfig(LABELS, "r3d50", BlockConfig("snl", (2,))), "16x112x112")
+    products = linear.block["macs"] - linear.block["conv_macs"]
+    assert products == pytest.approx(4 * 6272 * 128**2, rel=0.02)
+
+
+def test_i3d_costs_what_is_published():
+    assert round(measure(RecognizerConfig(LABELS, "i3d"), "16x124x124").macs / 1e9, 2) == 8.77
+
+
+@pytest.mark.parametrize("clip", ["16x112", "16,112,112", "ax1x1", "0x0x0"])
+def test_an_impossible_clip_is_wrong_usage(clip):
+    with pytest.raises(UsageError, match=f"{clip} is"):
+        measure(RecognizerConfig(LABELS, "r3d50"), clip)
+
+
+@pytest.mark.slow
+def test_json_has_the_documented_keys_as_integers(command):
+    run = command("info", "--backbone", "r3d50", "--block", "snl", "--format", "json")
+    result = json.loads(run.stdout)
+    assert {"params", "macs", "block", "clip", "classes"} <= set(result)
+    for value in (result["params"], result["macs"], result["classes"], *result["block"].values()):
+        assert isinstance(value, int)
+
+
+@pytest.mark.slow
+def test_the_script_prints_our_figures_beside_the_papers():
+    script = Path(__file__).parents[1] / "scripts" / "table7_complexity.py"
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    rows = {line.split()[0]: line.split()[1:5] for line in run.stdout.splitlines()[2:8]}
+    assert rows["I3D"] == ["47.0186", "47.0200", "10.069", "10.100"]
+    assert rows["SNL"] == ["+2.6235", "+2.6235", "+0.257", "+0.257"]
