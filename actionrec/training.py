@@ -156,6 +156,7 @@ class Training(lightning.LightningModule):
         self.output = output
         self.videos = videos
         self.bad: dict[str, str] = {}
+        self.bad_for_training: set[str] = set()
         self.results: dict[str, Any] = {}
         classes = len(recognizer.config.labels)
         top5 = min(5, classes)
@@ -190,9 +191,11 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor | None:
         self.note_bad(batch.failures)
-        if len(self.bad) > self.config.max_bad * self.videos:
+        self.bad_for_training.update(failure.video for failure in batch.failures)
+        bad = len(self.bad_for_training)
+        if bad > self.config.max_bad * self.videos:
             raise ActionrecError(
-                f"Training stopped: {len(self.bad)} of {self.videos} training videos could not "
+                f"Training stopped: {bad} of {self.videos} training videos could not "
                 f"be read, more than the {self.config.max_bad:.1%} that --max-bad allows; "
                 f"{self.output / 'bad_videos.json'} lists them and the reasons."
             )
@@ -228,7 +231,9 @@ class Training(lightning.LightningModule):
                 "Not one validation video could be read; see "
                 f"{self.output / 'bad_videos.json'} for the reasons."
             )
-        figures = {name: metric.compute().item() for name, metric in self.epoch_metrics.items()}
+        figures = {
+            name: round(metric.compute().item(), 6) for name, metric in self.epoch_metrics.items()
+        }
         self.log_dict(figures)
         log.info(
             "epoch %d of %d: training loss %.3f, Top-1 %.1f %%; validation, one clip a video: "

@@ -1,46 +1,28 @@
-"""r3d50, the paper's own network."""
+"""The shapes of the 3D ResNets; their logits are compared in test_checkpoints.py."""
 
+import pytest
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.video.resnet import Bottleneck, Conv3DSimple, VideoResNet
 
-from actionrec.models.resnet3d import r3d50
+from actionrec.models.resnet3d import i3d_r50, r3d50
 
 
-class HaraStem(nn.Sequential):
-    def __init__(self):
-        super().__init__(
-            nn.Conv3d(3, 64, 7, stride=(1, 2, 2), padding=3, bias=False),
-            nn.BatchNorm3d(64),
-            nn.ReLU(),
-            nn.MaxPool3d(3, stride=2, padding=1),
-        )
+def shape_before(network, unit, clip):
+    """The shape (C, T, H, W) that enters `unit` for a clip (T, H, W)."""
+    shapes = []
+    network.units.get_submodule(unit).register_forward_pre_hook(
+        lambda _, inputs: shapes.append(tuple(inputs[0].shape[1:]))
+    )
+    network.to("meta").eval()(torch.empty(1, 3, *clip, device="meta"))
+    return shapes[0]
 
 
-def test_logits_equal_those_of_torchvisions_residual_network():
-    torch.manual_seed(0)
-    ours = r3d50(classes=10)
-    for module in ours.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-    theirs = VideoResNet(Bottleneck, [Conv3DSimple] * 4, [3, 4, 6, 3], HaraStem, num_classes=10)
-    # Both keep the same tensors in the same order.
-    values = list(ours.state_dict().values())
-    names = list(theirs.state_dict())
-    assert len(values) == len(names)
-    theirs.load_state_dict(dict(zip(names, values, strict=True)))
-    clip = torch.randn(1, 3, 8, 64, 64)
-    with torch.inference_mode():
-        torch.testing.assert_close(ours.eval()(clip), theirs.eval()(clip), atol=1e-4, rtol=1e-4)
+def test_stage_4_of_r3d50_has_98_positions_at_the_papers_size():
+    assert shape_before(r3d50(), "layer3_5", (16, 112, 112)) == (1024, 2, 7, 7)
 
 
-def test_parameters_and_multiply_adds_are_those_of_table_7():
-    network = r3d50(classes=400).eval()
-    assert sum(parameter.numel() for parameter in network.parameters()) == 47_018_576
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        network(torch.zeros(1, 3, 16, 112, 112))
-    # The counter counts a multiplication and an addition as two.
-    assert round(counter.get_total_flops() / 2e9, 2) == 10.07
+@pytest.mark.parametrize("build", [r3d50, i3d_r50])
+def test_channels_that_enter_a_unit_are_those_that_are_stated(build):
+    for stage in (2, 3, 4, 5):
+        network = build(classes=3)
+        for unit, channels in network.block_sites(stage, 3).items():
+            assert shape_before(build(classes=3), unit, (8, 64, 64))[0] == channels

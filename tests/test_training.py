@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -212,6 +213,18 @@ def test_one_bad_video_in_a_hundred_is_reported_and_trained_around(
     results = train(replace(config, max_bad=0.2, output=str(tmp_path / "tolerant")))
     assert list(results["bad_videos"]) == [str(tmp_path / "broken.avi")]
     assert sum("left out" in record.message for record in caplog.records) == 2
+
+
+def test_bad_validation_videos_are_reported_but_do_not_stop_the_training(
+    class_folders, config, tmp_path
+):
+    root = tmp_path / "copy"
+    shutil.copytree(class_folders, root)
+    for label in ("first", "second"):
+        (root / "val" / label / "bad.avi").touch()
+    results = train(replace(config, root=str(root), epochs=1))
+    assert len(results["bad_videos"]) == 2
+    assert results["last"]["clip"]["n"] == 4
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_names_of_the_videos(config):
