@@ -50,6 +50,7 @@ class TrainConfig:
         short_side: Pixels of a frame's short side before the crop; for training this is the
             least, 1.25 times as many the most.
         crop: Side of the square that the network sees, in pixels.
+        gamma: Exponent of the pixel values in [0, 1]; 0.4 brightens videos filmed in the dark.
         flip: Mirror half of the training clips; by default where no class is the mirror image
             of another.
         epochs: Passes over the training videos.
@@ -86,6 +87,7 @@ class TrainConfig:
     stride: int = 1
     short_side: int = 128
     crop: int = 124
+    gamma: float = 1.0
     flip: bool | None = None
     epochs: int = 100
     batch_size: int = 16

@@ -405,7 +405,9 @@ def build_recognizer(config: TrainConfig, dataset: VideoDataset) -> Recognizer:
                 stage_num=config.stage_num,
             ),
             sampling=ClipSampling(config.clip_length, config.stride),
-            preprocessing=Preprocessing(config.short_side, config.crop, **statistics),
+            preprocessing=Preprocessing(
+                config.short_side, config.crop, gamma=config.gamma, **statistics
+            ),
         )
     )
     if checkpoint:

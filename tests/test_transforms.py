@@ -144,3 +144,15 @@ def test_a_video_becomes_the_networks_input(encode, tmp_path, size):
     top, left = (frames.shape[1] - 28) // 2, (frames.shape[2] - 28) // 2
     assert torch.equal(squares[1], expected(frames, top, left, size=28))
     assert preprocessing.normalise(squares).abs().max() <= 1
+
+
+def test_a_gamma_below_1_brightens_what_is_dark_and_keeps_black_and_white():
+    clips = torch.tensor([0, 16, 255], dtype=torch.uint8).view(1, 3, 1, 1, 1)
+    brighter = Preprocessing(gamma=0.4).normalise(clips).flatten()
+    torch.testing.assert_close(brighter, torch.tensor([-1.0, 2 * (16 / 255) ** 0.4 - 1, 1.0]))
+
+
+@pytest.mark.parametrize("gamma", [0, -1])
+def test_a_gamma_that_is_no_exponent_is_wrong_usage(gamma):
+    with pytest.raises(UsageError, match=f"A gamma of {gamma} is not possible"):
+        Preprocessing(gamma=gamma)

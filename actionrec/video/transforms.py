@@ -13,15 +13,19 @@ class Preprocessing:
     """What a network expects of its input; it is stored in the model file.
 
     Frames are scaled until the shorter side has `short_side` pixels, a square of `crop` pixels is
-    cut out, and RGB values, brought to [0, 1], become (value - mean) / std.
+    cut out, and RGB values, brought to [0, 1], become (value ** gamma - mean) / std. A gamma below
+    1 brightens what is dark; networks are pretrained with 1.
     """
 
     short_side: int = 128
     crop: int = 124
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    gamma: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.gamma <= 0:
+            raise UsageError(f"A gamma of {self.gamma} is not possible; it must be above 0.")
         if not 0 < self.crop <= self.short_side:
             raise UsageError(
                 f"A crop of {self.crop} does not fit into frames with a short side of "
@@ -62,7 +66,7 @@ class Preprocessing:
         """uint8 clips (B, 3, T, H, W) to float32, normalised."""
         mean = torch.tensor(self.mean, device=clips.device).view(3, 1, 1, 1)
         std = torch.tensor(self.std, device=clips.device).view(3, 1, 1, 1)
-        return (clips.float() / 255 - mean) / std
+        return ((clips.float() / 255).pow(self.gamma) - mean) / std
 
 
 def channels_first(frames: np.ndarray) -> torch.Tensor:
