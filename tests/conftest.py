@@ -48,7 +48,7 @@ def command():
             [sys.executable, "-m", "actionrec.cli", *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=1200,
             **options,
         )
 
