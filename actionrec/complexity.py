@@ -6,6 +6,7 @@ actionrec info --backbone r3d50 --block snl --clip 16x112x112
 from dataclasses import dataclass, field
 
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from actionrec.errors import UsageError
@@ -56,8 +57,9 @@ def measure(config: RecognizerConfig, clip: str) -> Complexity:
         frames, height, width = (int(size) for size in clip.split("x"))
     except ValueError as error:
         raise UsageError(f"--clip {clip} is not of the form TxHxW, such as 16x112x112.") from error
-    # Tensors on the meta device have shapes and no content, so nothing is computed.
-    with torch.device("meta"):
+    # Fake tensors have shapes and no content, so nothing is computed.
+    fake = FakeTensorMode()
+    with fake:
         network = build_network(config).eval()
         clips = torch.empty(1, 3, frames, height, width)
     positions: dict[str, int] = {}
@@ -67,7 +69,7 @@ def measure(config: RecognizerConfig, clip: str) -> Complexity:
         )
     counter = FlopCounterMode(display=False)
     try:
-        with counter, torch.no_grad():
+        with fake, counter, torch.no_grad():
             network(clips)
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"A clip of {clip} is too small for {config.backbone}.") from error

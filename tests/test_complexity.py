@@ -9,6 +9,7 @@ import pytest
 
 from actionrec.complexity import measure
 from actionrec.errors import UsageError
+from actionrec.models.nonlocal_blocks import BLOCK_NAMES
 from actionrec.models.recognizer import BlockConfig, RecognizerConfig
 
 LABELS = tuple(map(str, range(400)))
@@ -49,6 +50,13 @@ def test_products_with_the_affinity_are_counted_in_the_form_that_is_taken():
     linear = measure(RecognizerConfig(LABELS, "r3d50", BlockConfig("snl", (2,))), "16x112x112")
     products = linear.block["macs"] - linear.block["conv_macs"]
     assert products == pytest.approx(4 * 6272 * 128**2, rel=0.02)
+
+
+@pytest.mark.parametrize("name", BLOCK_NAMES)
+def test_every_block_is_counted(name):
+    result = measure(RecognizerConfig(LABELS, "c3d_small", BlockConfig(name)), "8x32x32")
+    assert result.block["params"] > 0
+    assert result.block["macs"] >= result.block["conv_macs"] > 0
 
 
 def test_i3d_costs_what_is_published():
