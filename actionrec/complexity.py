@@ -72,7 +72,10 @@ def measure(config: RecognizerConfig, clip: str) -> Complexity:
         with fake, counter, torch.no_grad():
             network(clips)
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"A clip of {clip} is too small for {config.backbone}.") from error
+        reason = str(error).partition("\n")[0]
+        raise UsageError(
+            f"A clip of {clip} is not possible for {config.backbone} ({reason})."
+        ) from error
     counts = counter.get_flop_counts()
     blocks = [
         BlockComplexity(
