@@ -24,7 +24,9 @@ BlockName = Literal[
     "cheb",
     "cayley",
 ]
-DatasetName = Literal["ucf101", "folder", "csv", "demo"]
+DecoderName = Literal["pyav", "decord", "torchcodec"]
+AugmentName = Literal["none", "color", "randaugment"]
+DatasetName = Literal["ucf101", "hmdb51", "kinetics", "folder", "csv", "demo"]
 
 
 @dataclass
@@ -34,7 +36,8 @@ class TrainConfig:
     Args:
         dataset: Kind of data set.
         root: Its folder, or the CSV file; the demo data set makes its own.
-        split: ucf101: 1, 2, 3 or paper; csv without a split column: fold 1 to 5 by group.
+        split: ucf101: 1, 2, 3 or paper; hmdb51: 1, 2 or 3; csv without a split column: fold 1
+            to 5 by group.
         backbone: Network.
         weights: What to start from: kinetics400 (downloaded once), none, or a file: a model of
             actionrec, for r3d50 one of Hara's .pth, for i3d_r50 PyTorchVideo's .pyth.
@@ -47,10 +50,16 @@ class TrainConfig:
         stage_num: Units of a block that share one affinity.
         clip_length: Frames of a clip.
         stride: Frames from one frame of a clip to the next.
+        fps: Rate that the stride is meant for, such as 25, so that videos of all rates are seen at
+            the same speed; by default the stride is in frames as they are.
         short_side: Pixels of a frame's short side before the crop; for training this is the
             least, 1.25 times as many the most.
         crop: Side of the square that the network sees, in pixels.
         gamma: Exponent of the pixel values in [0, 1]; 0.4 brightens videos filmed in the dark.
+        crop_area: Share of the frame's area that a training crop takes, least and most, such as
+            0.3 1 (Inception's way, the sides 3:4 to 4:3); by default squares by short_side.
+        augment: Change training clips further: color jitters brightness, contrast, saturation and
+            hue; randaugment applies two random operations to a clip.
         flip: Mirror half of the training clips; by default where no class is the mirror image
             of another.
         epochs: Passes over the training videos.
@@ -65,6 +74,7 @@ class TrainConfig:
         precision: Numbers of the forward and backward pass; auto is bf16-mixed on a GPU that
             has it, else 32-true.
         workers: Processes that read videos.
+        decoder: Library that decodes videos; those but pyav are extras and less exact.
         seed: Seed of the weights and of every random choice.
         max_bad: Share of training videos that may be unreadable before training stops.
         output: Folder of the run; by default runs/DATASET-BACKBONE-BLOCK.
@@ -85,9 +95,12 @@ class TrainConfig:
     stage_num: int = 1
     clip_length: int = 16
     stride: int = 1
+    fps: float | None = None
     short_side: int = 128
     crop: int = 124
     gamma: float = 1.0
+    crop_area: list[float] | None = None
+    augment: AugmentName = "none"
     flip: bool | None = None
     epochs: int = 100
     batch_size: int = 16
@@ -98,6 +111,7 @@ class TrainConfig:
     freeze_batchnorm: bool = False
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     workers: int = 2
+    decoder: DecoderName = "pyav"
     seed: int = 0
     max_bad: float = 0.01
     output: str | None = None

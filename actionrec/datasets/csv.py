@@ -10,6 +10,7 @@ column the groups are dealt into five folds, and fold N validates: `--split 1` t
 
 import csv
 import logging
+import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -213,7 +214,18 @@ def _check_labels(path: Path, sides: dict[str, list[dict[str, str]]]) -> None:
 
 
 def _check_files(path: Path, rows: list[dict[str, str]]) -> None:
-    missing = [row for row in rows if not (path.parent / row["path"]).is_file()]
+    # A listing of each folder answers for thousands of files at once. What it lacks is looked at
+    # itself: a disk may take another case or another form of an accent for the same name.
+    files = {
+        folder: _files_in(path.parent / folder)
+        for folder in {os.path.dirname(row["path"]) for row in rows}
+    }
+    missing = [
+        row
+        for row in rows
+        if os.path.basename(row["path"]) not in files[os.path.dirname(row["path"])]
+        and not (path.parent / row["path"]).is_file()
+    ]
     if not missing:
         return
     message = (
@@ -223,3 +235,11 @@ def _check_files(path: Path, rows: list[dict[str, str]]) -> None:
     if 2 * len(missing) >= len(rows):
         raise ActionrecError(f"{message}; paths are relative to the folder of the CSV file.")
     logger.warning("%s.", message)
+
+
+def _files_in(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except OSError:
+        return set()

@@ -7,11 +7,12 @@ my_videos/train/cooking/*.mp4     my_videos/val/cooking/*.mp4
 """
 
 import logging
+import os
 from pathlib import Path
 
 from actionrec.datasets import LabelledVideo, VideoDataset
 from actionrec.errors import ActionrecError
-from actionrec.files import VIDEO_SUFFIXES, videos_below
+from actionrec.files import VIDEO_SUFFIXES
 
 logger = logging.getLogger("actionrec")
 
@@ -79,7 +80,7 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _videos_by_class(folder: Path) -> dict[str, list[Path]]:
-    videos = {below.name: videos_below(below) for below in _folders_in(folder)}
+    videos = {below.name: _videos_below(below) for below in _folders_in(folder)}
     loose = [path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES]
     if loose:
         logger.warning(
@@ -89,6 +90,26 @@ def _videos_by_class(folder: Path) -> dict[str, list[Path]]:
             min(loose).name,
         )
     return videos
+
+
+def _videos_below(folder: Path) -> list[Path]:
+    # os.walk tells files from folders by the listing alone; asking each path for its status
+    # takes minutes on a network disk.
+    videos = []
+    for parent, folders, files in os.walk(folder, onerror=_raise_unlisted):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        videos += [
+            Path(parent, name)
+            for name in files
+            if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith(".")
+        ]
+    return sorted(videos)
+
+
+def _raise_unlisted(error: OSError) -> None:
+    raise ActionrecError(
+        f"{error.filename} can't be listed ({error.strerror}); check its permissions."
+    ) from error
 
 
 def _names(names: list[str]) -> str:

@@ -9,10 +9,9 @@ list files lie beside the videos, they are read and must agree with the rule.
 
 import logging
 import re
-from collections import Counter
 from pathlib import Path
 
-from actionrec.datasets import LabelledVideo, VideoDataset
+from actionrec.datasets import LabelledVideo, VideoDataset, absent_classes
 from actionrec.errors import ActionrecError, UsageError
 
 logger = logging.getLogger("actionrec")
@@ -148,12 +147,7 @@ def _find_videos(folder: Path) -> dict[str, Path]:
 def _warn_of_missing(folder: Path, videos: dict[str, Path]) -> None:
     if len(videos) >= OFFICIAL_COUNT:
         return
-    counts = Counter(_parse(name)[0] for name in videos)
-    absent = [name for label, name in enumerate(LABELS) if not counts[label]]
-    classes = ""
-    if absent:
-        more = ", ..." if len(absent) > 3 else ""
-        classes = f"; {len(absent)} classes have none ({', '.join(absent[:3])}{more})"
+    classes = absent_classes(LABELS, {_parse(name)[0] for name in videos})
     logger.warning(
         "%s holds %d of the %d videos of UCF-101%s.", folder, len(videos), OFFICIAL_COUNT, classes
     )
