@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from actionrec.errors import ActionrecError
@@ -11,6 +12,20 @@ from actionrec.errors import ActionrecError
 VIDEO_SUFFIXES = frozenset(
     ".avi .mp4 .mkv .mov .m4v .webm .mpg .mpeg .ts .m2ts .wmv .flv .3gp .ogv".split()
 )
+
+
+def cache_folder() -> Path:
+    """Where we keep what is made once: $ACTIONREC_CACHE, or the user's cache folder."""
+    if chosen := os.environ.get("ACTIONREC_CACHE"):
+        return Path(chosen).expanduser()
+    return _user_cache_folder()
+
+
+@cache
+def _user_cache_folder() -> Path:
+    import platformdirs
+
+    return platformdirs.user_cache_path("actionrec")
 
 
 def videos_below(folder: Path) -> list[Path]:

@@ -14,7 +14,8 @@ import torch
 
 from actionrec.files import videos_below
 from actionrec.models.recognizer import Recognizer, RecognizerConfig
-from actionrec.video.reader import VideoError, VideoReader
+from actionrec.video.reader import VideoError, open_video
+from actionrec.video.transforms import channels_first, stack_clips
 
 MOST_CLIPS = 10
 BATCH_SIZE = 4
@@ -66,20 +67,31 @@ class VideoClips:
 
 
 def read_clips(
-    path: str | Path, config: RecognizerConfig, clips: int | None, crops: int = 1
+    path: str | Path,
+    config: RecognizerConfig,
+    clips: int | None,
+    crops: int = 1,
+    decoder: str = "pyav",
 ) -> VideoClips:
     """Read `clips` evenly spread clips of a video, or as many as cover it, ten at most.
+
+    Each gives `crops` squares: 1, the centre, or 3 along the longer side.
 
     Raises:
         VideoError: the video can't be read.
     """
-    video = VideoReader(path)
+    video = open_video(path, decoder)
+    sampling, preprocessing = config.sampling.at(video.fps), config.preprocessing
     if clips is None:
-        chosen = config.sampling.covering(len(video), at_most=MOST_CLIPS)
+        chosen = sampling.covering(len(video), at_most=MOST_CLIPS)
     else:
-        chosen = config.sampling.uniform(len(video), clips)
-    frames = video.clips(chosen, config.preprocessing.short_side)
-    pixels = torch.cat([config.preprocessing.crops(clip, crops) for clip in frames])
+        chosen = sampling.uniform(len(video), clips)
+    if crops == 1:
+        read = video.clips(chosen, (preprocessing.crop,) * 2, preprocessing.square(video.size))
+        pixels = stack_clips([channels_first(clip) for clip in read])
+    else:
+        read = video.clips(chosen, preprocessing.crop, preprocessing.strip(video.size))
+        pixels = torch.cat([preprocessing.squares(clip) for clip in read])
     seconds = [(clip[0] / video.fps, (clip[-1] + 1) / video.fps) for clip in chosen]
     return VideoClips(pixels, seconds)
 
@@ -115,14 +127,19 @@ def find_videos(paths: Iterable[str | Path]) -> list[Path | Failure]:
 
 
 def predict_video(
-    recognizer: Recognizer, path: str | Path, model: str, topk: int = 5, clips: int | None = None
+    recognizer: Recognizer,
+    path: str | Path,
+    model: str,
+    topk: int = 5,
+    clips: int | None = None,
+    decoder: str = "pyav",
 ) -> Prediction:
     """The best `topk` classes of a video and of each of its clips.
 
     Raises:
         VideoError: the video can't be read.
     """
-    read = read_clips(path, recognizer.config, clips)
+    read = read_clips(path, recognizer.config, clips, decoder=decoder)
     scores = score_clips(recognizer, read)
     labels = recognizer.config.labels
     return Prediction(
@@ -148,6 +165,7 @@ def predict_all(
     model: str,
     topk: int = 5,
     clips: int | None = None,
+    decoder: str = "pyav",
 ) -> Iterator[Prediction | Failure]:
     """Predict one video after the other; a bad one becomes a Failure and the others go on."""
     for video in videos:
@@ -155,6 +173,6 @@ def predict_all(
             yield video
             continue
         try:
-            yield predict_video(recognizer, video, model, topk, clips)
+            yield predict_video(recognizer, video, model, topk, clips, decoder)
         except VideoError as error:
             yield Failure(str(video), str(error))

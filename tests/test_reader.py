@@ -11,9 +11,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from av.video.frame import PictureType
+from PIL import Image
+from torchvision.transforms.v2 import functional
 
-from actionrec.video import reader
+from actionrec.video import index
+from actionrec.video.index import ANNOUNCED_SHARE
 from actionrec.video.reader import VideoError, VideoReader
 from actionrec.video.sampling import ClipSampling
 
@@ -28,6 +32,8 @@ X264 = {"bf": "3", "x264-params": "b-adapt=0:scenecut=0:keyint=12"}
 HEALTHY = {
     "XviD-like AVI, one key frame": ("v.avi", "mpeg4", {"bf": "2", "g": "600"}, True),
     "mpeg4 AVI, no B-frames": ("v.avi", "mpeg4", {"g": "12"}, False),
+    "mpeg4 AVI, no B-frames, one key frame": ("v.avi", "mpeg4", {"g": "600"}, False),
+    "mpeg4 AVI, B-frames, short groups": ("v.avi", "mpeg4", {"bf": "2", "g": "8"}, True),
     "H.264 AVI": ("v.avi", "libx264", X264, True),
     "H.264 mp4": ("v.mp4", "libx264", X264, True),
     "H.264 mov": ("v.mov", "libx264", X264, True),
@@ -35,6 +41,19 @@ HEALTHY = {
     "H.264 flv": ("v.flv", "libx264", X264, True),
     "H.264 mpegts": ("v.ts", "libx264", X264, True),
     "MPEG-2 program stream": ("v.mpg", "mpeg2video", {"bf": "2"}, True),
+    "H.264 mp4, open groups": (
+        "v.mp4",
+        "libx264",
+        {"bf": "3", "x264-params": "b-adapt=0:scenecut=0:keyint=12:open-gop=1"},
+        True,
+    ),
+    "HEVC mkv, open groups": (
+        "v.mkv",
+        "libx265",
+        {"x265-params": "log-level=none:bframes=3:b-adapt=0:keyint=12:open-gop=1"},
+        True,
+    ),
+    "MPEG-4 mp4": ("v.mp4", "mpeg4", {"bf": "2", "g": "12"}, True),
     "HEVC mp4": ("v.mp4", "libx265", {"x265-params": "log-level=none:bframes=3"}, True),
     "VP8 webm": ("v.webm", "libvpx", {"lag-in-frames": "8"}, False),
     "VP9 webm": ("v.webm", "libvpx-vp9", {"lag-in-frames": "8", "cpu-used": "5"}, False),
@@ -42,17 +61,19 @@ HEALTHY = {
 }
 
 
-def decode(path, short_side=None):
+def decode(path, size=None):
     """The reference: every frame of the file, one after the other, by PyAV alone."""
-    frames = []
     with av.open(str(path)) as container:
-        for frame in container.decode(video=0):
-            width, height = frame.width, frame.height
-            if short_side is not None:
-                scale = short_side / min(width, height)
-                width, height = round(width * scale), round(height * scale)
-            frames.append(frame.reformat(width, height, "rgb24").to_ndarray())
-    return np.stack(frames)
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return np.stack(frames) if size is None else scale(np.stack(frames), size)
+
+
+def scale(frames, short_side):
+    """Frames (T, H, W, 3) scaled all at once."""
+    pictures = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    factor = short_side / min(frames.shape[1:3])
+    size = [round(side * factor) for side in frames.shape[1:3]]
+    return functional.resize(pictures, size, antialias=True).permute(0, 2, 3, 1).numpy()
 
 
 def indices_shown(frames):
@@ -75,11 +96,16 @@ def assert_exact(path, clips=ClipSampling(length=8, stride=3)):  # noqa: B008
     assert len(video) == len(reference)
     assert video.size == reference.shape[1:3]
     np.testing.assert_array_equal(video.read(range(len(video))), reference)
-    scaled = decode(path, short_side=32)
+    scaled = decode(path, size=32)
     for start in range(0, len(video), 7):
         clip = clips.clip(start, len(video))
         np.testing.assert_array_equal(video.read(clip), reference[clip])
-        np.testing.assert_array_equal(video.read(clip, short_side=32), scaled[clip])
+        np.testing.assert_array_equal(video.read(clip, size=32), scaled[clip])
+    for length, step in ((1, 9), (3, 10), (4, 17), (2, 1)):
+        starts = range(0, len(video) - length, step)
+        chosen = [list(range(start, start + length)) for start in starts]
+        for clip, frames in zip(chosen, video.clips(chosen), strict=True):
+            np.testing.assert_array_equal(frames, reference[clip])
     return reference
 
 
@@ -94,10 +120,20 @@ def test_real_packed_avi_is_exact_from_every_start():
 
 
 @needs_packed
+def test_clips_of_the_real_packed_avi_far_apart_in_one_pass_are_exact():
+    reference, video = decode(PACKED), VideoReader(PACKED)
+    for length, gap in ((16, 5), (16, 40), (5, 3), (1, 2), (1, 50), (40, 1)):
+        starts = range(0, 164 - length, length + gap)
+        clips = [list(range(start, start + length)) for start in starts]
+        for clip, frames in zip(clips, video.clips(clips), strict=True):
+            np.testing.assert_array_equal(frames, reference[clip])
+
+
+@needs_packed
 def test_real_packed_avi_scaled_and_in_one_pass_is_exact():
-    reference, video = decode(PACKED, short_side=128), VideoReader(PACKED)
+    reference, video = decode(PACKED, size=128), VideoReader(PACKED)
     clips = [ClipSampling(length=16, stride=2).clip(start, 164) for start in range(164)]
-    for clip, frames in zip(clips, video.clips(clips, short_side=128), strict=True):
+    for clip, frames in zip(clips, video.clips(clips, size=128), strict=True):
         np.testing.assert_array_equal(frames, reference[clip])
 
 
@@ -114,6 +150,46 @@ def test_frames_are_those_of_a_sequential_decode(encode, tmp_path, kind):
     assert indices_shown(assert_exact(path)) == list(range(40))
     assert VideoReader(path).fps == 25.0
     assert VideoReader(path).duration == 40 / 25
+
+
+@pytest.mark.parametrize(
+    "kind", ["XviD-like AVI, one key frame", "H.264 mp4", "H.264 mkv", "HEVC mkv, open groups"]
+)
+def test_a_clip_needs_no_counting_from_the_start_where_there_is_a_shortcut(
+    encode, tmp_path, monkeypatch, kind
+):
+    name, codec, options, _ = HEALTHY[kind]
+    needs(codec)
+    path = encode(tmp_path / name, codec, frames=100, options=options)
+    monkeypatch.delattr(VideoReader, "_decode_counting")
+    clips = [range(0, 8), range(30, 62, 2), range(94, 100)]
+    for clip, frames in zip(clips, VideoReader(path).clips(clips), strict=True):
+        assert indices_shown(frames) == list(clip)
+
+
+def test_key_frames_that_are_none_are_seen_through(encode, tmp_path):
+    """The index of an AVI may have the key frame flag on every frame."""
+    path = encode(tmp_path / "v.avi", frames=40, options={"g": "600"})
+    data = bytearray(path.read_bytes())
+    place = data.rindex(b"idx1") + 8
+    for entry in range(place, len(data) - 15, 16):
+        data[entry + 4] |= 0x10
+    path.write_bytes(data)
+    assert indices_shown(assert_exact(path)) == list(range(40))
+
+
+def test_frames_that_the_decoder_had_to_make_up_are_found_by_verifying(encode, tmp_path):
+    path = encode(tmp_path / "v.avi", frames=40, size=(320, 240), options={"bf": "2"})
+    VideoReader(path).verify()
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size > 200]
+        for packet in packets[3::9]:
+            place = packet.pos + 8 + packet.size // 2
+            data[place : place + 40] = bytes(40)
+    path.write_bytes(data)
+    with pytest.raises(VideoError, match=r"is damaged in \d+ of its 40 frames"):
+        VideoReader(path).verify()
 
 
 def test_variable_frame_rate_is_read_by_index_not_by_time(encode, tmp_path):
@@ -137,22 +213,34 @@ def test_frames_that_an_edit_list_cuts_off_do_not_exist(encode, tmp_path):
     assert indices_shown(assert_exact(path)) == list(range(5, 40))
 
 
-# As a player turns them: quarter turns clockwise and the matrix (a, b, c, d) of the track header.
+# As a player shows them: mirrored left to right, then quarter turns clockwise; and the matrix
+# (a, b, c, d) of the track header.
 @pytest.mark.parametrize(
-    ("turns", "matrix"), [(1, (0, 1, -1, 0)), (2, (-1, 0, 0, -1)), (3, (0, -1, 1, 0))]
+    ("mirrored", "turns", "matrix"),
+    [
+        (False, 1, (0, 1, -1, 0)),
+        (False, 2, (-1, 0, 0, -1)),
+        (False, 3, (0, -1, 1, 0)),
+        (True, 0, (-1, 0, 0, 1)),
+        (True, 1, (0, -1, -1, 0)),
+        (True, 2, (1, 0, 0, -1)),
+        (True, 3, (0, 1, 1, 0)),
+    ],
 )
-def test_a_phone_that_was_held_upright_gives_upright_frames(encode, tmp_path, turns, matrix):
+def test_frames_are_turned_and_mirrored_as_a_player_shows_them(
+    encode, tmp_path, mirrored, turns, matrix
+):
     path = encode(tmp_path / "v.mp4", "libx264", frames=10, size=(64, 32), options=X264)
     data = bytearray(path.read_bytes())
     a, b, c, d = (65536 * entry for entry in matrix)
     struct.pack_into(">9i", data, data.index(b"tkhd") + 44, a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
     video = VideoReader(path)
-    upright = np.rot90(decode(path), -turns, axes=(1, 2))
+    picture = decode(path)[:, :, ::-1] if mirrored else decode(path)
+    upright = np.rot90(picture, -turns, axes=(1, 2))
     assert video.size == upright.shape[1:3] == ((64, 32) if turns % 2 else (32, 64))
     np.testing.assert_array_equal(video.read(range(10)), upright)
-    scaled = np.rot90(decode(path, short_side=16), -turns, axes=(1, 2))
-    np.testing.assert_array_equal(video.read(range(10), short_side=16), scaled)
+    np.testing.assert_array_equal(video.read(range(10), size=16), scale(upright, 16))
 
 
 def test_hidden_reference_frames_of_vp8_are_not_counted(encode, tmp_path):
@@ -231,6 +319,25 @@ def test_the_shorter_side_is_scaled_to_the_length_asked_for(
     np.testing.assert_array_equal(frames, decode(path, short_side)[[0, 4, 7]])
 
 
+@pytest.mark.parametrize("turns", [0, 1])
+def test_a_crop_is_cut_out_of_the_frame_as_it_is_shown_and_then_scaled(encode, tmp_path, turns):
+    path = encode(tmp_path / "v.mp4", "libx264", frames=8, size=(64, 48))
+    if turns:
+        data = bytearray(path.read_bytes())
+        place = data.index(b"tkhd") + 44
+        struct.pack_into(">9i", data, place, 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
+        path.write_bytes(data)
+    shown = np.rot90(decode(path), -turns, axes=(1, 2))[[1, 2, 5]]
+    cut = shown[:, 3:33, 7:47]
+    video = VideoReader(path)
+    np.testing.assert_array_equal(video.read([1, 2, 5], crop=(3, 7, 30, 40)), cut)
+    scaled = video.read([1, 2, 5], size=(20, 16), crop=(3, 7, 30, 40))
+    for frame, whole in zip(scaled, cut, strict=True):
+        # Pillow, too, averages all pixels that fall into one.
+        expected = Image.fromarray(whole).resize((16, 20), Image.Resampling.BILINEAR)
+        assert np.abs(frame.astype(int) - np.asarray(expected)).max() <= 1
+
+
 def test_repeated_indices_repeat_the_frame(encode, tmp_path):
     path = encode(tmp_path / "v.avi", frames=12, options={"bf": "2"})
     indices = [0, 0, 3, 3, 3, 11, 11]
@@ -242,7 +349,7 @@ def test_clips_in_one_pass_are_those_read_one_by_one(encode, tmp_path, monkeypat
     video = VideoReader(path)
     sampling = ClipSampling(length=6, stride=2)
     clips = [sampling.clip(start, 60) for start in (0, 3, 4, 4, 20, 49, 55, 59)]
-    expected = [video.read(clip, short_side=32) for clip in clips]
+    expected = [video.read(clip, size=32) for clip in clips]
 
     opened = []
     open_file = av.open
@@ -251,8 +358,8 @@ def test_clips_in_one_pass_are_those_read_one_by_one(encode, tmp_path, monkeypat
         opened.append(name)
         return open_file(name, **options)
 
-    monkeypatch.setattr(reader.av, "open", count)
-    together = list(video.clips(clips, short_side=32))
+    monkeypatch.setattr(index.av, "open", count)
+    together = list(video.clips(clips, size=32))
     assert len(opened) == 1
     assert len(together) == len(clips)
     for clip, alone in zip(together, expected, strict=True):
@@ -317,6 +424,21 @@ NOT_VIDEOS = {
         "could not be read",
     ),
     "audio only": ("sound.mp4", audio_only, "has no video stream"),
+    "a picture": (
+        "picture.jpg",
+        lambda path: Image.new("RGB", (64, 48)).save(path),
+        "is not a video",
+    ),
+    "a text that FFmpeg would draw": (
+        "film.nfo",
+        lambda path: path.write_text("No video.\n" * 20),
+        "is not a video",
+    ),
+    "a list of other files": (
+        "list.mp4",
+        lambda path: path.write_text("ffconcat version 1.0\nfile /etc/hostname\n"),
+        "could not be read",
+    ),
     "a song with a cover": ("song.mp3", song_with_cover, "has no video stream"),
 }
 
@@ -342,7 +464,7 @@ def assert_error_or_exact(path, whole):
     except VideoError as error:
         assert str(path) in str(error)
         return
-    assert len(frames) >= reader.ANNOUNCED_SHARE * len(whole) - 1
+    assert len(frames) >= ANNOUNCED_SHARE * len(whole) - 1
     sure = len(frames) if len(frames) == len(whole) else len(frames) - 3
     np.testing.assert_array_equal(frames[:sure], whole[:sure])
 
@@ -424,12 +546,13 @@ def test_a_file_that_gives_fewer_frames_than_it_has_is_an_error(encode, tmp_path
 # In a process of its own: a decoder that hangs or crashes must not take the tests with it.
 READ_ALL = """
 import json, sys
+from actionrec.video.index import ANNOUNCED_SHARE
 from actionrec.video.reader import VideoError, VideoReader
 outcomes = {}
 for path in sys.argv[1:]:
     try:
         video = VideoReader(path)
-        frames = video.read(range(len(video)), short_side=32)
+        frames = video.read(range(len(video)), size=32)
         right = frames.shape[0] == len(video) and min(frames.shape[1:3]) == 32
         outcomes[path] = "frames" if right else f"{frames.shape}"
     except VideoError:

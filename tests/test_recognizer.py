@@ -39,7 +39,7 @@ def test_the_metadata_tells_what_predicting_needs(tmp_path, small_recognizer):
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
         description = json.loads(file.metadata()[METADATA_KEY])
     assert description["config"]["labels"] == ["a", "b", "c"]
-    assert description["config"]["sampling"] == {"length": 4, "stride": 2}
+    assert description["config"]["sampling"] == {"length": 4, "stride": 2, "fps": None}
     assert description["config"]["preprocessing"]["crop"] == 32
     assert set(description["versions"]) == {"actionrec", "torch", "python"}
 

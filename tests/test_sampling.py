@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from actionrec.errors import UsageError
 from actionrec.video.sampling import ClipSampling
 
 SAMPLINGS = [ClipSampling(16, 1), ClipSampling(8, 4), ClipSampling(64, 1), ClipSampling(1, 1)]
@@ -98,3 +99,47 @@ def test_covering_takes_no_more_clips_than_allowed_and_then_spreads_them():
     assert len(clips) == 10
     assert (clips[0][0], clips[-1][-1]) == (0, 2999)
     assert np.ptp(np.diff([clip[0] for clip in clips])) <= 1
+
+
+def test_a_rate_makes_videos_of_all_rates_pass_at_the_same_speed():
+    sampling = ClipSampling(length=5, stride=2, fps=25)
+    assert sampling.at(25).clip(0, 100) == [0, 2, 4, 6, 8]
+    assert sampling.at(50).clip(0, 100) == [0, 4, 8, 12, 16]
+    assert sampling.at(30).clip(0, 100) == [0, 2, 5, 7, 10]
+    assert sampling.at(10).clip(0, 100) == [0, 1, 2, 2, 3]
+    for video_fps in (10, 23.976, 25, 29.97, 60, 240):
+        clip = sampling.at(video_fps).clip(0, 10**6)
+        seconds = np.array(clip) / video_fps
+        assert np.abs(seconds - np.arange(5) * 2 / 25).max() <= 0.5 / video_fps + 1e-9
+
+
+def test_without_a_rate_frames_are_taken_as_they_are():
+    sampling = ClipSampling(length=5, stride=2)
+    assert sampling.at(60) is sampling
+
+
+@pytest.mark.parametrize("video_fps", [7.5, 25, 29.97, 60])
+@pytest.mark.parametrize("frames", [1, 20, 31, 300])
+def test_clips_at_a_rate_exist_and_reach_both_ends(video_fps, frames):
+    sampling = ClipSampling(length=16, stride=1, fps=25).at(video_fps)
+    clips = sampling.uniform(frames, 4) + list(sampling.sliding(frames, hop=5))
+    assert all(0 <= clip[0] and clip[-1] < frames and clip == sorted(clip) for clip in clips)
+    assert clips[0][0] == 0 and clips[-1][-1] == frames - 1
+
+
+@pytest.mark.parametrize("frames", [1, 4, 15, 16, 17, 24, 25, 100])
+@pytest.mark.parametrize("hop", [1, 3, 8, 16])
+def test_sliding_clips_leave_no_frame_out_and_start_hop_apart(frames, hop):
+    clips = list(ClipSampling(length=16).sliding(frames, hop))
+    assert {index for clip in clips for index in clip} == set(range(frames))
+    starts = [clip[0] for clip in clips]
+    assert set(np.diff(starts[:-1])) <= {hop}
+    assert starts[-1] == max(frames - 16, 0)
+    assert len(set(starts)) == len(starts)
+
+
+def test_a_hop_or_rate_that_is_not_possible_is_wrong_usage():
+    with pytest.raises(UsageError, match="A hop of 0 frames"):
+        list(ClipSampling().sliding(100, 0))
+    with pytest.raises(UsageError, match="A rate of 0 frames a second"):
+        ClipSampling(fps=0)

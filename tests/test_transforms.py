@@ -6,7 +6,13 @@ import torch
 
 from actionrec.errors import UsageError
 from actionrec.video.reader import VideoReader
-from actionrec.video.transforms import Preprocessing, channels_first
+from actionrec.video.transforms import (
+    Preprocessing,
+    augment,
+    channels_first,
+    random_area,
+    stack_clips,
+)
 
 SMALL = Preprocessing(short_side=20, crop=16)
 
@@ -15,11 +21,6 @@ def coordinates(height, width, frames=3):
     """Frames (T, H, W, 3) whose pixels hold their row, column and frame."""
     time, rows, columns = np.indices((frames, height, width))
     return np.stack([rows, columns, time], axis=-1).astype(np.uint8)
-
-
-def corner(square):
-    """The row and column of the upper left pixel of a square (3, T, H, W) of `coordinates`."""
-    return square[0, 0, 0, 0].item(), square[1, 0, 0, 0].item()
 
 
 def expected(frames, top, left, size=16):
@@ -37,78 +38,96 @@ def test_a_crop_that_does_not_fit_is_wrong_usage(short_side, crop):
         Preprocessing(short_side=short_side, crop=crop)
 
 
-def test_one_crop_is_the_centre():
-    frames = coordinates(20, 30)
-    [square] = SMALL.crops(frames, 1)
-    assert torch.equal(square, expected(frames, top=2, left=7))
+def cut(frames, crop):
+    top, left, height, width = crop
+    return frames[:, top : top + height, left : left + width]
+
+
+def test_the_square_is_the_centre():
+    assert SMALL.square((20, 30)) == (2, 7, 16, 16)
+    assert SMALL.square((30, 20)) == (7, 2, 16, 16)
+
+
+def test_the_square_is_as_large_as_if_the_frame_had_been_scaled_first():
+    # 240 -> 128 pixels, of which 124 are seen: 232.5 of the 240.
+    assert Preprocessing().square((240, 320)) == (4, 44, 232, 232)
+    assert Preprocessing(256, 224).square((240, 320)) == (15, 55, 210, 210)
+    assert Preprocessing(short_side=20, crop=20).square((9, 7)) == (1, 0, 7, 7)
 
 
 @pytest.mark.parametrize(
-    ("size", "corners"),
+    ("size", "strip", "corners"),
     [
-        ((20, 30), [(2, 0), (2, 7), (2, 14)]),
-        ((30, 20), [(0, 2), (7, 2), (14, 2)]),
-        ((20, 20), [(2, 0), (2, 2), (2, 4)]),
+        ((20, 30), (2, 0, 16, 30), [(2, 0), (2, 7), (2, 14)]),
+        ((30, 20), (0, 2, 30, 16), [(0, 2), (7, 2), (14, 2)]),
+        ((20, 20), (2, 0, 16, 20), [(2, 0), (2, 2), (2, 4)]),
     ],
 )
-def test_three_crops_lie_along_the_longer_side(size, corners):
+def test_three_crops_lie_along_the_longer_side(size, strip, corners):
     frames = coordinates(*size)
-    squares = SMALL.crops(frames, 3)
+    assert SMALL.strip(size) == strip
+    squares = SMALL.squares(cut(frames, strip))
     assert (squares.shape, squares.dtype) == ((3, 3, 3, 16, 16), torch.uint8)
     for square, (top, left) in zip(squares, corners, strict=True):
         assert torch.equal(square, expected(frames, top, left))
 
 
-def test_a_crop_of_the_whole_frame_is_the_frame():
-    frames = coordinates(20, 20)
-    whole = Preprocessing(short_side=20, crop=20)
-    [square] = whole.crops(frames, 1)
-    assert torch.equal(square, expected(frames, 0, 0, size=20))
-    drawn = whole.random_crop(frames, np.random.default_rng(0), flip=False)
-    assert torch.equal(drawn, square)
-
-
-def test_a_random_crop_is_one_square_through_all_frames_from_anywhere():
-    frames, generator = coordinates(20, 22), np.random.default_rng(0)
-    corners = set()
-    for _ in range(600):
-        square = SMALL.random_crop(frames, generator, flip=False)
-        top, left = corner(square)
-        assert torch.equal(square, expected(frames, top, left))
-        corners.add((top, left))
-    assert corners == {(top, left) for top in range(5) for left in range(7)}
-
-
-def test_a_flip_mirrors_all_frames_half_of_the_time_and_only_left_to_right():
-    frames, generator = coordinates(20, 22), np.random.default_rng(0)
-    mirrored = 0
-    for _ in range(600):
-        square = SMALL.random_crop(frames, generator, flip=True)
-        if square[1, 0, 0, 0] > square[1, 0, 0, 1]:
-            mirrored += 1
-            square = square.flip(3)
-        assert torch.equal(square, expected(frames, *corner(square)))
-    assert abs(mirrored - 300) < 50  # four standard deviations
-
-
-def test_a_random_crop_is_that_of_its_seed():
-    frames = coordinates(40, 60)
-    crops = [
-        torch.stack(
-            [
-                SMALL.random_crop(frames, np.random.default_rng((seed, number)), flip=True)
-                for number in range(5)
-            ]
-        )
-        for seed in (0, 0, 1)
-    ]
-    assert torch.equal(crops[0], crops[1]) and not torch.equal(crops[0], crops[2])
-
-
-def test_a_random_short_side_goes_from_the_given_one_to_a_quarter_more():
+def test_a_random_square_comes_from_anywhere_and_is_of_every_scale_up_to_a_quarter_more():
     generator = np.random.default_rng(0)
-    drawn = {SMALL.random_short_side(generator) for _ in range(200)}
-    assert drawn == {20, 21, 22, 23, 24, 25}
+    drawn = [SMALL.random_square((40, 44), generator) for _ in range(4000)]
+    sides = {side for _, _, side, _ in drawn}
+    assert sides == {round(40 * 16 / short_side) for short_side in range(20, 26)}
+    for top, left, height, width in drawn:
+        assert height == width and 0 <= top <= 40 - height and 0 <= left <= 44 - width
+    largest = {(top, left) for top, left, side, _ in drawn if side == 32}
+    assert largest == {(top, left) for top in range(9) for left in range(13)}
+
+
+def test_a_square_of_a_tiny_frame_is_inside_it():
+    generator = np.random.default_rng(0)
+    for size in ((1, 1), (2, 5), (5, 2)):
+        for crop in (SMALL.square(size), SMALL.strip(size), SMALL.random_square(size, generator)):
+            top, left, height, width = crop
+            assert height >= 1 and width >= 1 and min(top, left) >= 0
+            assert top + height <= size[0] and left + width <= size[1]
+
+
+def test_a_random_area_has_its_share_of_the_frame_and_its_shape():
+    generator = np.random.default_rng(0)
+    drawn = [random_area((240, 320), (0.3, 0.6), generator) for _ in range(300)]
+    shares = [height * width / (240 * 320) for _, _, height, width in drawn]
+    ratios = [width / height for _, _, height, width in drawn]
+    assert 0.29 < min(shares) < 0.33 and 0.57 < max(shares) < 0.61
+    assert 0.73 < min(ratios) < 0.8 and 1.25 < max(ratios) < 1.36
+    assert len({(top, left) for top, left, _, _ in drawn}) > 250
+
+
+def test_random_crops_are_those_of_their_seed_and_leave_pytorchs_generator_alone():
+    before = torch.random.get_rng_state()
+    for draw in (
+        lambda generator: SMALL.random_square((40, 60), generator),
+        lambda generator: random_area((40, 60), (0.1, 1), generator),
+    ):
+        first, again, other = (
+            [draw(np.random.default_rng((seed, number))) for number in range(5)]
+            for seed in (0, 0, 1)
+        )
+        assert first == again != other
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ["color", "randaugment"])
+def test_augmenting_changes_all_frames_of_a_clip_alike_and_each_clip_differently(name):
+    picture = torch.randint(0, 256, (3, 1, 24, 24), dtype=torch.uint8)
+    clips = picture.expand(6, 3, 5, 24, 24)
+    before = torch.random.get_rng_state()
+    changed = augment(clips, name, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert (changed.shape, changed.dtype) == (clips.shape, torch.uint8)
+    assert torch.equal(changed, changed[:, :, :1].expand_as(changed))
+    assert len({clip.numpy().tobytes() for clip in changed}) > 3
+    assert torch.equal(changed, augment(clips, name, seed=1))
+    assert not torch.equal(changed, augment(clips, name, seed=2))
 
 
 def test_i3d_sees_rgb_from_minus_one_to_one():
@@ -126,24 +145,28 @@ def test_each_colour_has_its_own_mean_and_deviation():
         torch.testing.assert_close(normalised[0, channel], expected_channel)
 
 
-def test_the_tensor_does_not_share_the_frames_memory():
-    frames = coordinates(4, 6)
-    tensor = channels_first(frames)
-    assert (tensor.shape, tensor.is_contiguous()) == ((3, 3, 4, 6), True)
-    frames[:] = 255
-    assert tensor[0].max() == 3
+def test_a_batch_keeps_the_channels_last_in_memory():
+    frames = [coordinates(4, 6), coordinates(4, 6)[:, :, ::-1]]
+    batch = stack_clips([channels_first(each) for each in frames])
+    assert batch.shape == (2, 3, 3, 4, 6)
+    assert batch.is_contiguous(memory_format=torch.channels_last_3d)
+    for clip, each in zip(batch, frames, strict=True):
+        assert torch.equal(clip, torch.tensor(each.tolist()).permute(3, 0, 1, 2))
 
 
 @pytest.mark.parametrize("size", [(64, 48), (48, 64)])
-def test_a_video_becomes_the_networks_input(encode, tmp_path, size):
+def test_cutting_before_scaling_gives_the_picture_of_scaling_before_cutting(encode, tmp_path, size):
     preprocessing = Preprocessing(short_side=32, crop=28)
     video = VideoReader(encode(tmp_path / "v.avi", frames=8, size=size))
-    frames = video.read(range(8), preprocessing.short_side)
-    squares = preprocessing.crops(frames, 3)
-    assert squares.shape == (3, 3, 8, 28, 28)
-    top, left = (frames.shape[1] - 28) // 2, (frames.shape[2] - 28) // 2
-    assert torch.equal(squares[1], expected(frames, top, left, size=28))
-    assert preprocessing.normalise(squares).abs().max() <= 1
+    scaled = video.read(range(8), 32)
+    top, left = (scaled.shape[1] - 28) // 2, (scaled.shape[2] - 28) // 2
+    reference = cut(scaled, (top, left, 28, 28)).astype(int)
+    square = video.read(range(8), (28, 28), preprocessing.square(video.size))
+    squares = preprocessing.squares(video.read(range(8), 28, preprocessing.strip(video.size)))
+    for picture in (channels_first(square), squares[1]):
+        difference = picture.permute(1, 2, 3, 0).numpy().astype(int) - reference
+        # The edges of the white columns, where the antialiasing looks across the cut.
+        assert np.abs(difference).mean() < 3
 
 
 def test_a_gamma_below_1_brightens_what_is_dark_and_keeps_black_and_white():

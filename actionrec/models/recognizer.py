@@ -228,7 +228,7 @@ def load_published(name: str) -> Recognizer:
     recognizer = Recognizer(
         RecognizerConfig(
             labels=tuple(R3D_18_Weights.KINETICS400_V1.meta["categories"]),
-            sampling=ClipSampling(length=64),
+            sampling=ClipSampling(length=64, fps=25),
             preprocessing=Preprocessing(short_side=256, crop=224),
         )
     )

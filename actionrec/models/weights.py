@@ -11,7 +11,6 @@ without a network, a file that the user puts into that folder is used instead.
 import hashlib
 import io
 import math
-import os
 import pickle
 import tarfile
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.files import replacing
+from actionrec.files import cache_folder, replacing
 from actionrec.models.downloads import Source, check, obtain
 
 # torch, numpy and safetensors are imported where they are used, so that the command line can list
@@ -92,15 +91,6 @@ WEIGHTS: dict[str, PretrainedWeights] = {
         tensors_sha256="b0d3a1ba4f172daf7c0745d07f316681beca23868274e4b32245aeed1bc41c4d",
     ),
 }
-
-
-def cache_folder() -> Path:
-    """The folder of the converted weights: $ACTIONREC_CACHE, or the user's cache folder."""
-    if chosen := os.environ.get("ACTIONREC_CACHE"):
-        return Path(chosen).expanduser()
-    import platformdirs
-
-    return platformdirs.user_cache_path("actionrec")
 
 
 def list_weights() -> list[dict[str, Any]]:

@@ -3,45 +3,63 @@
     python -c "from actionrec.video.reader import VideoReader; \
                print(VideoReader('video.mp4').read([0, 10, 20]).shape)"
 
-Frames are decoded from the start of the file and counted. Timestamps aren't trusted: AVI files
-of the kind that UCF-101 is made of have none that are right, and seeking in them is off by up to
-five frames.
+Time stamps are trusted only where they are known to be right. AVI files of the kind that UCF-101
+is made of have none that are, and seeking in them is off by up to five frames, so their frames
+are decoded from the start and counted.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import av
 import numpy as np
-from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
-from actionrec.errors import ActionrecError
+from actionrec.errors import UsageError
+from actionrec.video.index import FrameIndex, VideoError, index_of, opened
 
-# A header may count a few frames more than were written; a file that was cut lacks far more.
-ANNOUNCED_SHARE = 0.98
-# Containers whose header states a duration but no number of frames.
-TIMED_CONTAINERS = {"matroska,webm", "flv"}
-# Here a packet may hold no frame to be shown: VP8 has hidden reference frames, and a recorded
-# transport stream may begin with frames whose references were sent before.
-UNCOUNTABLE = {"vp8", "mpegts"}
-# PyAV below 19 raises UnicodeDecodeError at a title, say, that isn't UTF-8, unless told otherwise;
-# later it never does, and has no such argument.
-OPTIONS = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+__all__ = ["Crop", "VideoError", "VideoReader", "open_video"]
+
+# Rows and columns of a frame: top, left, height, width, in pixels.
+Crop = tuple[int, int, int, int]
+# Bytes of frames that are scaled together.
+CHUNK = 1 << 20
+# Packets that wait for a key frame to make them needless.
+MOST_HELD = 1000
+# Fewer frames than this are decoded sooner than the decoder has started anew at a key frame.
+WORTH_A_LEAP = 8
 
 
-class VideoError(ActionrecError):
-    """A video file could not be read as a whole."""
+def open_video(path: str | Path, decoder: str = "pyav") -> "VideoReader":
+    """A reader of `path` by PyAV or one of the optional decoders (see `other_decoders`).
+
+    Raises:
+        VideoError: the file is missing, is no video, has no frames, or was cut off.
+        UsageError: the decoder is unknown or not installed.
+    """
+    if decoder == "pyav":
+        return VideoReader(path)
+    from actionrec.video.other_decoders import READERS
+
+    if decoder not in READERS:
+        raise UsageError(f"There is no decoder {decoder!r}; choose pyav, {', '.join(READERS)}.")
+    return READERS[decoder](path)
 
 
 class VideoReader:
     """A video file whose frames are read by their index in display order.
 
+        with VideoReader("video.mp4") as video:
+            frames = video.read(range(16), size=128)
+
+    No file stays open between two calls, so that it does no harm to leave out the `with`.
+
     Attributes:
         path: the file.
-        fps: frames a second, as the file states them (25.0 where it states none).
-        size: (height, width) of a frame as it is shown, rotation applied.
+        fps: average number of frames a second, as the file states it (25.0 where it states none).
+        size: (height, width) of a frame in pixels as it is shown, turned and mirrored as the file
+            says.
 
     Raises:
         VideoError: the file is missing, is no video, has no frames, or was cut off.
@@ -49,36 +67,51 @@ class VideoReader:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise VideoError(f"{self.path} is not a file; check the path.")
-        if self.path.stat().st_size == 0:
-            raise VideoError(f"{self.path} is empty (0 bytes); copy or download it again.")
-        with self._open() as (container, stream):
-            self.fps = float(stream.average_rate or stream.guessed_rate or 25)
-            self._scan(container, stream)
+        self.index: FrameIndex = index_of(self.path)
+        self.fps = self.index.fps
+        self.size = self.index.size
+
+    def __enter__(self) -> "VideoReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def __len__(self) -> int:
         """The number of frames."""
-        return self._length
+        return self.index.frames
 
     @property
     def duration(self) -> float:
-        """Seconds from the first frame's start to the last one's end."""
+        """Seconds from the first frame's start to the last one's end, at the average rate."""
         return len(self) / self.fps
 
-    def read(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
+    def read(
+        self,
+        indices: Sequence[int],
+        size: int | tuple[int, int] | None = None,
+        crop: Crop | None = None,
+    ) -> np.ndarray:
         """The frames at `indices`, which may repeat but not decrease: uint8 RGB (T, H, W, 3).
 
-        With `short_side` they are scaled (bilinear) so that the shorter side has that length.
+        Args:
+            indices: Numbers of frames, from 0 to below `len`.
+            size: Pixels that the shorter side is scaled to, or (height, width); bilinear with
+                antialiasing. None leaves them as they are.
+            crop: (top, left, height, width) in pixels of the frame as it is shown; cut out before
+                scaling.
 
         Raises:
-            IndexError: an index is negative or not below `len`.
+            IndexError: an index is negative, not below `len` or less than the one before.
             VideoError: fewer frames could be decoded than the file announces.
         """
-        return next(self.clips([indices], short_side))
+        return next(self.clips([indices], size, crop))
 
     def clips(
-        self, clips: Iterable[Sequence[int]], short_side: int | None = None
+        self,
+        clips: Iterable[Sequence[int]],
+        size: int | tuple[int, int] | None = None,
+        crop: Crop | None = None,
     ) -> Iterator[np.ndarray]:
         """Several clips as by `read`, all in one pass over the file.
 
@@ -89,118 +122,194 @@ class VideoReader:
             if clip[0] < 0 or clip[-1] >= len(self) or clip != sorted(clip):
                 raise IndexError(f"Frames {clip} of {self.path}, which has {len(self)}.")
         frames: dict[int, np.ndarray] = {}
-        decoded = self._decode(sorted({i for clip in pending for i in clip}), short_side)
+        wanted = sorted({index for clip in pending for index in clip})
+        scaled = self._scaled(wanted, size, crop)
         for position, clip in enumerate(pending):
             while clip[-1] not in frames:
-                index, frame = next(decoded)
+                index, frame = next(scaled)
                 frames[index] = frame
             yield np.stack([frames[index] for index in clip])
             oldest = min((later[0] for later in pending[position + 1 :]), default=len(self))
             frames = {index: frame for index, frame in frames.items() if index >= oldest}
 
-    def _decode(
-        self, wanted: list[int], short_side: int | None
+    def verify(self) -> None:
+        """Decode every frame.
+
+        Raises:
+            VideoError: fewer frames could be decoded than the file announces, or some not whole.
+        """
+        decoded = 0
+        damaged: list[int] = []
+        with opened(self.path) as (container, stream):
+            for frame in container.decode(stream):
+                # The decoder made up what it could not read.
+                if frame.is_corrupt:
+                    damaged.append(decoded)
+                decoded += 1
+        if decoded < len(self):
+            raise self._short(decoded)
+        if damaged:
+            raise VideoError(
+                f"{self.path} is damaged in {len(damaged)} of its {len(self)} frames, frame "
+                f"{damaged[0]} first; copy, download or encode it again."
+            )
+
+    def _scaled(
+        self, wanted: list[int], size: int | tuple[int, int] | None, crop: Crop | None
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Decode from the start and yield (index, RGB frame) for each of the `wanted`."""
+        """(index, frame) for each of the `wanted`, cropped and scaled."""
+        top, left, height, width = crop or (0, 0, *self.size)
+        if isinstance(size, int):
+            factor = size / min(height, width)
+            size = (round(height * factor), round(width * factor))
+        # Frames are scaled together: one by one it takes twice as long.
+        cut = np.empty((max(1, CHUNK // (3 * height * width)), height, width, 3), np.uint8)
+        indices: list[int] = []
+        for index, picture in self._frames(wanted):
+            cut[len(indices)] = picture[top : top + height, left : left + width]
+            indices.append(index)
+            if len(indices) == len(cut) or index == wanted[-1]:
+                pictures = scale(cut[: len(indices)], size or (height, width))
+                yield from zip(indices, pictures, strict=True)
+                indices = []
+
+    def _frames(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """(index, frame as it is shown) for each of the `wanted`, uint8 RGB (H, W, 3)."""
         height, width = self.size
-        if short_side is not None:
-            scale = short_side / min(height, width)
-            height, width = round(height * scale), round(width * scale)
-        if self._quarter_turns % 2:
+        orientation = self.index.orientation
+        if orientation.transpose:
             height, width = width, height
         reformatter = VideoReformatter()
-        with self._open() as (container, stream):
-            index = position = 0
+        for index, frame in self._decode(wanted):
+            # One thread: swscale's own threads cost more than they save at this size.
+            frame = reformatter.reformat(frame, width, height, "rgb24", threads=1)
+            [plane] = frame.planes
+            # A view: `to_ndarray` would copy what is about to be cropped.
+            picture = np.ndarray((height, width, 3), np.uint8, plane, 0, (plane.line_size, 3, 1))
+            if orientation.transpose:
+                picture = picture.swapaxes(0, 1)
+            rows, columns = (
+                slice(None, None, -1 if flip else 1)
+                for flip in (orientation.flip_rows, orientation.flip_columns)
+            )
+            yield index, picture[rows, columns]
+
+    def _decode(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Each of the `wanted` frames, in the fastest way that is exact for this file."""
+        shortcuts = {"skip": self._decode_skipping, "time": self._decode_by_time}
+        found = 0
+        if self.index.access in shortcuts:
+            for item in shortcuts[self.index.access](wanted):
+                yield item
+                found += 1
+        # A shortcut ends early when the file is not what it takes it for.
+        if found < len(wanted):
+            yield from self._decode_counting(wanted[found:])
+
+    def _decode_counting(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decode from the start and count."""
+        index = position = 0
+        with opened(self.path) as (container, stream):
             for index, frame in enumerate(container.decode(stream)):
-                if index != wanted[position]:
+                if index == wanted[position]:
+                    yield index, frame
+                    position += 1
+                    if position == len(wanted):
+                        return
+        raise self._short(index + 1)
+
+    def _decode_skipping(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decode from the start, but before a clip only frames that others refer to.
+
+        For MPEG-4 in AVI, where every packet holds one frame. The frame of a packet comes out one
+        packet later if there are B-frames; if there are none, the last key frame before a clip is
+        early enough to begin. Packed B-frames make no difference: FFmpeg unpacks them.
+        """
+        position = 0
+        held: list[tuple[int, av.Packet]] = []
+        with opened(self.path) as (container, stream):
+            context = stream.codec_context
+            delay = int(context.has_b_frames)
+            for number, packet in enumerate(container.demux(stream)):
+                if packet.is_keyframe and not delay:
+                    held = []
+                held.append((number, packet))
+                if number < wanted[position] and not delay and len(held) < MOST_HELD:
                     continue
-                # One thread: swscale's own threads cost more than they save at this size.
-                frame = reformatter.reformat(frame, width, height, "rgb24", threads=1)
-                yield index, np.rot90(frame.to_ndarray(), self._quarter_turns)
-                position += 1
-                if position == len(wanted):
+                for number, packet in held:
+                    before = number < wanted[position] - 2
+                    context.skip_frame = "NONREF" if before else "DEFAULT"
+                    for frame in packet.decode():
+                        # The last packet is FFmpeg's own and brings what was still to come.
+                        index = number - delay
+                        if index < wanted[position]:
+                            continue
+                        if index > wanted[position]:
+                            return
+                        yield index, frame
+                        position += 1
+                        if position == len(wanted):
+                            return
+                held = []
+
+    def _decode_by_time(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decode from the last key frame before a clip, and before the clip only frames that
+        others refer to."""
+        pts = self.index.pts
+        with opened(self.path) as (container, stream):
+            for key_time, run in self._runs(wanted):
+                if key_time is not None:
+                    container.seek(key_time, stream=stream, backward=True)
+                position = 0
+                stream.codec_context.skip_frame = "NONREF"
+                for packet in container.demux(stream):
+                    if packet.pts is None or packet.pts >= pts[run[position]]:
+                        stream.codec_context.skip_frame = "DEFAULT"
+                    for frame in packet.decode():
+                        if frame.pts is None or frame.pts > pts[run[position]]:
+                            return
+                        if frame.pts < pts[run[position]]:
+                            continue
+                        yield run[position], frame
+                        position += 1
+                        if position == len(run):
+                            break
+                        if run[position] > run[position - 1] + 1:
+                            stream.codec_context.skip_frame = "NONREF"
+                    if position == len(run):
+                        break
+                else:
                     return
-        raise VideoError(
-            f"{self.path} gave only {index + 1} of its {len(self)} frames; "
+
+    def _runs(self, wanted: list[int]) -> Iterator[tuple[int | None, list[int]]]:
+        """The `wanted` frames in runs that are decoded without a leap, each with the time of the
+        key frame to seek; None for the start of the file."""
+        pts, keys = self.index.pts, self.index.keys
+        run, key = [], None
+        for index in wanted:
+            last_key = bisect_right(keys, pts[index], key=lambda key: key[0]) - 1
+            before = run[-1] if run else 0
+            if last_key > 0 and bisect_left(pts, keys[last_key][0]) - before > WORTH_A_LEAP:
+                if run:
+                    yield key, run
+                run, key = [], keys[last_key][1]
+            run.append(index)
+        yield key, run
+
+    def _short(self, decoded: int) -> VideoError:
+        return VideoError(
+            f"{self.path} gave only {decoded} of its {len(self)} frames; "
             "it is damaged: copy, download or encode it again."
         )
 
-    def _scan(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
-        """Count the packets that hold a frame to be shown, and look at the first frame.
 
-        The count was exact on every healthy file that we measured; `stream.frames` was not. Where
-        packets can't tell, the frames are decoded and counted.
-        """
-        decodes = bool({stream.codec_context.name, container.format.name} & UNCOUNTABLE)
-        timed = container.format.name in TIMED_CONTAINERS
-        first = None
-        packets = shown = 0
-        end = 0.0
-        # The sound may last longer than the picture, so all streams say how far the file goes.
-        for packet in container.demux():
-            if timed and packet.pts is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream.index != stream.index:
-                continue
-            if packet.is_corrupt:
-                raise VideoError(
-                    f"{self.path} has only a part of frame {packets}; it was cut off or is "
-                    "damaged: copy or download it again."
-                )
-            # FFmpeg ends with a packet of its own that flushes the decoder.
-            if packet.dts is not None or packet.size > 0:
-                packets += 1
-                shown += packet.size > 0 and not packet.is_discard and not decodes
-            if first is None or decodes:
-                frames = packet.decode()
-                first = first or next(iter(frames), None)
-                shown += len(frames) if decodes else 0
-        if packets < ANNOUNCED_SHARE * stream.frames:
-            raise VideoError(
-                f"{self.path} was cut off: it announces {stream.frames} frames and holds "
-                f"{packets}; copy or download it again."
-            )
-        announced = (container.duration or 0) / av.time_base
-        # A muxer need not write how long the last frame is shown.
-        if timed and end + 1 / self.fps < ANNOUNCED_SHARE * announced:
-            raise VideoError(
-                f"{self.path} was cut off: it announces {announced:.1f} s and ends after "
-                f"{end:.1f} s; copy or download it again."
-            )
-        if first is None or shown == 0:
-            raise VideoError(f"{self.path} has no frame that can be decoded.")
-        self._length = shown
-        self._quarter_turns = round(first.rotation / 90) % 4
-        self.size = (first.height, first.width)
-        if self._quarter_turns % 2:
-            self.size = (first.width, first.height)
+def scale(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Frames, uint8 (T, H, W, 3), scaled to `size` (height, width): bilinear, antialiased."""
+    if frames.shape[1:3] == tuple(size):
+        return frames.copy()
+    # PyTorch is imported where it is used: checking files needs none of it.
+    import torch
 
-    @contextmanager
-    def _open(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-        """Open the file and its first video stream; FFmpeg's errors become VideoErrors."""
-        try:
-            # A relative path with a colon, such as 12:30.mp4, would be taken for a URL.
-            with av.open(str(self.path.absolute()), **OPTIONS) as container:
-                # The cover picture of a song is a video stream too.
-                streams = [
-                    stream
-                    for stream in container.streams.video
-                    if not stream.disposition & Disposition.attached_pic
-                ]
-                if not streams:
-                    raise VideoError(f"{self.path} has no video stream, only other media.")
-                stream = streams[0]
-                if stream.codec_context is None:
-                    raise VideoError(
-                        f"{self.path} is damaged or has a codec that FFmpeg can't decode; encode "
-                        "it again, for example as H.264."
-                    )
-                stream.codec_context.thread_type = "NONE"
-                yield container, stream
-        # A demuxer can also run out of memory, or say so, on flipped bits.
-        except (av.error.FFmpegError, MemoryError) as error:
-            reason = getattr(error, "strerror", None) or "out of memory"
-            raise VideoError(
-                f"{self.path} could not be read as a video ({reason}); it is damaged, "
-                "incomplete or in a format that FFmpeg does not know."
-            ) from error
+    pictures = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    scaled = torch.nn.functional.interpolate(pictures, size, mode="bilinear", antialias=True)
+    return scaled.permute(0, 2, 3, 1).numpy()

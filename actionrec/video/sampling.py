@@ -4,7 +4,8 @@ A clip is `length` frames, `stride` apart. A video shorter than that is used fro
 on and its last frame is repeated: nothing is looped, skipped or dropped.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,26 +14,45 @@ from actionrec.errors import UsageError
 
 @dataclass(frozen=True)
 class ClipSampling:
-    """The frames of a clip: `length` of them, each `stride` frames after the one before."""
+    """The frames of a clip: `length` of them, each `stride` frames after the one before.
+
+    With `fps`, the stride is in frames of a video of that rate, so that videos of all rates are
+    seen at the same speed: `at` gives the sampling for one of them. Without, it is in frames as
+    they are, whatever the rate.
+    """
 
     length: int = 16
-    stride: int = 1
+    stride: float = 1
+    fps: float | None = None
 
     def __post_init__(self) -> None:
-        if self.length < 1 or self.stride < 1:
+        if self.length < 1 or self.stride <= 0:
             raise UsageError(
                 f"A clip of {self.length} frames with stride {self.stride} is not possible; "
                 "both must be at least 1."
             )
+        if self.fps is not None and self.fps <= 0:
+            raise UsageError(f"A rate of {self.fps} frames a second is not possible.")
+
+    def at(self, video_fps: float) -> "ClipSampling":
+        """The sampling for a video of `video_fps` frames a second, in its own frames.
+
+        From a video of a higher rate frames are left out, from one of a lower rate repeated, the
+        nearest one each time.
+        """
+        if self.fps is None:
+            return self
+        return replace(self, stride=self.stride * video_fps / self.fps, fps=None)
 
     @property
     def span(self) -> int:
         """Frames from the first to the last one of a clip, both counted."""
-        return (self.length - 1) * self.stride + 1
+        return round((self.length - 1) * self.stride) + 1
 
     def clip(self, start: int, frames: int) -> list[int]:
         """The clip from frame `start` of a video of `frames` frames; past the end, its last."""
-        return [min(start + step * self.stride, frames - 1) for step in range(self.length)]
+        steps = range(self.length)
+        return [min(start + round(step * self.stride), frames - 1) for step in steps]
 
     def random(self, frames: int, generator: np.random.Generator) -> list[int]:
         """A clip that starts anywhere it fits, each start equally likely."""
@@ -52,3 +72,17 @@ class ClipSampling:
     def covering(self, frames: int, at_most: int) -> list[list[int]]:
         """As few evenly spread clips as leave no frame between them unseen, or `at_most`."""
         return self.uniform(frames, min(-(-frames // self.span), at_most))
+
+    def sliding(self, frames: int, hop: int) -> Iterator[list[int]]:
+        """Clips that start `hop` frames apart, from the first frame on; a last one, which may
+        overlap more with the one before, ends with the video.
+
+        Raises:
+            UsageError: the hop is less than 1.
+        """
+        if hop < 1:
+            raise UsageError(f"A hop of {hop} frames is not possible; it must be at least 1.")
+        last = max(frames - self.span, 0)
+        for start in range(0, last, hop):
+            yield self.clip(start, frames)
+        yield self.clip(last, frames)

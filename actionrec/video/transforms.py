@@ -1,11 +1,24 @@
-"""From the frames of a clip to what the network sees: scale, crop, flip, normalise."""
+"""From the frames of a clip to what the network sees: crop, scale, flip, augment, normalise.
 
+Cropping and scaling happen where the file is read, one clip at a time; what works on pixels of a
+whole batch (`augment`, `Preprocessing.normalise`) runs on the GPU when there is one.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torchvision.transforms import v2
 
 from actionrec.errors import UsageError
+from actionrec.video.reader import Crop
+
+# The longest short side that training clips are scaled to, as a multiple of the shortest: 320 to
+# 256, the scales of the nonlocal networks (Wang et al. 2018) and of most I3D and SlowFast recipes.
+SHORT_SIDE_JITTER = 1.25
+# Inception's range of width to height, for crops chosen by their area.
+ASPECT_RATIOS = (3 / 4, 4 / 3)
 
 
 @dataclass(frozen=True)
@@ -15,6 +28,8 @@ class Preprocessing:
     Frames are scaled until the shorter side has `short_side` pixels, a square of `crop` pixels is
     cut out, and RGB values, brought to [0, 1], become (value ** gamma - mean) / std. A gamma below
     1 brightens what is dark; networks are pretrained with 1.
+
+    The square is cut out of the frame before scaling, which is the same picture for less work.
     """
 
     short_side: int = 128
@@ -32,35 +47,43 @@ class Preprocessing:
                 f"{self.short_side}; choose a smaller crop or a larger short side."
             )
 
-    def random_short_side(self, generator: np.random.Generator) -> int:
-        """A short side for a training clip: from `short_side` to 1.25 times as much."""
-        return int(generator.integers(self.short_side, round(1.25 * self.short_side) + 1))
+    def square(self, size: tuple[int, int]) -> Crop:
+        """The middle of a frame of `size` (height, width) that the network sees, before scaling."""
+        height, width = size
+        side = self._side(size, self.short_side)
+        return (height - side) // 2, (width - side) // 2, side, side
 
-    def random_crop(
-        self, frames: np.ndarray, generator: np.random.Generator, flip: bool
-    ) -> torch.Tensor:
-        """A square from anywhere in frames (T, H, W, 3), mirrored half of the time if `flip`:
-        uint8 (3, T, crop, crop)."""
-        _, height, width, _ = frames.shape
-        top = generator.integers(height - self.crop + 1)
-        left = generator.integers(width - self.crop + 1)
-        square = frames[:, top : top + self.crop, left : left + self.crop]
-        if flip and generator.random() < 0.5:
-            square = square[:, :, ::-1]
-        return channels_first(square)
+    def strip(self, size: tuple[int, int]) -> Crop:
+        """What three crops see of a frame of `size` (height, width): all of its longer side."""
+        height, width = size
+        top, left, side, _ = self.square(size)
+        return (top, 0, side, width) if width >= height else (0, left, height, side)
 
-    def crops(self, frames: np.ndarray, number: int) -> torch.Tensor:
-        """Squares of frames (T, H, W, 3): the centre one, or three along the longer side; uint8
-        (number, 3, T, crop, crop)."""
-        _, height, width, _ = frames.shape
-        share = {1: [0.5], 3: [0.0, 0.5, 1.0]}[number]
-        squares = []
-        for position in share:
-            top = (height - self.crop) * (position if height > width else 0.5)
-            left = (width - self.crop) * (position if width >= height else 0.5)
-            top, left = int(top), int(left)
-            squares.append(frames[:, top : top + self.crop, left : left + self.crop])
-        return torch.stack([channels_first(square) for square in squares])
+    def squares(self, strip: np.ndarray) -> torch.Tensor:
+        """Three squares, at both ends and in the middle, of a strip (T, H, W, 3) that was scaled
+        to a short side of `crop`: uint8 (3, 3, T, crop, crop)."""
+        _, height, width, _ = strip.shape
+        crops = []
+        for share in (0.0, 0.5, 1.0):
+            top, left = int((height - self.crop) * share), int((width - self.crop) * share)
+            crops.append(strip[:, top : top + self.crop, left : left + self.crop])
+        return stack_clips([channels_first(crop) for crop in crops])
+
+    def random_square(self, size: tuple[int, int], generator: np.random.Generator) -> Crop:
+        """A square for a training clip, from anywhere in a frame of `size` (height, width).
+
+        It is as large as if the frame had been scaled to a random short side, from `short_side`
+        to 1.25 times as much, and a square of `crop` pixels cut out.
+        """
+        longest = round(SHORT_SIDE_JITTER * self.short_side)
+        side = self._side(size, int(generator.integers(self.short_side, longest + 1)))
+        height, width = size
+        top = int(generator.integers(height - side + 1))
+        left = int(generator.integers(width - side + 1))
+        return top, left, side, side
+
+    def _side(self, size: tuple[int, int], short_side: int) -> int:
+        return max(1, round(min(size) * self.crop / short_side))
 
     def normalise(self, clips: torch.Tensor) -> torch.Tensor:
         """uint8 clips (B, 3, T, H, W) to float32, normalised."""
@@ -69,6 +92,40 @@ class Preprocessing:
         return ((clips.float() / 255).pow(self.gamma) - mean) / std
 
 
+def random_area(
+    size: tuple[int, int], areas: tuple[float, float], generator: np.random.Generator
+) -> Crop:
+    """A part of a frame of `size` (height, width) whose share of the area is in `areas`, as in
+    Inception's training: width to height between 3/4 and 4/3."""
+    crop = v2.RandomResizedCrop(size, scale=areas, ratio=ASPECT_RATIOS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(generator.integers(2**63)))
+        chosen = crop.make_params([torch.empty(1, *size)])
+    return chosen["top"], chosen["left"], chosen["height"], chosen["width"]
+
+
+def augment(clips: torch.Tensor, name: str, seed: int) -> torch.Tensor:
+    """Change the colours (or more) of uint8 clips (B, 3, T, H, W), all frames of a clip alike.
+
+    "color" jitters brightness, contrast and saturation by up to 0.4 and the hue by 0.1;
+    "randaugment" is RandAugment (Cubuk et al. 2020), two operations of magnitude 9. The result
+    depends on nothing but the clips and the seed.
+    """
+    transforms = {"color": v2.ColorJitter(0.4, 0.4, 0.4, 0.1), "randaugment": v2.RandAugment()}
+    transform = transforms[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        changed = [transform(clip.transpose(0, 1)).transpose(0, 1) for clip in clips]
+    return stack_clips(changed)
+
+
 def channels_first(frames: np.ndarray) -> torch.Tensor:
-    """Frames (T, H, W, 3) as a tensor (3, T, H, W) of its own memory."""
-    return torch.from_numpy(np.ascontiguousarray(frames.transpose(3, 0, 1, 2)))
+    """Frames (T, H, W, 3) as a tensor (3, T, H, W) whose memory still has the channels last, the
+    order in which networks convolve fastest."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)
+
+
+def stack_clips(clips: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Clips (3, T, H, W) as one batch (B, 3, T, H, W), which keeps the channels last in memory."""
+    frames = torch.stack([clip.permute(1, 2, 3, 0) for clip in clips])
+    return frames.permute(0, 4, 1, 2, 3)
