@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from actionrec.downloads import TIMEOUT, what_went_wrong
 from actionrec.errors import ActionrecError
 
 # requests, pypi_simple and rich are imported where they are used, so that the command line can
 # list the weights at once.
 if TYPE_CHECKING:
     import requests
-
-TIMEOUT = (10, 60)  # seconds to connect, seconds between two pieces
 
 
 @dataclass(frozen=True)
@@ -102,26 +101,13 @@ def obtain(
 def _noting_problems(where: str, problems: list[str]) -> Iterator[None]:
     """Turn what goes wrong at one place into a line of `problems`: the next may do better."""
     from pypi_simple import UnsupportedRepoVersionError
-    from requests import exceptions
 
     try:
         yield
     except ActionrecError as error:
         problems.append(str(error))
-    except exceptions.SSLError:
-        problems.append(f"{where}: its certificate was not accepted")
-    except exceptions.Timeout:
-        problems.append(f"{where}: no answer in time")
-    except exceptions.HTTPError as error:
-        problems.append(f"{where}: answered {error.response.status_code}")
-    except exceptions.ChunkedEncodingError:
-        problems.append(f"{where}: the connection broke off")
-    except exceptions.ConnectionError:
-        problems.append(f"{where}: no connection")
-    except exceptions.RequestException as error:  # its text may show a password
-        problems.append(f"{where}: {type(error).__name__}")
-    except OSError as error:
-        problems.append(f"{where}: {error.strerror or error}")
+    except OSError as error:  # those of requests too
+        problems.append(f"{where}: {what_went_wrong(error)}")
     except (ValueError, UnsupportedRepoVersionError):
         problems.append(f"{where}: gave no list of packages")
 
