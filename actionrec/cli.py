@@ -10,6 +10,7 @@ import inspect
 import json
 import logging
 import os
+import shlex
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
-from actionrec.config import BackboneName, BlockName, DatasetName, TrainConfig
+from actionrec.config import BackboneName, BlockName, DatasetName, DecoderName, TrainConfig
 from actionrec.errors import ActionrecError, UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def predict(
     model: str = "kinetics400-i3d",
     topk: int = 5,
     clips: int | None = None,
+    decoder: DecoderName = "pyav",
     format: Format = "table",
 ) -> int:
     """Name the actions in videos.
@@ -49,6 +51,7 @@ def predict(
         model: A pretrained model (see `actionrec weights list`) or a model file.
         topk: How many of the best classes to print.
         clips: Clips spread over each video; by default as many as cover it, ten at most.
+        decoder: Library that decodes videos; those but pyav are extras and less exact.
         format: What to print.
     """
     from rich.console import Console
@@ -64,7 +67,7 @@ def predict(
     failures: list[Failure] = []
 
     def results() -> "Iterable[Prediction | Failure]":
-        for result in predict_all(recognizer, found, model, topk, clips):
+        for result in predict_all(recognizer, found, model, topk, clips, decoder):
             if isinstance(result, Failure):
                 failures.append(result)
                 complain(result.error)
@@ -152,6 +155,7 @@ def evaluate(
     clips: int = 10,
     crops: Literal[1, 3] = 1,
     workers: int = 2,
+    decoder: DecoderName = "pyav",
     format: Format = "table",
 ) -> int:
     """Measure clip-level and video-level Top-1 and Top-5 on a data set's validation videos.
@@ -164,13 +168,16 @@ def evaluate(
         model: A model file, or the name of a pretrained model.
         dataset: Kind of data set.
         root: Its folder, or the CSV file.
-        split: ucf101: 1, 2, 3 or paper; csv without a split column: fold 1 to 5 by group.
+        split: ucf101: 1, 2, 3 or paper; hmdb51: 1, 2 or 3; csv without a split column: fold 1 to 5
+            by group.
         clips: Clips evenly spread over each video.
         crops: 1, the centre of the frame, or 3 along its longer side.
         workers: Processes that read videos.
+        decoder: Library that decodes videos; those but pyav are extras and less exact.
         format: What to print.
     """
     from actionrec.datasets import open_dataset
+    from actionrec.datasets.check import without_bad
     from actionrec.evaluation import evaluate as run
     from actionrec.models.recognizer import Recognizer
 
@@ -178,8 +185,10 @@ def evaluate(
         raise UsageError(f"--clips {clips} is too few: at least one is needed.")
     recognizer = Recognizer.load(model)
     data = open_dataset(dataset, root, split)
-    result = run(recognizer, data, clips, crops, workers)
+    data, known_bad = without_bad(data, root and Path(root), sides=("val",))
+    result = run(recognizer, data, clips, crops, workers, decoder)
     result.protocol.update(model=model, split=split)
+    result.skipped.extend(known_bad)
     for failure in result.skipped:
         complain(failure.error)
     EVALUATION_PRINTERS[format](result)
@@ -326,6 +335,254 @@ def weights_download(name: str) -> int:
     return 0
 
 
+# What each data set is, and how it must lie on disk.
+DATASETS: dict[DatasetName, tuple[str, str]] = {
+    "ucf101": (
+        "13,320 clips of 101 actions, three official splits and the paper's own",
+        "ROOT/Class/v_Class_gNN_cNN.avi, or ROOT/UCF-101/Class/...; list files are not needed",
+    ),
+    "hmdb51": (
+        "6,766 clips of 51 actions from films and the web, three official splits",
+        "ROOT/class/*.avi, and the official CLASS_test_splitN.txt files in ROOT, beside it or in a "
+        "folder testTrainMulti_7030_splits there",
+    ),
+    "kinetics": (
+        "Kinetics-400, -600 or -700: ten-second clips from YouTube, or a part of them",
+        "ROOT/train/ID_TTTTTT_TTTTTT.mp4, ROOT/val/..., with or without class folders, and "
+        "ROOT/annotations/train.csv and val.csv",
+    ),
+    "folder": (
+        "videos of your own, in one folder a class",
+        "ROOT/train/CLASS/video.mp4 and ROOT/val/CLASS/video.mp4",
+    ),
+    "csv": (
+        "videos of your own, listed in a CSV file",
+        "ROOT is the file; columns path,label and, if known, group and split (train, val)",
+    ),
+    "demo": (
+        "400 small generated clips of 8 motions, made on first use",
+        "nothing is needed; ROOT is a new or empty folder, or left out for the cache",
+    ),
+}
+
+
+def data_list(
+    dataset: DatasetName | None = None,
+    root: str | None = None,
+    split: str = "1",
+    format: Format = "table",
+) -> int:
+    """Count the videos of a data set by class, or list the data sets that there are.
+
+    Examples:
+        actionrec data list
+        actionrec data list ucf101 --root UCF-101 --split paper
+        actionrec data list folder --root my_videos --format json
+
+    Args:
+        dataset: Kind of data set; without it all kinds are listed.
+        root: Its folder, or the CSV file.
+        split: ucf101: 1, 2, 3 or paper; hmdb51: 1, 2 or 3; csv without a split column: fold 1
+            to 5 by group.
+        format: What to print.
+    """
+    if dataset is None:
+        rows = [
+            {"dataset": name, "what": what, "layout": at} for name, (what, at) in DATASETS.items()
+        ]
+        if format == "json":
+            print(json.dumps(rows, indent=2))
+        elif format == "csv":
+            writer = csv.DictWriter(sys.stdout, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        else:
+            for row in rows:
+                print(f"{row['dataset']:10}{row['what']}: {row['layout']}")
+        return 0
+
+    from actionrec.datasets import open_dataset
+
+    data = open_dataset(dataset, root, split)
+    per_class = {name: {"train": 0, "val": 0} for name in data.labels}
+    for side, videos in (("train", data.train), ("val", data.val)):
+        for video in videos:
+            per_class[data.labels[video.label]][side] += 1
+    groups = {video.group for video in data.train + data.val} - {None}
+    DATASET_PRINTERS[format](
+        {
+            "dataset": dataset,
+            "root": root,
+            "split": split,
+            "classes": len(data.labels),
+            "train": len(data.train),
+            "val": len(data.val),
+            "flip": data.flip,
+            "groups": len(groups) or None,
+            "per_class": per_class,
+        }
+    )
+    return 0
+
+
+def print_dataset_table(counts: dict[str, Any]) -> None:
+    """What a data set consists of, in words, and a line a class."""
+    groups = f"{counts['groups']} groups" if counts["groups"] else "no groups known"
+    print(
+        f"{counts['dataset']}, split {counts['split']}: {counts['classes']} classes, {groups}, "
+        f"{'may' if counts['flip'] else 'must not'} be mirrored"
+    )
+    print(f"{'class':32}{'train':>8}{'val':>8}")
+    print(f"{'(all)':32}{counts['train']:8}{counts['val']:8}")
+    for name, sides in counts["per_class"].items():
+        print(f"{name:32}{sides['train']:8}{sides['val']:8}")
+
+
+def print_dataset_json(counts: dict[str, Any]) -> None:
+    """One JSON object: dataset, root, split, classes, train, val, flip, groups, per_class."""
+    print(json.dumps(counts, indent=2))
+
+
+def print_dataset_csv(counts: dict[str, Any]) -> None:
+    """A row for the whole data set and one for each class."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["class", "train", "val"])
+    writer.writerow(["(all)", counts["train"], counts["val"]])
+    writer.writerows([name, *sides.values()] for name, sides in counts["per_class"].items())
+
+
+DATASET_PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "table": print_dataset_table,
+    "json": print_dataset_json,
+    "csv": print_dataset_csv,
+}
+
+
+def data_download(dataset: Literal["ucf101"], root: str) -> int:
+    """Download a data set and unpack it.
+
+    Example:
+        actionrec data download ucf101 --root data
+
+    Args:
+        dataset: Which.
+        root: Folder for it, on a disk with room: UCF-101 has 7 GB.
+    """
+    from actionrec.datasets.download import download
+
+    count = download(dataset, Path(root))
+    print(f"{count.folder}: {count.videos} videos of {count.classes} classes")
+    print(
+        f"train with: actionrec train --dataset {dataset} --root {shlex.quote(str(count.folder))}"
+    )
+    return 0
+
+
+def data_check(
+    dataset: DatasetName,
+    root: str | None = None,
+    split: str | None = None,
+    workers: int | None = None,
+    timeout: float = 300,
+    memory: int = 4096,
+    again: bool = False,
+    format: Format = "table",
+) -> int:
+    """Decode every video of a data set and name the bad ones with the reason.
+
+    The findings are kept in a report beside the videos: an interrupted check goes on where it was,
+    and training and evaluation leave out what is bad.
+
+    Examples:
+        actionrec data check ucf101 --root UCF-101
+        actionrec data check folder --root my_videos --workers 8 --format json > report.json
+
+    Args:
+        dataset: Kind of data set.
+        root: Its folder, or the CSV file.
+        split: Only the videos of this split; by default all.
+        workers: Processes that decode; by default one a processor core.
+        timeout: Seconds after which a video is given up.
+        memory: MiB that a video may take before it is given up.
+        again: Decode also what was found good or bad before and has not changed since.
+        format: What to print.
+    """
+    from actionrec.datasets.check import check
+    from actionrec.workers import Limits
+
+    folder = Path(root) if root is not None else None
+    result = check(dataset, folder, split, workers, Limits(timeout, memory), again)
+    judged, bad = result.report.judged, result.report.bad
+    if format == "json":
+        print(json.dumps(result.report.to_json(), indent=2))
+    elif format == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["video", "frames", "error"])
+        for video, found in sorted(judged.items()):
+            writer.writerow([video, found.frames, found.reason])
+    else:
+        print(f"{dataset}: {len(judged)} videos checked, {len(bad)} bad")
+        for _, found in sorted(bad.items()):
+            print(f"  {found.reason}")
+        if result.file is not None:
+            print(f"report: {result.file}")
+    return 1 if bad else 0
+
+
+def data_shrink(
+    dataset: DatasetName,
+    output: str,
+    root: str | None = None,
+    short_side: int = 128,
+    workers: int | None = None,
+    timeout: float = 300,
+    memory: int = 4096,
+) -> int:
+    """Copy a data set with smaller videos, which are read several times as fast.
+
+    Names, numbers of frames and frame rates stay; sound is left out. An interrupted copy goes on
+    where it was.
+
+    Examples:
+        actionrec data shrink ucf101 --root UCF-101 --output UCF-101-small
+        actionrec data shrink csv --root my_videos.csv --output small --short-side 256
+
+    Args:
+        dataset: Kind of data set.
+        output: Folder for the copy, new or from an interrupted run.
+        root: The data set's folder, or the CSV file.
+        short_side: Pixels of the short side; smaller videos are copied as they are. Training
+            scales to 128 to 160 pixels unless told otherwise.
+        workers: Processes that read and write videos; by default one a processor core.
+        timeout: Seconds after which a video is given up.
+        memory: MiB that a video may take before it is given up.
+    """
+    from actionrec.datasets.shrink import shrink
+    from actionrec.workers import Limits
+
+    folder = Path(root) if root is not None else None
+    limits = Limits(timeout, memory)
+    result = shrink(dataset, folder, Path(output), short_side, workers, limits)
+    for failure in result.failures:
+        complain(failure)
+    print(
+        f"{result.root}: {result.videos} videos, {result.before / 1e6:.1f} MB before, "
+        f"{result.after / 1e6:.1f} MB now"
+    )
+    if result.failures:
+        print(f"left out: {len(result.failures)}")
+    print(f"train with: actionrec train --dataset {dataset} --root {shlex.quote(str(result.root))}")
+    return 1 if result.failures else 0
+
+
+DATA_VERBS: dict[str, Callable[..., int]] = {
+    "list": data_list,
+    "download": data_download,
+    "check": data_check,
+    "shrink": data_shrink,
+}
+
+
 def complain(message: str) -> None:
     """Tell the user of a problem, on stderr."""
     print(f"actionrec: {message}", file=sys.stderr, flush=True)
@@ -384,8 +641,17 @@ def build_parser() -> Parser:
     train_parser.add_argument(
         "--config", action=ConfigFile, help="YAML file with any of these settings; flags win."
     )
-    train_parser.add_class_arguments(TrainConfig, skip={"stages"})
+    train_parser.add_class_arguments(TrainConfig, skip={"stages", "crop_area"})
     add_stages(train_parser)
+    train_parser.add_argument(
+        "--crop_area",
+        nargs=2,
+        type=float,
+        default=None,
+        metavar=("LEAST", "MOST"),
+        help="Share of the frame's area that a training crop takes, such as 0.3 1 (Inception's "
+        "way, sides 3:4 to 4:3); by default squares by short_side.",
+    )
     verbs.add_subcommand("train", train_parser, help=summary(train))
 
     evaluate_parser = verb_parser(evaluate)
@@ -404,6 +670,21 @@ def build_parser() -> Parser:
         subparser = verb_parser(function)
         subparser.add_function_arguments(function, as_positional=True)
         weights_verbs.add_subcommand(name, subparser, help=summary(function))
+
+    data_parser = Parser(description="Data sets: count, download, check and shrink them.")
+    verbs.add_subcommand("data", data_parser, help=data_parser.description)
+    data_verbs = data_parser.add_subcommands(dest="data_verb", metavar="VERB")
+    for name, function in DATA_VERBS.items():
+        subparser = verb_parser(function)
+        names = {"type": Literal["ucf101"] if function is data_download else DatasetName}
+        if function is data_list:
+            names["nargs"] = "?"
+        subparser.add_argument("dataset", help="Kind of data set.", **names)
+        if function is data_check:
+            help = "Decode also what was judged before and has not changed since."
+            subparser.add_argument("--again", action="store_true", help=help)
+        subparser.add_function_arguments(function, skip={"dataset", "again"})
+        data_verbs.add_subcommand(name, subparser, help=summary(function))
     return parser
 
 
@@ -440,6 +721,8 @@ def run(options: Namespace) -> int:
     if options.verb == "weights":
         verb = {"list": weights_list, "download": weights_download}[options.weights.weights_verb]
         return verb(**vars(options.weights[options.weights.weights_verb]))
+    if options.verb == "data":
+        return DATA_VERBS[options.data.data_verb](**vars(options.data[options.data.data_verb]))
     values = vars(options[options.verb])
     if options.verb == "train":
         del values["config"]
@@ -461,18 +744,18 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         complain(str(error))
         return 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does; Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
-        if debug or isinstance(error, BrokenPipeError):
+        if debug:
             raise
         complain(f"{error.filename or 'A file'} could not be used: {error.strerror}.")
         return 1
     except KeyboardInterrupt:
         complain("interrupted; what was printed or saved until now is complete.")
         return 130
-    except BrokenPipeError:
-        # The reader of our output has gone, as `head` does; Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 if __name__ == "__main__":

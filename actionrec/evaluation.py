@@ -52,12 +52,18 @@ class EvaluationVideos(Dataset):
     """Videos as their evenly spread clips; a bad one as a Failure."""
 
     def __init__(
-        self, videos: tuple[LabelledVideo, ...], config: RecognizerConfig, clips: int, crops: int
+        self,
+        videos: tuple[LabelledVideo, ...],
+        config: RecognizerConfig,
+        clips: int,
+        crops: int,
+        decoder: str = "pyav",
     ) -> None:
         self.videos = videos
         self.config = config
         self.clips = clips
         self.crops = crops
+        self.decoder = decoder
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -65,7 +71,7 @@ class EvaluationVideos(Dataset):
     def __getitem__(self, index: int) -> VideoClips | Failure:
         path = self.videos[index].path
         try:
-            return read_clips(path, self.config, self.clips, self.crops)
+            return read_clips(path, self.config, self.clips, self.crops, self.decoder)
         except VideoError as error:
             return Failure(str(path), str(error))
 
@@ -76,6 +82,7 @@ def evaluate(
     clips: int = 10,
     crops: int = 1,
     workers: int = 2,
+    decoder: str = "pyav",
 ) -> Evaluation:
     """Score the validation videos of `dataset`.
 
@@ -85,6 +92,7 @@ def evaluate(
         clips: Clips of a video, evenly spread over it.
         crops: 1, the centre, or 3 along the longer side; a clip's score is their mean.
         workers: Processes that read videos.
+        decoder: Library that decodes them: pyav, decord or torchcodec.
 
     Raises:
         ActionrecError: a class of the data set is unknown to the model, or no video could be read.
@@ -96,7 +104,7 @@ def evaluate(
             f"The model does not know {len(unknown)} of the {len(dataset.labels)} classes of "
             f"{dataset.name}, {unknown[0]!r} first; evaluate a model that was trained on them."
         )
-    videos = EvaluationVideos(dataset.val, recognizer.config, clips, crops)
+    videos = EvaluationVideos(dataset.val, recognizer.config, clips, crops, decoder)
     loader = DataLoader(videos, batch_size=None, num_workers=workers)
     clip_scores, clip_truths, video_scores, video_truths, skipped = [], [], [], [], []
     progress = track(
@@ -138,6 +146,7 @@ def evaluate(
             "crops": crops,
             "clip_length": recognizer.config.sampling.length,
             "stride": recognizer.config.sampling.stride,
+            "fps": recognizer.config.sampling.fps,
             "short_side": recognizer.config.preprocessing.short_side,
             "crop": recognizer.config.preprocessing.crop,
             "clip_score": "softmax, mean over crops",

@@ -28,14 +28,21 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from actionrec.config import TrainConfig
 from actionrec.datasets import LabelledVideo, VideoDataset, open_dataset
+from actionrec.datasets.check import without_bad
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
 from actionrec.models import checkpoints
 from actionrec.models.recognizer import BlockConfig, Recognizer, RecognizerConfig
-from actionrec.prediction import Failure
-from actionrec.video.reader import VideoError, VideoReader
+from actionrec.prediction import Failure, read_clips
+from actionrec.video.reader import VideoError, open_video
 from actionrec.video.sampling import ClipSampling
-from actionrec.video.transforms import Preprocessing
+from actionrec.video.transforms import (
+    Preprocessing,
+    augment,
+    channels_first,
+    random_area,
+    stack_clips,
+)
 
 log = logging.getLogger(__name__)
 
@@ -77,53 +84,58 @@ class TrainingClips(Dataset):
     def __init__(
         self,
         videos: tuple[LabelledVideo, ...],
-        config: RecognizerConfig,
+        recognizer: RecognizerConfig,
+        config: TrainConfig,
         flip: bool,
-        seed: int,
     ) -> None:
         self.videos = videos
+        self.recognizer = recognizer
         self.config = config
         self.flip = flip
-        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | Failure:
         epoch, index = key
-        generator = np.random.default_rng((self.seed, epoch, index))
+        generator = np.random.default_rng((self.config.seed, epoch, index))
         path = self.videos[index].path
-        preprocessing = self.config.preprocessing
+        preprocessing = self.recognizer.preprocessing
         try:
-            video = VideoReader(path)
-            indices = self.config.sampling.random(len(video), generator)
-            frames = video.read(indices, preprocessing.random_short_side(generator))
+            video = open_video(path, self.config.decoder)
+            indices = self.recognizer.sampling.at(video.fps).random(len(video), generator)
+            if self.config.crop_area:
+                crop = random_area(video.size, tuple(self.config.crop_area), generator)
+            else:
+                crop = preprocessing.random_square(video.size, generator)
+            frames = video.read(indices, (preprocessing.crop,) * 2, crop)
         except VideoError as error:
             return Failure(str(path), str(error))
-        clip = preprocessing.random_crop(frames, generator, self.flip)
-        return Sample(clip, self.videos[index].label, str(path))
+        if self.flip and generator.random() < 0.5:
+            frames = frames[:, :, ::-1]
+        return Sample(channels_first(frames), self.videos[index].label, str(path))
 
 
 class ValidationClips(Dataset):
     """The middle clip of each video; a bad video as a Failure."""
 
-    def __init__(self, videos: tuple[LabelledVideo, ...], config: RecognizerConfig) -> None:
+    def __init__(
+        self, videos: tuple[LabelledVideo, ...], recognizer: RecognizerConfig, decoder: str
+    ) -> None:
         self.videos = videos
-        self.config = config
+        self.recognizer = recognizer
+        self.decoder = decoder
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def __getitem__(self, index: int) -> Sample | Failure:
         path = self.videos[index].path
-        preprocessing = self.config.preprocessing
         try:
-            video = VideoReader(path)
-            [indices] = self.config.sampling.uniform(len(video), 1)
-            frames = video.read(indices, preprocessing.short_side)
+            read = read_clips(path, self.recognizer, clips=1, decoder=self.decoder)
         except VideoError as error:
             return Failure(str(path), str(error))
-        return Sample(preprocessing.crops(frames, 1)[0], self.videos[index].label, str(path))
+        return Sample(read.pixels[0], self.videos[index].label, str(path))
 
 
 class Batch(NamedTuple):
@@ -139,7 +151,7 @@ def collate(items: list[Sample | Failure]) -> Batch:
     """A batch of the samples among `items`; it is empty where all failed."""
     good = [item for item in items if isinstance(item, Sample)]
     return Batch(
-        clips=torch.stack([sample.clip for sample in good]) if good else torch.empty(0),
+        clips=stack_clips([sample.clip for sample in good]) if good else torch.empty(0),
         labels=torch.tensor([sample.label for sample in good]),
         videos=[sample.video for sample in good],
         failures=[item for item in items if isinstance(item, Failure)],
@@ -201,7 +213,11 @@ class Training(lightning.LightningModule):
             )
         if not batch.videos:
             return None
-        logits = self.recognizer(batch.clips)
+        clips = batch.clips
+        if self.config.augment != "none":
+            seed = np.random.SeedSequence((self.config.seed, self.global_step)).generate_state(1)
+            clips = augment(clips, self.config.augment, int(seed[0]))
+        logits = self.recognizer(clips)
         loss = F.cross_entropy(logits, batch.labels)
         if not torch.isfinite(loss):
             raise ActionrecError(
@@ -301,6 +317,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     output = Path(config.output)
     checkpoint = prepare_output(config, output)
     dataset = open_dataset(config.dataset, config.root, config.split)
+    dataset, known_bad = without_bad(dataset, config.root and Path(config.root))
     flip = dataset.flip if config.flip is None else config.flip
     log.info(
         "%s: %d training and %d validation videos of %d classes%s",
@@ -315,6 +332,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     with replacing(output / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
     training = Training(recognizer, config, output, len(dataset.train))
+    training.note_bad(known_bad)
     trainer = lightning.Trainer(
         max_epochs=config.epochs,
         accelerator="auto",
@@ -341,6 +359,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
     for name in ("epochs", "batch_size"):
         if getattr(config, name) < 1:
             raise UsageError(f"{name} is {getattr(config, name)}; it must be at least 1.")
+    areas = config.crop_area
+    if areas is not None and not (len(areas) == 2 and 0 < areas[0] <= areas[1] <= 1):
+        raise UsageError(f"crop_area is {areas}; it must be two shares in (0, 1], the least first.")
     precision = config.precision
     if precision == "auto":
         bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -404,7 +425,7 @@ def build_recognizer(config: TrainConfig, dataset: VideoDataset) -> Recognizer:
                 groups=config.groups,
                 stage_num=config.stage_num,
             ),
-            sampling=ClipSampling(config.clip_length, config.stride),
+            sampling=ClipSampling(config.clip_length, config.stride, config.fps),
             preprocessing=Preprocessing(
                 config.short_side, config.crop, gamma=config.gamma, **statistics
             ),
@@ -432,12 +453,12 @@ def loaders(
     }
     return (
         DataLoader(
-            TrainingClips(dataset.train, recognizer, flip, config.seed),
+            TrainingClips(dataset.train, recognizer, config, flip),
             sampler=EpochSampler(len(dataset.train), config.seed),
             drop_last=len(dataset.train) > config.batch_size,
             **shared,
         ),
-        DataLoader(ValidationClips(dataset.val, recognizer), **shared),
+        DataLoader(ValidationClips(dataset.val, recognizer, config.decoder), **shared),
     )
 
 

@@ -133,13 +133,14 @@ def test_a_folder_with_another_run_is_left_alone(config, tmp_path):
     assert (tmp_path / "run" / "notes.txt").read_text() == "precious"
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_the_clips_of_an_epoch_do_not_depend_on_the_workers(class_folders, workers):
+@pytest.mark.parametrize(("workers", "crop_area"), [(0, None), (1, None), (3, [0.2, 1.0])])
+def test_the_clips_of_an_epoch_do_not_depend_on_the_workers(class_folders, workers, crop_area):
     dataset = open_dataset("folder", class_folders)
     config = RecognizerConfig(
         dataset.labels, sampling=ClipSampling(8), preprocessing=Preprocessing(36, 32)
     )
-    clips = TrainingClips(dataset.train, config, flip=True, seed=3)
+    settings = TrainConfig("folder", seed=3, crop_area=crop_area)
+    clips = TrainingClips(dataset.train, config, settings, flip=True)
     sampler = EpochSampler(len(clips), seed=3)
     sampler.set_epoch(5)
     loader = torch.utils.data.DataLoader(
@@ -161,7 +162,7 @@ def test_every_epoch_sees_other_clips_in_another_order(class_folders):
     config = RecognizerConfig(
         dataset.labels, sampling=ClipSampling(8), preprocessing=Preprocessing(36, 32)
     )
-    clips = TrainingClips(dataset.train, config, flip=True, seed=0)
+    clips = TrainingClips(dataset.train, config, TrainConfig("folder"), flip=True)
     assert not torch.equal(clips[0, 0].clip, clips[1, 0].clip)
 
 

@@ -1,0 +1,142 @@
+"""A file that hangs, crashes or eats its process's memory gets the reason; the rest goes on."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from actionrec.errors import UsageError
+from actionrec.video.reader import VideoError
+from actionrec.workers import Limits, WorkerError, run_each
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+MEBIBYTE = 2**20
+
+
+def act(path):
+    """Do what the file's name says, in a worker."""
+    if path.name == "hang":
+        time.sleep(600)
+    if path.name == "hang without Python":
+        # Only SIGKILL ends it, as with native code that holds the GIL.
+        ctypes.PyDLL(None).sleep(600)
+    if path.name == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if path.name == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if path.name == "exit":
+        os._exit(3)
+    if path.name == "eat":
+        return len(bytearray(600 * MEBIBYTE))
+    if path.name == "eat in FFmpeg":
+        raise VideoError("could not be read (out of memory)") from MemoryError()
+    if path.name == "error":
+        raise VideoError(f"{path} is empty.")
+    if path.name == "fault":
+        raise ZeroDivisionError("by zero")
+    return path.name.upper()
+
+
+def outcomes(*names, workers=2, **limits):
+    limits = Limits(**{"timeout": 60, "memory": 1024} | limits)
+    return {path.name: out for path, out in run_each(act, map(Path, names), workers, limits)}
+
+
+def test_every_file_gets_its_result_or_its_error():
+    names = [f"video {index}" for index in range(20)]
+    results = outcomes(*names, "error", "fault")
+    assert [results[name] for name in names] == [name.upper() for name in names]
+    assert isinstance(results["error"], VideoError) and str(results["error"]) == "error is empty."
+    assert isinstance(results["fault"], WorkerError)
+    assert "ZeroDivisionError: by zero" in str(results["fault"])
+
+
+@posix
+def test_files_that_hang_crash_or_are_killed_do_not_stop_the_others():
+    names = ["a", "hang", "b", "hang without Python", "crash", "c", "killed", "exit", "d", "e"]
+    results = outcomes(*names, timeout=1)
+    assert [results[name] for name in "abcde"] == list("ABCDE")
+    for name, reason in {
+        "hang": "hang was given up after 1 s",
+        "hang without Python": "given up after 1 s",
+        "crash": "crash crashes the decoder (signal 11)",
+        "killed": "killed was given up, because the process that read it was killed from outside",
+        "exit": "exit crashes the decoder (exit code 3)",
+    }.items():
+        assert isinstance(results[name], WorkerError)
+        assert reason in str(results[name])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory")
+def test_a_file_that_needs_more_memory_than_allowed_is_given_up():
+    results = outcomes("a", "eat", "eat in FFmpeg", "b", workers=1, memory=200)
+    assert results["a"] == "A" and results["b"] == "B"
+    for name in ("eat", "eat in FFmpeg"):
+        assert f"{name} needs more than 200 MiB of memory" in str(results[name])
+    assert outcomes("eat", memory=700) == {"eat": 600 * MEBIBYTE}
+
+
+def act_after_a_slow_start():
+    time.sleep(1.5)
+    return act
+
+
+class SlowToStart:
+    """Takes longer to be taken up by a process than a file may take."""
+
+    def __reduce__(self):
+        return act_after_a_slow_start, ()
+
+
+def test_starting_a_process_does_not_count_as_time_of_the_file():
+    results = run_each(SlowToStart(), [Path("a")], 1, Limits(timeout=1))
+    assert list(results) == [(Path("a"), "A")]
+
+
+@posix
+def test_closing_the_iterator_ends_the_processes(tmp_path):
+    results = run_each(partial(note_pid, folder=tmp_path), map(Path, "ab"), 1, Limits())
+    next(results)
+    [pid] = [int(path.name) for path in tmp_path.iterdir()]
+    os.kill(pid, 0)
+    results.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def note_pid(path, folder):
+    (folder / str(os.getpid())).touch()
+    if path.name == "b":
+        time.sleep(600)
+
+
+class Unreadable:
+    """Can be sent to another process, which fails to take it up."""
+
+    def __reduce__(self):
+        return exec, ("1 / 0",)
+
+
+def test_processes_that_cannot_start_are_an_error_and_no_endless_loop():
+    with pytest.raises(WorkerError, match="could not be started"):
+        list(run_each(Unreadable(), [Path("a")], 1, Limits()))
+
+
+@pytest.mark.parametrize("limits", [{"timeout": 0}, {"timeout": float("nan")}, {"memory": 0}])
+def test_impossible_limits_are_wrong_usage(limits):
+    with pytest.raises(UsageError, match="must be above 0"):
+        Limits(**limits)
+
+
+def test_less_than_one_worker_is_wrong_usage():
+    with pytest.raises(UsageError, match="--workers 0"):
+        list(run_each(act, [Path("a")], 0))
+
+
+def test_no_files_are_no_work():
+    assert list(run_each(act, [])) == []
