@@ -16,7 +16,7 @@ from actionrec.datasets import LabelledVideo, VideoDataset
 from actionrec.errors import ActionrecError
 from actionrec.models.recognizer import Recognizer, RecognizerConfig
 from actionrec.prediction import Failure, VideoClips, read_clips, score_clips
-from actionrec.video.reader import VideoError
+from actionrec.video.reader import VideoError, require_decoder
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ def evaluate(
             f"The model does not know {len(unknown)} of the {len(dataset.labels)} classes of "
             f"{dataset.name}, {unknown[0]!r} first; evaluate a model that was trained on them."
         )
+    require_decoder(decoder)
     videos = EvaluationVideos(dataset.val, recognizer.config, clips, crops, decoder)
     loader = DataLoader(videos, batch_size=None, num_workers=workers)
     clip_scores, clip_truths, video_scores, video_truths, skipped = [], [], [], [], []

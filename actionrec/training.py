@@ -8,6 +8,7 @@ videos could not be read, `bad_videos.json`.
 
 import json
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -34,7 +35,7 @@ from actionrec.files import replacing
 from actionrec.models import checkpoints
 from actionrec.models.recognizer import BlockConfig, Recognizer, RecognizerConfig
 from actionrec.prediction import Failure, read_clips
-from actionrec.video.reader import VideoError, open_video
+from actionrec.video.reader import VideoError, open_video, require_decoder
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import (
     Preprocessing,
@@ -182,13 +183,28 @@ class Training(lightning.LightningModule):
             }
         )
         self.val_clips = 0
+        self.waited = self.worked = 0.0
+        self.clock = time.perf_counter()
 
     def on_train_epoch_start(self) -> None:
+        self.waited = self.worked = 0.0
+        self.clock = time.perf_counter()
         if self.config.freeze_batchnorm:
             # Not those of the nonlocal blocks: they are new and have no statistics yet.
             for module in self.recognizer.network.units.modules():
                 if isinstance(module, nn.BatchNorm3d):
                     module.eval()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.waited += self.seconds()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.worked += self.seconds()
+
+    def seconds(self) -> float:
+        """Seconds since the last call, or since the epoch began."""
+        before, self.clock = self.clock, time.perf_counter()
+        return self.clock - before
 
     def configure_optimizers(self) -> dict[str, Any]:
         config = self.config
@@ -250,10 +266,12 @@ class Training(lightning.LightningModule):
         figures = {
             name: round(metric.compute().item(), 6) for name, metric in self.epoch_metrics.items()
         }
+        # Where it is large, more workers or smaller videos (`actionrec data shrink`) help.
+        figures["data_wait"] = round(self.waited / (self.waited + self.worked), 4)
         self.log_dict(figures)
         log.info(
             "epoch %d of %d: training loss %.3f, Top-1 %.1f %%; validation, one clip a video: "
-            "loss %.3f, Top-1 %.1f %%, Top-5 %.1f %%",
+            "loss %.3f, Top-1 %.1f %%, Top-5 %.1f %%; waited for data %.1f %% of the time",
             self.current_epoch + 1,
             self.config.epochs,
             figures["train_loss"],
@@ -261,6 +279,7 @@ class Training(lightning.LightningModule):
             figures["val_loss"],
             100 * figures["val_top1"],
             100 * figures["val_top5"],
+            100 * figures["data_wait"],
         )
         result = {
             "epoch": self.current_epoch + 1,
@@ -314,6 +333,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     quiet_lightning()
     config = resolve(config)
+    require_decoder(config.decoder)
     output = Path(config.output)
     checkpoint = prepare_output(config, output)
     dataset = open_dataset(config.dataset, config.root, config.split)

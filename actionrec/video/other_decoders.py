@@ -28,23 +28,13 @@ class OtherReader(VideoReader):
 
     Raises:
         VideoError: as for `VideoReader`, or the library can't read the file or counts other frames.
-        UsageError: the library is not installed or can't be loaded.
     """
 
     library: ClassVar[str]
 
     def _frames(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         try:
-            module = import_module(self.library)
-        except (ImportError, OSError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            package = self.library.partition(".")[0]
-            raise UsageError(
-                f"The decoder {package} can't be loaded ({reason}); install it with "
-                f"`pip install {package}` or leave out --decoder."
-            ) from error
-        try:
-            decoder = self._open(module)
+            decoder = self._open(import_module(self.library))
             if len(decoder) != len(self):
                 raise VideoError(
                     f"{self.path} has {len(self)} frames, but {self.library} finds "
@@ -53,12 +43,12 @@ class OtherReader(VideoReader):
             for start in range(0, len(wanted), CHUNK):
                 chunk = wanted[start : start + CHUNK]
                 yield from zip(chunk, self._pictures(decoder, chunk), strict=True)
-        # Both raise RuntimeErrors of their own, decord also bare ones of its bindings.
+        # Both raise RuntimeErrors of their own, and decord also bare ones of its bindings.
         except (RuntimeError, ValueError, IndexError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise VideoError(f"{self.path} could not be read by {self.library} ({reason}).") from (
-                error
-            )
+            reason = str(error).strip().partition("\n")[0]
+            raise VideoError(
+                f"{self.path} could not be read by {self.library} ({reason}); leave out --decoder."
+            ) from error
 
     @abstractmethod
     def _open(self, module: ModuleType) -> Any:
@@ -105,3 +95,23 @@ class TorchcodecReader(OtherReader):
 
 
 READERS: dict[str, type[OtherReader]] = {"decord": DecordReader, "torchcodec": TorchcodecReader}
+
+
+def reader_class(decoder: str) -> type[OtherReader]:
+    """The reader that decodes with the library of that name.
+
+    Raises:
+        UsageError: there is none of that name, or it is not installed or can't be loaded.
+    """
+    if decoder not in READERS:
+        raise UsageError(f"There is no decoder {decoder!r}; choose pyav, {', '.join(READERS)}.")
+    try:
+        import_module(READERS[decoder].library)
+    # torchcodec without FFmpeg's libraries raises RuntimeError, and a page of text.
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".:")
+        raise UsageError(
+            f"The decoder {decoder} can't be loaded ({reason}); install it with "
+            f"`pip install {decoder}` or leave out --decoder."
+        ) from error
+    return READERS[decoder]

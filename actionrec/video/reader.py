@@ -16,10 +16,9 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from actionrec.errors import UsageError
 from actionrec.video.index import FrameIndex, VideoError, index_of, opened
 
-__all__ = ["Crop", "VideoError", "VideoReader", "open_video"]
+__all__ = ["Crop", "VideoError", "VideoReader", "open_video", "require_decoder"]
 
 # Rows and columns of a frame: top, left, height, width, in pixels.
 Crop = tuple[int, int, int, int]
@@ -40,11 +39,17 @@ def open_video(path: str | Path, decoder: str = "pyav") -> "VideoReader":
     """
     if decoder == "pyav":
         return VideoReader(path)
-    from actionrec.video.other_decoders import READERS
+    from actionrec.video.other_decoders import reader_class
 
-    if decoder not in READERS:
-        raise UsageError(f"There is no decoder {decoder!r}; choose pyav, {', '.join(READERS)}.")
-    return READERS[decoder](path)
+    return reader_class(decoder)(path)
+
+
+def require_decoder(decoder: str) -> None:
+    """Raise UsageError if the decoder is unknown or not installed."""
+    if decoder != "pyav":
+        from actionrec.video.other_decoders import reader_class
+
+        reader_class(decoder)
 
 
 class VideoReader:
