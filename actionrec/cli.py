@@ -743,7 +743,7 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             raise
         complain(str(error))
-        return 2 if isinstance(error, UsageError) else 1
+        return error.exit_code
     except BrokenPipeError:
         # The reader of our output has gone, as `head` does; Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -24,6 +24,7 @@ BlockName = Literal[
     "cheb",
     "cayley",
 ]
+TrainFromName = Literal["all", "stage2", "stage3", "stage4", "stage5", "block"]
 DecoderName = Literal["pyav", "decord", "torchcodec"]
 AugmentName = Literal["none", "color", "randaugment"]
 DatasetName = Literal["ucf101", "hmdb51", "kinetics", "folder", "csv", "demo"]
@@ -62,9 +63,16 @@ class TrainConfig:
             hue; randaugment applies two random operations to a clip.
         flip: Mirror half of the training clips; by default where no class is the mirror image
             of another.
+        train_from: What is trained: all, what comes from a stage on (stage4), or only the nonlocal
+            blocks and the head (block); the rest keeps its weights and statistics.
         epochs: Passes over the training videos.
         batch_size: Clips of one step.
+        accumulate: Batches whose gradients are added up before the weights are changed.
+        clip_gradient: Largest norm of the gradient; longer ones are shortened to it.
+        label_smoothing: Share of the truth that is spread over all classes.
         lr: Learning rate of the first epochs.
+        warmup: Epochs until the learning rate has risen to lr, in equal steps.
+        schedule: How the learning rate falls: step, or cosine, to 0 at the last epoch's end.
         lr_step: Epochs after which the learning rate is divided by 10, again and again; by
             default two fifths of all epochs, as in the paper's 40 of 100.
         momentum: Momentum of SGD.
@@ -102,9 +110,15 @@ class TrainConfig:
     crop_area: list[float] | None = None
     augment: AugmentName = "none"
     flip: bool | None = None
+    train_from: TrainFromName = "all"
     epochs: int = 100
     batch_size: int = 16
+    accumulate: int = 1
+    clip_gradient: float | None = None
+    label_smoothing: float = 0.0
     lr: float = 0.01
+    warmup: int = 0
+    schedule: Literal["step", "cosine"] = "step"
     lr_step: int | None = None
     momentum: float = 0.9
     weight_decay: float = 1e-4

@@ -4,6 +4,19 @@
 class ActionrecError(Exception):
     """Something of the input failed. The command line prints the message and exits with 1."""
 
+    exit_code = 1
+
 
 class UsageError(ActionrecError):
     """The request itself can't work, whatever the input. The command line exits with 2."""
+
+    exit_code = 2
+
+
+class Stopped(ActionrecError):
+    """A run did what was asked for by Ctrl-C (exit code 130) or SIGTERM (143): it kept what it had
+    and ended, and can be continued."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

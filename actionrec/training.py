@@ -8,21 +8,25 @@ videos could not be read, `bad_videos.json`.
 
 import json
 import logging
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as lightning
 import torch
 import yaml
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Checkpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR, StepLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
@@ -30,7 +34,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from actionrec.config import TrainConfig
 from actionrec.datasets import LabelledVideo, VideoDataset, open_dataset
 from actionrec.datasets.check import without_bad
-from actionrec.errors import ActionrecError, UsageError
+from actionrec.errors import ActionrecError, Stopped, UsageError
 from actionrec.files import replacing
 from actionrec.models import checkpoints
 from actionrec.models.recognizer import BlockConfig, Recognizer, RecognizerConfig
@@ -47,18 +51,34 @@ from actionrec.video.transforms import (
 
 log = logging.getLogger(__name__)
 
+SAVED_EVERY = 600.0  # seconds
+# Settings that a run may be continued without, since they change nothing of its result.
+NO_RESULT = ("resume", "workers")
+
+
+class Progress(NamedTuple):
+    """How far a run has come: whole epochs, and clips of the one after them."""
+
+    epoch: int
+    clips: int
+
 
 class EpochSampler(Sampler):
     """Yields (epoch, index) in an order that only seed and epoch decide.
 
     The epoch travels with the index, so that a clip's random choices can depend on nothing else:
     not on the number of workers, nor on which of them reads it. Lightning calls `set_epoch`.
+
+    In the epoch `resumed.epoch`, as many indices are left out as its batches had before the run
+    was stopped.
     """
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(self, size: int, seed: int, resumed: "Progress | None" = None) -> None:
         self.size = size
         self.seed = seed
-        self.epoch = 0
+        # Worker processes fetch the first batches before Lightning has set the epoch.
+        self.epoch = resumed.epoch if resumed else 0
+        self.resumed = resumed
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -68,6 +88,8 @@ class EpochSampler(Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+        if self.resumed and self.resumed.epoch == self.epoch:
+            order = order[self.resumed.clips :]
         return ((self.epoch, int(index)) for index in order)
 
 
@@ -173,6 +195,7 @@ class Training(lightning.LightningModule):
         self.results: dict[str, Any] = {}
         classes = len(recognizer.config.labels)
         top5 = min(5, classes)
+        self.random_state: torch.Tensor | None = None
         self.epoch_metrics = nn.ModuleDict(
             {
                 "train_loss": MeanMetric(),
@@ -182,17 +205,25 @@ class Training(lightning.LightningModule):
                 "val_top5": MulticlassAccuracy(classes, average="micro", top_k=top5),
             }
         )
+        # What an epoch's metrics hold belongs to a checkpoint in its middle.
+        for metric in self.epoch_metrics.values():
+            metric.persistent(True)
         self.val_clips = 0
         self.waited = self.worked = 0.0
         self.clock = time.perf_counter()
 
+    def on_train_start(self) -> None:
+        if self.random_state is not None:
+            torch.set_rng_state(self.random_state)
+
     def on_train_epoch_start(self) -> None:
         self.waited = self.worked = 0.0
         self.clock = time.perf_counter()
-        if self.config.freeze_batchnorm:
-            # Not those of the nonlocal blocks: they are new and have no statistics yet.
-            for module in self.recognizer.network.units.modules():
-                if isinstance(module, nn.BatchNorm3d):
+        # Not those of the nonlocal blocks: they are new and have no statistics yet.
+        for module in self.recognizer.network.units.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                # I3D's normalisation has no scale, but always a shift.
+                if self.config.freeze_batchnorm or not module.bias.requires_grad:
                     module.eval()
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -208,14 +239,20 @@ class Training(lightning.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         config = self.config
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(
-            self.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
+            trained, config.lr, config.momentum, weight_decay=config.weight_decay
         )
-        step = config.lr_step or max(1, round(0.4 * config.epochs))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, step, gamma=0.1),
-        }
+        if config.schedule == "cosine":
+            falling = CosineAnnealingLR(optimizer, max(1, config.epochs - config.warmup))
+        else:
+            step = config.lr_step or max(1, round(0.4 * config.epochs))
+            falling = StepLR(optimizer, step, gamma=0.1)
+        if not config.warmup:
+            return {"optimizer": optimizer, "lr_scheduler": falling}
+        rising = LinearLR(optimizer, 1 / (config.warmup + 1), total_iters=config.warmup)
+        scheduler = SequentialLR(optimizer, [rising, falling], [config.warmup])
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor | None:
         self.note_bad(batch.failures)
@@ -234,7 +271,7 @@ class Training(lightning.LightningModule):
             seed = np.random.SeedSequence((self.config.seed, self.global_step)).generate_state(1)
             clips = augment(clips, self.config.augment, int(seed[0]))
         logits = self.recognizer(clips)
-        loss = F.cross_entropy(logits, batch.labels)
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)
         if not torch.isfinite(loss):
             raise ActionrecError(
                 f"Training stopped in epoch {self.current_epoch + 1}: the loss of "
@@ -315,10 +352,82 @@ class Training(lightning.LightningModule):
                 write_json(self.output / "bad_videos.json", report)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["results"] = self.results
+        checkpoint["actionrec"] = {
+            "results": self.results,
+            "bad": self.bad,
+            "bad_for_training": sorted(self.bad_for_training),
+            "random_state": torch.get_rng_state(),
+            "progress": list(self.progress()),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.results = checkpoint["results"]
+        ours = checkpoint["actionrec"]
+        self.results = ours["results"]
+        self.bad = ours["bad"]
+        self.bad_for_training = set(ours["bad_for_training"])
+        self.random_state = ours["random_state"]
+
+    def progress(self) -> Progress:
+        """How far the run has come."""
+        loop = self.trainer.fit_loop
+        batches = loop.epoch_loop.batch_progress.current.processed
+        if batches == loop.max_batches:
+            return Progress(self.current_epoch + 1, 0)
+        return Progress(self.current_epoch, batches * self.config.batch_size)
+
+
+class Checkpoints(Checkpoint):
+    """Keeps `last.ckpt` after every epoch, every ten minutes and when the run is asked to stop.
+
+    It is never half-written, and always from between two steps: a run that continues from it ends
+    with the very weights of one that was never stopped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.saved = time.monotonic()
+        self.asked: int | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        # In place of Lightning's own for SIGTERM, which ends in the middle of what is done. It
+        # puts back all handlers when it has ended.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self.ask)
+
+    def ask(self, number: int, _: Any) -> None:
+        """Note the wish to stop after this step, or validation; the second one stops at once."""
+        self.asked = number
+        signal.signal(number, signal.default_int_handler)
+        log.info("Stopping after this step; Ctrl-C again stops at once.")
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        # After its last step, an epoch is over only when its validation is; and gradients that
+        # were added up so far are in no checkpoint.
+        if progress.is_last_batch or progress.current.processed % trainer.accumulate_grad_batches:
+            return
+        if self.asked or time.monotonic() > self.saved + SAVED_EVERY:
+            self.save(trainer)
+        self.stop_if_asked(trainer)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        self.save(trainer)
+        if trainer.current_epoch + 1 < trainer.max_epochs:
+            self.stop_if_asked(trainer)
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        with replacing(self.path) as temporary:
+            trainer.save_checkpoint(temporary)
+        self.saved = time.monotonic()
+
+    def stop_if_asked(self, trainer: lightning.Trainer) -> None:
+        if self.asked:
+            raise Stopped(
+                f"Training was stopped in epoch {trainer.current_epoch + 1} of "
+                f"{trainer.max_epochs}; the same command with --resume auto continues it.",
+                exit_code=128 + self.asked,
+            )
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -348,6 +457,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
         "" if flip else ", not mirrored",
     )
     lightning.seed_everything(config.seed, workers=True, verbose=False)
+    resumed = read_progress(checkpoint) if checkpoint else None
+    if resumed and resumed.epoch >= config.epochs:
+        log.info("%s is finished: nothing is left to train.", output)
+        results = json.loads((output / "results.json").read_text())
+        return results | {"output": str(output), "bad_videos": {}}
     recognizer = build_recognizer(config, dataset)
     with replacing(output / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
@@ -355,30 +469,39 @@ def train(config: TrainConfig) -> dict[str, Any]:
     training.note_bad(known_bad)
     trainer = lightning.Trainer(
         max_epochs=config.epochs,
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.clip_gradient,
         accelerator="auto",
         devices=1,
         precision=config.precision,
         logger=[CSVLogger(output, "", "logs"), TensorBoardLogger(output, "", "logs")],
         callbacks=[
             RichProgressBar(console_kwargs={"stderr": True}),
-            ModelCheckpoint(
-                output, "last", save_on_train_epoch_end=True, enable_version_counter=False
-            ),
+            Checkpoints(output / "last.ckpt"),
         ],
         num_sanity_val_steps=0,
         enable_model_summary=False,
         log_every_n_steps=1,
     )
-    train_loader, val_loader = loaders(config, dataset, recognizer.config, flip)
+    train_loader, val_loader = loaders(config, dataset, recognizer.config, flip, resumed)
     trainer.fit(training, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True)
     return training.results | {"output": str(output), "bad_videos": training.bad}
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
     """Fill in what `config` leaves to the machine or derives from other settings."""
-    for name in ("epochs", "batch_size"):
+    for name in ("epochs", "batch_size", "accumulate"):
         if getattr(config, name) < 1:
             raise UsageError(f"{name} is {getattr(config, name)}; it must be at least 1.")
+    if not 0 <= config.label_smoothing < 1:
+        raise UsageError(f"label_smoothing is {config.label_smoothing}; it must be in [0, 1).")
+    if config.clip_gradient is not None and config.clip_gradient <= 0:
+        raise UsageError(f"clip_gradient is {config.clip_gradient}; it must be above 0.")
+    if not 0 <= config.warmup < config.epochs:
+        raise UsageError(
+            f"warmup is {config.warmup}; it must be at least 0 and less than the "
+            f"{config.epochs} epochs."
+        )
     areas = config.crop_area
     if areas is not None and not (len(areas) == 2 and 0 < areas[0] <= areas[1] <= 1):
         raise UsageError(f"crop_area is {areas}; it must be two shares in (0, 1], the least first.")
@@ -410,7 +533,9 @@ def prepare_output(config: TrainConfig, output: Path) -> Path | None:
     except OSError:
         other = None
     mine = asdict(config)
-    differing = [key for key in mine if key != "resume" and (other or {}).get(key) != mine[key]]
+    differing = [
+        key for key in mine if key not in NO_RESULT and (other or {}).get(key) != mine[key]
+    ]
     if config.resume == "never" or other is None or differing:
         why = f" with another {differing[0]}" if other and differing else ""
         hint = "" if other is None or differing else ", or continue it with --resume auto"
@@ -419,6 +544,22 @@ def prepare_output(config: TrainConfig, output: Path) -> Path | None:
         )
     checkpoint = output / "last.ckpt"
     return checkpoint if checkpoint.exists() else None
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """How far the run had come that wrote this checkpoint.
+
+    Raises:
+        ActionrecError: it is damaged or from another version.
+    """
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        return Progress(*state["actionrec"]["progress"])
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, UnpicklingError) as error:
+        raise ActionrecError(
+            f"{checkpoint} can't be resumed from ({type(error).__name__}); delete it to begin the "
+            "run anew, or choose another --output."
+        ) from error
 
 
 def build_recognizer(config: TrainConfig, dataset: VideoDataset) -> Recognizer:
@@ -454,11 +595,25 @@ def build_recognizer(config: TrainConfig, dataset: VideoDataset) -> Recognizer:
     if checkpoint:
         report = recognizer.load_pretrained(checkpoint.tensors, config.weights)
         log.info("weights %s: %s", config.weights, report)
+    if config.train_from != "all":
+        recognizer.network.freeze_before(config.train_from)
+    sizes = [(value.numel(), value.requires_grad) for value in recognizer.parameters()]
+    log.info(
+        "%s with block %s: %.2f M parameters, of which %.2f M are trained",
+        config.backbone,
+        config.block,
+        sum(size for size, _ in sizes) / 1e6,
+        sum(size for size, trained in sizes if trained) / 1e6,
+    )
     return recognizer
 
 
 def loaders(
-    config: TrainConfig, dataset: VideoDataset, recognizer: RecognizerConfig, flip: bool
+    config: TrainConfig,
+    dataset: VideoDataset,
+    recognizer: RecognizerConfig,
+    flip: bool,
+    resumed: Progress | None = None,
 ) -> tuple[DataLoader, DataLoader]:
     """The batches for training and for validation."""
     shared = {
@@ -466,6 +621,7 @@ def loaders(
         "num_workers": config.workers,
         "collate_fn": collate,
         "persistent_workers": config.workers > 0,
+        "worker_init_fn": leave_signals_to_parent,
         "pin_memory": torch.cuda.is_available(),
         # The loader draws from it once an iterator; from the global one, dropout would notice
         # how many workers there are.
@@ -474,12 +630,19 @@ def loaders(
     return (
         DataLoader(
             TrainingClips(dataset.train, recognizer, config, flip),
-            sampler=EpochSampler(len(dataset.train), config.seed),
+            sampler=EpochSampler(len(dataset.train), config.seed, resumed),
             drop_last=len(dataset.train) > config.batch_size,
             **shared,
         ),
         DataLoader(ValidationClips(dataset.val, recognizer, config.decoder), **shared),
     )
+
+
+def leave_signals_to_parent(_: int) -> None:
+    """Ctrl-C and a cluster's SIGTERM reach all processes; those that read must not end before the
+    one that trains has finished its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,25 +2,34 @@
 
 import csv
 import json
+import math
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as lightning
 import torch
 import yaml
 from torch import nn
 
 from actionrec.config import TrainConfig
 from actionrec.datasets import open_dataset
-from actionrec.errors import ActionrecError, UsageError
+from actionrec.errors import ActionrecError, Stopped, UsageError
 from actionrec.models.recognizer import Recognizer, RecognizerConfig
 from actionrec.training import (
+    Checkpoints,
     EpochSampler,
     Training,
     TrainingClips,
     build_recognizer,
     collate,
+    read_progress,
     resolve,
     train,
 )
@@ -35,6 +44,10 @@ def log_level(caplog):
 
 @pytest.fixture
 def config(class_folders, tmp_path):
+    return small_config(class_folders, tmp_path / "run")
+
+
+def small_config(class_folders, output):
     return TrainConfig(
         dataset="folder",
         root=str(class_folders),
@@ -47,7 +60,7 @@ def config(class_folders, tmp_path):
         batch_size=4,
         lr=0.01,
         workers=0,
-        output=str(tmp_path / "run"),
+        output=str(output),
     )
 
 
@@ -97,29 +110,137 @@ def test_the_resolved_configuration_repeats_the_run_to_the_bit(config, tmp_path)
         assert torch.equal(second[name], value), name
 
 
-def test_resume_continues_after_the_last_whole_epoch(config, tmp_path):
-    with pytest.raises(RuntimeError, match="power cut"):
-        interrupted_training(config)
-    results = train(replace(config, resume="auto"))
-    assert results["last"]["epoch"] == 2
-    with (tmp_path / "run" / "config.yaml").open() as file:
-        assert yaml.safe_load(file)["resume"] == "auto"
+def weights_of(folder):
+    return Recognizer.load(folder / "last.safetensors").network.state_dict()
 
 
-def interrupted_training(config):
-    """Train until the second epoch's end, which fails."""
-    original = Training.on_train_epoch_end
+def assert_same_run(folder, other):
+    """The same weights to the bit, and the same figures."""
+    expected = weights_of(other)
+    for name, value in weights_of(folder).items():
+        assert torch.equal(value, expected[name]), name
+    results = [json.loads((run / "results.json").read_text()) for run in (folder, other)]
+    assert results[0] == results[1]
 
-    def fail_in_epoch_two(self):
-        if self.current_epoch == 1:
+
+@pytest.fixture
+def longer(config):
+    """A run of many steps with all that is drawn at random: crops, flips, colours, dropout."""
+    return replace(config, batch_size=1, epochs=5, augment="color", block="snl")
+
+
+@pytest.fixture(scope="module")
+def whole(class_folders, tmp_path_factory):
+    """The folder of such a run that nothing stopped."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    settings = small_config(class_folders, output)
+    train(replace(settings, batch_size=1, epochs=5, augment="color", block="snl"))
+    return output
+
+
+def stop_at(monkeypatch, epoch, batch, how):
+    """Let a run end at a step: by a power cut, or because it was asked to stop."""
+    original = Checkpoints.on_train_batch_end
+
+    def stop(self, trainer, *rest):
+        here = (trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_idx) == (epoch, batch)
+        if here and how == "SIGTERM":
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif here and how == "Ctrl-C":
+            os.kill(os.getpid(), signal.SIGINT)
+        elif here:
             raise RuntimeError("power cut")
-        original(self)
+        original(self, trainer, *rest)
 
-    Training.on_train_epoch_end = fail_in_epoch_two
-    try:
+    monkeypatch.setattr(Checkpoints, "on_train_batch_end", stop)
+
+
+@pytest.mark.parametrize(
+    ("how", "exit_code", "epoch", "batch"),
+    [("Ctrl-C", 130, 0, 2), ("SIGTERM", 143, 1, 4), ("SIGTERM", 143, 1, 7)],
+)
+def test_a_run_that_was_asked_to_stop_goes_on_to_the_weights_of_one_that_was_not(
+    longer, whole, tmp_path, monkeypatch, how, exit_code, epoch, batch
+):
+    with monkeypatch.context() as patch:
+        stop_at(patch, epoch, batch, how)
+        with pytest.raises(Stopped, match="--resume auto continues it") as caught:
+            train(longer)
+    assert caught.value.exit_code == exit_code
+    train(replace(longer, resume="auto", workers=1))
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_run_without_power_goes_on_from_its_last_checkpoint_to_the_same_weights(
+    longer, whole, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2, 4, "power cut")
+        patch.setattr("actionrec.training.SAVED_EVERY", 0.0)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(longer)
+    train(replace(longer, resume="auto"))
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_finished_run_is_not_trained_again(config, tmp_path, caplog):
+    first = train(config)
+    before = (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns
+    again = train(replace(config, resume="auto"))
+    assert again["last"] == first["last"]
+    assert "is finished" in caplog.text
+    assert (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_that_is_damaged_is_one_sentence(config, tmp_path):
+    train(config)
+    (tmp_path / "run" / "last.ckpt").write_bytes(b"PK\3\4" + bytes(1000))
+    with pytest.raises(ActionrecError, match="last.ckpt can't be resumed from"):
+        train(replace(config, resume="auto"))
+
+
+def test_a_full_disk_stops_with_a_sentence_and_leaves_the_last_checkpoint(
+    config, tmp_path, monkeypatch
+):
+    train(replace(config, epochs=2, lr_step=1, output=str(tmp_path / "run")))
+    before = (tmp_path / "run" / "last.ckpt").read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pytorch_lightning.Trainer.save_checkpoint", full)
+    config = replace(config, output=str(tmp_path / "other"))
+    with pytest.raises(ActionrecError, match="last.ckpt could not be written .No space left"):
         train(config)
-    finally:
-        Training.on_train_epoch_end = original
+    assert not (tmp_path / "other" / "last.ckpt").exists()
+    assert (tmp_path / "run" / "last.ckpt").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGKILL"])
+def test_a_signal_to_all_processes_of_a_run_costs_no_more_than_going_on(
+    longer, whole, tmp_path, name
+):
+    """As a cluster, a terminal or the system's memory killer sends it."""
+    words = [
+        f"--{key.replace('_', '-')}={value}"
+        for key, value in asdict(replace(longer, workers=2, resume="auto")).items()
+        if value != getattr(TrainConfig("folder"), key, None)
+    ]
+    program = [sys.executable, "-m", "actionrec.cli", "train", "--dataset", "folder", *words]
+    run = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "run" / "results.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(run.pid, getattr(signal, name))
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == {"SIGTERM": 143, "SIGINT": 130, "SIGKILL": -9}[name], said
+    assert "Traceback" not in said
+    if name != "SIGKILL":
+        assert "--resume auto continues it" in said
+    assert subprocess.run(program, capture_output=True).returncode == 0
+    assert_same_run(tmp_path / "run", whole)
 
 
 def test_a_folder_with_another_run_is_left_alone(config, tmp_path):
@@ -166,18 +287,75 @@ def test_every_epoch_sees_other_clips_in_another_order(class_folders):
     assert not torch.equal(clips[0, 0].clip, clips[1, 0].clip)
 
 
-def test_the_learning_rate_falls_by_ten_after_two_fifths_of_the_epochs(config):
-    config = replace(config, epochs=100)
+def learning_rates(config):
+    """The learning rate of every epoch."""
     recognizer = Recognizer(RecognizerConfig(("a", "b"), "c3d_small"))
     optimizers = Training(recognizer, config, None, 8).configure_optimizers()
     rates = []
-    for _ in range(100):
+    for _ in range(config.epochs):
         rates.append(optimizers["optimizer"].param_groups[0]["lr"])
         optimizers["optimizer"].step()
         optimizers["lr_scheduler"].step()
-    assert rates[:40] == [0.01] * 40
-    assert rates[40:80] == pytest.approx([0.001] * 40)
-    assert rates[80:] == pytest.approx([0.0001] * 20)
+    return rates
+
+
+def test_the_learning_rate_falls_by_ten_after_two_fifths_of_the_epochs(config):
+    rates = learning_rates(replace(config, epochs=100))
+    expected = [0.01] * 40 + [0.001] * 40 + [0.0001] * 20
+    assert rates == pytest.approx(expected)
+
+
+def test_a_cosine_ends_at_nothing_and_a_warm_up_rises_in_equal_steps(config):
+    rates = learning_rates(replace(config, epochs=10, schedule="cosine", lr=0.1))
+    assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * i / 10)) for i in range(10)])
+    rates = learning_rates(replace(config, epochs=12, warmup=3, lr=0.1, lr_step=5))
+    assert rates == pytest.approx([0.025, 0.05, 0.075] + [0.1] * 5 + [0.01] * 4)
+
+
+@pytest.mark.parametrize("start", ["block", "stage4"])
+def test_what_comes_before_the_start_keeps_its_weights_and_statistics(config, tmp_path, start):
+    config = replace(config, train_from=start, block="snl", epochs=1, batch_size=2)
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    before = build_recognizer(config, open_dataset("folder", config.root)).network.state_dict()
+    train(config)
+    changed = {
+        name.rpartition(".")[0]
+        for name, value in weights_of(tmp_path / "run").items()
+        if not torch.equal(value, before[name])
+    }
+    learns = tuple(["blocks.", "head"] + (["units.conv4", "units.conv5"] * (start == "stage4")))
+    assert changed and all(name.startswith(learns) for name in changed)
+    assert any(name.startswith("head") for name in changed)
+    assert any(name.startswith("units") for name in changed) == (start == "stage4")
+
+
+def test_gradients_that_are_added_up_are_in_no_checkpoint(longer, tmp_path, monkeypatch):
+    longer = replace(longer, accumulate=3, clip_gradient=1.0, label_smoothing=0.1, epochs=2)
+    train(replace(longer, output=str(tmp_path / "whole")))
+    with monkeypatch.context() as patch:
+        # In the middle of the second three of eight batches.
+        stop_at(patch, 0, 4, "SIGTERM")
+        with pytest.raises(Stopped):
+            train(longer)
+    assert read_progress(tmp_path / "run" / "last.ckpt") == (0, 6)
+    train(replace(longer, resume="auto"))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"label_smoothing": 1.0},
+        {"clip_gradient": 0.0},
+        {"warmup": 2},
+        {"accumulate": 0},
+        {"crop_area": [0.5, 0.2]},
+        {"train_from": "stage7"},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_before_any_work(config, settings):
+    with pytest.raises(UsageError):
+        train(replace(config, **settings))
 
 
 def test_frozen_batch_normalisation_keeps_its_statistics_but_not_the_blocks(config, tmp_path):

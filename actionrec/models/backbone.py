@@ -34,6 +34,19 @@ class Backbone(nn.Module):
         self.head = nn.Linear(features, classes)
         initialise(self)
 
+    def units_of(self, stage: int) -> tuple[str, ...]:
+        """The names of the units of a stage, in order.
+
+        Raises:
+            UsageError: the backbone has no such stage.
+        """
+        if stage not in self.stages:
+            raise UsageError(
+                f"This backbone has no stage {stage}; choose from "
+                f"{', '.join(map(str, self.stages))}."
+            )
+        return self.stages[stage]
+
     def block_sites(self, stage: int, number: int = 1) -> dict[str, int]:
         """The units before which `number` blocks of a stage go, and the channels that enter them.
 
@@ -43,17 +56,27 @@ class Backbone(nn.Module):
         Raises:
             UsageError: the backbone has no such stage, or the stage fewer units.
         """
-        if stage not in self.stages:
-            raise UsageError(
-                f"This backbone has no stage {stage}; choose from "
-                f"{', '.join(map(str, self.stages))}."
-            )
-        units = self.stages[stage]
+        units = self.units_of(stage)
         if not 1 <= number <= len(units):
             raise UsageError(
                 f"Stage {stage} has room for 1 to {len(units)} blocks, not for {number}."
             )
         return {name: self.units.get_submodule(name).in_channels for name in units[-number:]}
+
+    def freeze_before(self, start: str) -> None:
+        """Let only the nonlocal blocks and the head learn ("block"), or also the units from a
+        stage on ("stage4", say).
+
+        Raises:
+            UsageError: the backbone has no such stage.
+        """
+        frozen = list(self.units.children())
+        if start != "block":
+            first = next(iter(self.units_of(int(start.removeprefix("stage")))))
+            names = [name for name, _ in self.units.named_children()]
+            frozen = frozen[: names.index(first)]
+        for unit in frozen:
+            unit.requires_grad_(False)
 
     def feature_map(self, clips: torch.Tensor) -> torch.Tensor:
         """The last feature map, (B, C, T', H', W'), of clips (B, 3, T, H, W)."""
