@@ -189,3 +189,12 @@ def test_what_is_missing_says_so(tmp_path):
         index_of(tmp_path / "no.avi")
     with pytest.raises(VideoError, match="is not a file; check the path"):
         index_of("nul\0.avi")
+
+
+def test_frames_larger_than_any_camera_gives_are_refused_before_memory_runs_out(
+    encode, tmp_path, monkeypatch
+):
+    path = encode(tmp_path / "v.mp4", "libx264", frames=5)
+    monkeypatch.setattr(index, "MOST_PIXELS", 64 * 48 - 1)
+    with pytest.raises(VideoError, match="has frames of 64x48 pixels, which no camera gives"):
+        scan(path)

@@ -270,7 +270,7 @@ def parse_config(values: dict[str, Any], path: Path) -> RecognizerConfig:
             for name, kind in parts.items()
         }
         return RecognizerConfig(**{key: _tuple(value) for key, value in values.items()})
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         known = ", ".join(entry.name for entry in fields(RecognizerConfig))
         raise ActionrecError(
             f"{path} was written by another version of actionrec: its configuration is not one "

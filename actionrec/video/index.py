@@ -6,6 +6,7 @@ A file is scanned packet by packet, which takes milliseconds, and the result is 
 cache under the file's path, size and time of change, so that 13,320 files are scanned once.
 """
 
+import errno
 import json
 import logging
 import os
@@ -29,14 +30,14 @@ from actionrec.files import cache_folder
 logger = logging.getLogger(__name__)
 
 # Raise it with every change of what a scan finds, so that files are scanned anew.
-VERSION = 1
+VERSION = 2
 # A file that was changed a moment ago may be changed again without a new size or time.
 SETTLED = 2.0  # seconds
 
 # A header may count a few frames more than were written; a file that was cut lacks far more.
 ANNOUNCED_SHARE = 0.98
 # Containers whose header states a duration but no number of frames.
-TIMED_CONTAINERS = {"matroska,webm", "flv"}
+TIMED_CONTAINERS = {"matroska,webm", "flv", "asf"}
 # Here a packet may hold no frame to be shown: VP8 has hidden reference frames, and a recorded
 # transport stream may begin with frames whose references were sent before.
 UNCOUNTABLE = {"vp8", "mpegts"}
@@ -48,6 +49,11 @@ PICTURE_START = b"\x00\x00\x01\xb6"
 NOT_CODED_SIZE = 8  # bytes
 # What FFmpeg can also open: pictures, and texts that name other files or are drawn as letters.
 NOT_VIDEO = ("_pipe", "image2", "concat", "hls", "dash", "tty", "lavfi")
+# Frames without a container. FFmpeg finds them in an archive too, or where a container's header is
+# damaged; how many there should be, nobody knows.
+BARE_FRAMES = {"m4v", "h264", "hevc", "vvc", "obu", "mjpeg"}
+# More than any camera has, and as many as a damaged header may ask memory for.
+MOST_PIXELS = 1 << 27
 # PyAV below 19 raises UnicodeDecodeError at a title, say, that isn't UTF-8, unless told otherwise;
 # later it never does, and has no such argument.
 OPTIONS = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -192,6 +198,12 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
                 raise VideoError(
                     f"{path} is not a video: FFmpeg takes it for {container.format.long_name}."
                 )
+            kind, suffix = container.format, path.suffix[1:].lower()
+            if kind.name in BARE_FRAMES and suffix not in kind.extensions:
+                raise VideoError(
+                    f"{path} is damaged or is not a video: it holds frames ({kind.long_name}) "
+                    "without the container around them; copy or download it again."
+                )
             # The cover picture of a song is a video stream too.
             streams = [
                 stream
@@ -199,7 +211,8 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
                 if not stream.disposition & Disposition.attached_pic
             ]
             if not streams:
-                raise VideoError(f"{path} has no video stream, only other media.")
+                only = "only other media" if container.streams else "nor any other: it is damaged"
+                raise VideoError(f"{path} has no video stream, {only}.")
             stream = streams[0]
             if stream.codec_context is None:
                 raise VideoError(
@@ -210,6 +223,9 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
             yield container, stream
     # A demuxer can also run out of memory, or say so, on flipped bits.
     except (av.error.FFmpegError, MemoryError) as error:
+        # FFmpeg's "Operation not permitted" is about a file's contents.
+        if getattr(error, "errno", None) == errno.EACCES:
+            raise VideoError(f"{path} may not be read; change its permissions.") from error
         reason = getattr(error, "strerror", None) or "out of memory"
         raise VideoError(
             f"{path} could not be read as a video ({reason}); it is damaged, "
@@ -232,6 +248,7 @@ def scan(path: Path) -> FrameIndex:
         decodes = bool({codec, kind} & UNCOUNTABLE)
         timed = kind in TIMED_CONTAINERS
         mpeg4_avi = (kind, codec) == ("avi", "mpeg4")
+        listed = [entry.timestamp for entry in stream.index_entries] if kind == "avi" else []
         first = None
         packets = decoded = empty = not_coded = pictures = 0
         end = 0.0
@@ -265,7 +282,16 @@ def scan(path: Path) -> FrameIndex:
                 frames = packet.decode()
                 first = first or next(iter(frames), None)
                 decoded += len(frames)
-        if packets < ANNOUNCED_SHARE * stream.frames:
+                if first is not None and first.width * first.height > MOST_PIXELS:
+                    raise VideoError(
+                        f"{path} has frames of {first.width}x{first.height} pixels, which no "
+                        "camera gives; it is damaged: copy or download it again."
+                    )
+        # A chunk of length 0 says "as before": the header counts it, and FFmpeg passes over it.
+        whole = 1 < packets == len(listed) and (
+            listed[-1] * packets / (packets - 1) >= ANNOUNCED_SHARE * stream.frames
+        )
+        if packets < ANNOUNCED_SHARE * stream.frames and not whole:
             raise VideoError(
                 f"{path} was cut off: it announces {stream.frames} frames and holds "
                 f"{packets}; copy or download it again."

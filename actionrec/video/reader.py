@@ -145,10 +145,13 @@ class VideoReader:
         """
         decoded = 0
         damaged: list[int] = []
+        last_pts = None
         with opened(self.path) as (container, stream):
             for frame in container.decode(stream):
-                # The decoder made up what it could not read.
-                if frame.is_corrupt:
+                # The decoder made up what it could not read, or does not know when to show it.
+                late = None not in (last_pts, frame.pts) and frame.pts <= last_pts
+                last_pts = frame.pts
+                if frame.is_corrupt or (late and self.index.access == "time"):
                     damaged.append(decoded)
                 decoded += 1
         if decoded < len(self):
