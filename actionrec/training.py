@@ -52,6 +52,7 @@ from actionrec.video.transforms import (
 log = logging.getLogger(__name__)
 
 SAVED_EVERY = 600.0  # seconds
+SECONDS_FOR_A_STEP = 10
 # Settings that a run may be continued without, since they change nothing of its result.
 NO_RESULT = ("resume", "workers")
 
@@ -526,7 +527,8 @@ def prepare_output(config: TrainConfig, output: Path) -> Path | None:
     Raises:
         UsageError: the folder is not empty and the run there is another, or not to be resumed.
     """
-    if not output.exists() or not any(output.iterdir()):
+    # A run that was killed while it wrote its first file has left a hidden one.
+    if not output.exists() or all(path.name.startswith(".") for path in output.iterdir()):
         return None
     try:
         other = yaml.safe_load((output / "config.yaml").read_text())
@@ -621,7 +623,7 @@ def loaders(
         "num_workers": config.workers,
         "collate_fn": collate,
         "persistent_workers": config.workers > 0,
-        "worker_init_fn": leave_signals_to_parent,
+        "worker_init_fn": outlast_signals,
         "pin_memory": torch.cuda.is_available(),
         # The loader draws from it once an iterator; from the global one, dropout would notice
         # how many workers there are.
@@ -638,11 +640,12 @@ def loaders(
     )
 
 
-def leave_signals_to_parent(_: int) -> None:
+def outlast_signals(_: int) -> None:
     """Ctrl-C and a cluster's SIGTERM reach all processes; those that read must not end before the
-    one that trains has finished its step."""
+    one that trains has finished its step. It ends them by SIGTERM too, if all else fails."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_FOR_A_STEP))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -224,6 +224,8 @@ def test_control_c_keeps_what_is_done_and_the_next_run_goes_on(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell that starts the tests in the background has Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "hanging").exists() and time.monotonic() < deadline:

@@ -448,3 +448,17 @@ def test_half_precision_on_the_cpu_is_refused_because_its_gradients_are_wrong(co
 def test_a_batch_of_bad_videos_only_is_empty():
     batch = collate([])
     assert not batch.videos and len(batch.labels) == 0
+
+
+@pytest.mark.slow
+def test_reading_processes_end_with_the_one_that_trains_even_if_it_forgets_them(class_folders):
+    program = f"""if True:
+        from actionrec.config import TrainConfig
+        from actionrec.datasets import open_dataset
+        from actionrec.models.recognizer import RecognizerConfig
+        from actionrec.training import loaders
+        dataset = open_dataset("folder", {str(class_folders)!r})
+        config = TrainConfig("folder", batch_size=2)
+        iterator = iter(loaders(config, dataset, RecognizerConfig(dataset.labels), True)[0])
+        next(iterator)"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=100)
