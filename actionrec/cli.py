@@ -62,7 +62,7 @@ def predict(
 
     if topk < 1 or (clips is not None and clips < 1):
         raise UsageError("--topk and --clips must be at least 1.")
-    recognizer = Recognizer.load(model)
+    recognizer = Recognizer.load(model).to(fastest_device())
     found = track(find_videos(paths), "predicting", console=Console(stderr=True))
     failures: list[Failure] = []
 
@@ -156,12 +156,15 @@ def evaluate(
     crops: Literal[1, 3] = 1,
     workers: int = 2,
     decoder: DecoderName = "pyav",
+    output: str | None = None,
+    save_logits: str | None = None,
     format: Format = "table",
 ) -> int:
     """Measure clip-level and video-level Top-1 and Top-5 on a data set's validation videos.
 
     Examples:
         actionrec evaluate --model runs/mine/model.safetensors --dataset ucf101 --root UCF-101
+        actionrec evaluate --model model.safetensors --dataset demo --output report
         actionrec evaluate --model model.safetensors --dataset folder --root my_videos --format json
 
     Args:
@@ -174,24 +177,43 @@ def evaluate(
         crops: 1, the centre of the frame, or 3 along its longer side.
         workers: Processes that read videos.
         decoder: Library that decodes videos; those but pyav are extras and less exact.
+        output: Folder for a report: results.json, per_class.csv, predictions.csv,
+            confusion_matrix.png and per_class.png.
+        save_logits: File, *.safetensors, for the logits of every clip and crop, which
+            scripts/compare.py takes.
         format: What to print.
     """
     from actionrec.datasets import open_dataset
     from actionrec.datasets.check import without_bad
-    from actionrec.evaluation import evaluate as run
+    from actionrec.evaluation import describe_protocol, score_dataset, summarise
     from actionrec.models.recognizer import Recognizer
+    from actionrec.reports import require_same_evaluation, write_report
 
     if clips < 1:
         raise UsageError(f"--clips {clips} is too few: at least one is needed.")
-    recognizer = Recognizer.load(model)
+    if save_logits is not None and not save_logits.endswith(".safetensors"):
+        raise UsageError(f"--save-logits {save_logits} must end in .safetensors, its format.")
+    recognizer = Recognizer.load(model).to(fastest_device())
     data = open_dataset(dataset, root, split)
     data, known_bad = without_bad(data, root and Path(root), sides=("val",))
-    result = run(recognizer, data, clips, crops, workers, decoder)
-    result.protocol.update(model=model, split=split)
-    result.skipped.extend(known_bad)
+    named = {"model": model, "split": split}
+    if output is not None:
+        protocol = describe_protocol(recognizer.config, data, clips, crops) | named
+        require_same_evaluation(Path(output), protocol)
+    scored = score_dataset(recognizer, data, clips, crops, workers, decoder)
+    scored.protocol.update(named)
+    scored.skipped.extend(known_bad)
+    result = summarise(scored)
     for failure in result.skipped:
         complain(failure.error)
-    EVALUATION_PRINTERS[format](result)
+    # Neither shall a full disk cost the figures, nor a closed pipe, as of `head`, the files.
+    try:
+        if save_logits is not None:
+            scored.save(Path(save_logits))
+        if output is not None:
+            write_report(Path(output), scored, result)
+    finally:
+        EVALUATION_PRINTERS[format](result)
     return 1 if result.skipped else 0
 
 
@@ -202,9 +224,13 @@ def print_evaluation_table(result: "Evaluation") -> None:
         f"{protocol['dataset']}, split {protocol['split']}: {result.video.n} of "
         f"{protocol['videos']} videos, {protocol['clips']} clips x {protocol['crops']} crops"
     )
-    print(f"{'':24}{'Top-1':>8}{'Top-5':>8}{'n':>8}")
+    print(f"{'':12}{'Top-1':>8}  {'95 % interval':16}{'Top-5':>8}  {'95 % interval':16}{'n':>8}")
     for name, figures in (("clip-level", result.clip), ("video-level", result.video)):
-        print(f"{name:24}{figures.top1:8.2%}{figures.top5:8.2%}{figures.n:8}")
+        top1, top5 = (
+            "{:.2%} to {:.2%}".format(*interval)
+            for interval in (figures.top1_interval, figures.top5_interval)
+        )
+        print(f"{name:12}{figures.top1:8.2%}  {top1:16}{figures.top5:8.2%}  {top5:16}{figures.n:8}")
     print(f"\n{'class':24}{'clip':>8}{'video':>8}{'videos':>8}")
     for name, share in result.per_class.items():
         print(f"{name:24}{share.clip_top1:8.1%}{share.video_top1:8.1%}{share.videos:8}")
@@ -581,6 +607,13 @@ DATA_VERBS: dict[str, Callable[..., int]] = {
     "check": data_check,
     "shrink": data_shrink,
 }
+
+
+def fastest_device() -> str:
+    """The first GPU, if there is one, else the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def complain(message: str) -> None:
