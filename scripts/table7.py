@@ -1,0 +1,665 @@
+"""Trains and evaluates the rows of the paper's Table 7 on any data set, and gathers the table.
+
+    python scripts/table7.py --config table7/demo.yaml
+    python scripts/table7.py --dataset folder --root my_videos --rows i3d snl --seeds 0 1 2
+    python scripts/table7.py --config table7/i3d.yaml --root UCF-101 -- --weights FILE.pth
+
+A row is a block in the network, i3d the network without one; any other block that `actionrec
+train` knows can be a row too. What follows a lone -- are more flags of `actionrec train`. Every
+row and seed has a folder, OUTPUT/ROW-seedN, and a log beside it. The same command goes on where it
+was stopped, however that was, and skips what is finished; more rows or seeds can be added. A run
+that fails is reported, the others go on, and the exit code is 1.
+
+OUTPUT/table7.md is printed too; table7.csv has a line for every row, table7_runs.csv one for every
+run, table7.png shows both. The figures are those of the last epoch: the best is chosen on the very
+videos that are evaluated. The paper's stand in columns of their own, since its data, network and
+protocol need not be yours. A figure that was not measured is a dash, in the CSV files an empty
+cell.
+"""
+
+import argparse
+import csv
+import fcntl
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from matplotlib.figure import Figure
+
+from actionrec.cli import build_parser
+from actionrec.config import BlockName, TrainConfig
+from actionrec.errors import ActionrecError, UsageError
+from actionrec.files import replacing
+from actionrec.training import prepare_output, resolve
+
+BASE = "i3d"
+FIGURES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
+# With fewer, the spread of the differences is hardly known itself.
+SEEDS_TO_TELL = 3
+OURS = ("--block", "--seed", "--output", "--resume")
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """Clip-level accuracies of Table 7, in percent."""
+
+    clip_top1: float
+    clip_top5: float
+
+
+PAPER = {
+    "i3d": PaperRow(81.57, 95.40),
+    "nl": PaperRow(82.88, 95.74),
+    "ns": PaperRow(82.50, 95.84),
+    "a2": PaperRow(82.68, 95.85),
+    "cgnl": PaperRow(83.38, 95.42),
+    "snl": PaperRow(84.39, 97.66),
+}
+PAPER_PROTOCOL = (
+    'Table 7 of "Unifying Nonlocal Blocks for Neural Networks" (ICCV 2021): UCF-101, its own split '
+    "of 7912 training and 1625 test videos, a 3D ResNet-50, 16 frames of 124x124, clip level"
+)
+
+
+# What is to be run.
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row with one seed: its training, and its evaluation with `clips` x `crops` a video."""
+
+    row: str
+    seed: int
+    config: TrainConfig
+    train_words: tuple[str, ...]
+    clips: int
+    crops: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.row} seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.output)
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "last.safetensors"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / f"evaluation_{self.clips}x{self.crops}.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the last epoch is over; its results are written after its model."""
+        try:
+            results = json.loads((self.folder / "results.json").read_text())
+        except FileNotFoundError:
+            return False
+        return results["last"]["epoch"] == self.config.epochs
+
+    @property
+    def is_finished(self) -> bool:
+        return self.evaluation.exists()
+
+
+def plan(arguments: argparse.Namespace, train_flags: Sequence[str]) -> list[Run]:
+    """The runs that are asked for, seed by seed, so that a whole table is there early.
+
+    Raises:
+        UsageError: a flag that is ours to set, or a folder that holds another run.
+    """
+    for flag in train_flags:
+        if flag.partition("=")[0] in OURS:
+            raise UsageError(
+                f"{flag} can't stand after --: table7.py sets it for every run; use --rows, "
+                "--seeds and --output."
+            )
+    given = {name: getattr(arguments, name) for name in ("config", "dataset", "root", "split")}
+    shared = [word for name, value in given.items() if value for word in (f"--{name}", value)]
+    runs = []
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            folder = arguments.output / f"{row}-seed{seed}"
+            block = "none" if row == BASE else row
+            own = {"block": block, "seed": seed, "output": folder, "resume": "auto"}
+            words = [*shared, *train_flags]
+            words += [word for name, value in own.items() for word in (f"--{name}", str(value))]
+            values = vars(build_parser().parse_args(["train", *words]).train)
+            del values["config"]
+            config = resolve(TrainConfig(**values))
+            remove_unfinished_files(folder)
+            prepare_output(config, folder)
+            runs.append(Run(row, seed, config, tuple(words), arguments.clips, arguments.crops))
+    return runs
+
+
+def remove_unfinished_files(folder: Path) -> None:
+    """Remove what `files.replacing` leaves when it is killed, named .NAME.RANDOM.SUFFIX.
+
+    A folder with nothing else, one whose run was killed at its very start, would be taken for
+    another's. Nobody else is writing there: the folder is locked.
+    """
+    for path in folder.glob(".*.????????.*"):
+        path.unlink()
+
+
+# Running it.
+
+
+@contextmanager
+def alone(output: Path) -> Iterator[int]:
+    """Keep others out of `output`; yields the lock, for the processes that are started.
+
+    They keep it when this one is killed and they are not, so that no run is ever trained twice at
+    the same time.
+
+    Raises:
+        ActionrecError: others are at work there.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ActionrecError(
+                f"{output} is being worked on by another table7.py or by a training that it left "
+                "behind; wait for it, or end it."
+            ) from error
+        yield file.fileno()
+
+
+def finish(run: Run, lock: int, threads: int | None) -> None:
+    """Train and evaluate a run, or what is left of that.
+
+    Raises:
+        ActionrecError: one of the two failed.
+    """
+    say(f"{run.name} begins; its log is {run.log}")
+    if not run.is_trained:
+        actionrec(run, ["train", *run.train_words], lock, threads)
+        if not run.is_trained:
+            raise ActionrecError(f"{run.name} could not be trained: {last_line(run.log)}")
+    config = run.config
+    flags = {
+        "model": run.model,
+        "dataset": config.dataset,
+        "root": config.root,
+        "split": config.split,
+        "clips": run.clips,
+        "crops": run.crops,
+        "workers": config.workers,
+        "decoder": config.decoder,
+        "format": "json",
+    }
+    words = [
+        word
+        for name, value in flags.items()
+        if value is not None
+        for word in (f"--{name}", str(value))
+    ]
+    printed = actionrec(run, ["evaluate", *words], lock, threads)
+    try:
+        json.loads(printed)
+    except json.JSONDecodeError as error:
+        reason = last_line(run.log)
+        raise ActionrecError(f"{run.name} could not be evaluated: {reason}") from error
+    with replacing(run.evaluation) as temporary:
+        temporary.write_text(printed)
+
+
+def actionrec(run: Run, words: list[str], lock: int, threads: int | None) -> str:
+    """Call the command line in a process of its own; returns what it prints, the rest is logged.
+
+    Its exit code does not tell whether the work is done: it is 1 where a video was bad, too.
+    """
+    environment = dict(os.environ)
+    if threads:
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+    with run.log.open("a") as log:
+        process = subprocess.run(
+            [sys.executable, "-m", "actionrec.cli", *words],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment,
+            pass_fds=[lock],
+        )
+        log.write(process.stdout)
+    return process.stdout
+
+
+def last_line(log: Path) -> str:
+    lines = [line for line in log.read_text().splitlines() if line.strip()]
+    return f"{lines[-1] if lines else 'it said nothing'} ({log} has the rest)"
+
+
+def run_all(runs: list[Run], arguments: argparse.Namespace, lock: int) -> dict[str, str]:
+    """Finish the runs, `arguments.jobs` at once; returns what became of those that failed."""
+    waiting = [run for run in runs if not run.is_finished]
+    if len(waiting) < len(runs):
+        say(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already")
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs) if arguments.jobs > 1 else None
+    failures: dict[str, str] = {}
+    start = time.monotonic()
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        try:
+            pending = {pool.submit(finish, run, lock, threads): run for run in waiting}
+            for done, future in enumerate(as_completed(pending), start=1):
+                run = pending[future]
+                try:
+                    future.result()
+                    outcome = f"clip-level Top-1 {Result.of(run).clip_top1:.2f} %"
+                except ActionrecError as error:
+                    outcome = failures[run.name] = str(error)
+                taken = time.monotonic() - start
+                left = taken / done * (len(waiting) - done)
+                say(
+                    f"[{len(runs) - len(waiting) + done}/{len(runs)}] {run.name}: {outcome}; "
+                    f"{minutes(taken)} until now, about {minutes(left)} left"
+                )
+                write_all(Table.of(runs), arguments.output)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failures
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def say(message: str) -> None:
+    print(f"table7: {message}", file=sys.stderr, flush=True)
+
+
+# Gathering it.
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run reached, in percent, and how it was measured."""
+
+    row: str
+    seed: int
+    clip_top1: float
+    clip_top5: float
+    video_top1: float
+    video_top5: float
+    videos: int
+    left_out: int
+
+    @classmethod
+    def of(cls, run: Run) -> "Result":
+        evaluation = json.loads(run.evaluation.read_text())
+        clip, video = evaluation["clip"], evaluation["video"]
+        return cls(
+            row=run.row,
+            seed=run.seed,
+            clip_top1=100 * clip["top1"],
+            clip_top5=100 * clip["top5"],
+            video_top1=100 * video["top1"],
+            video_top5=100 * video["top5"],
+            videos=video["n"],
+            left_out=len(evaluation["skipped"]),
+        )
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean of n figures, and their sample standard deviation, which one figure hasn't."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread | None":
+        if not values:
+            return None
+        return cls(
+            mean=statistics.fmean(values),
+            std=statistics.stdev(values) if len(values) > 1 else None,
+            n=len(values),
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row's figures over its seeds, and their differences from the base row's.
+
+    A difference is between runs of the same seed; seeds that only one of the two has are left out.
+    """
+
+    name: str
+    results: tuple[Result, ...]
+    figures: dict[str, Spread | None]
+    differences: dict[str, Spread | None]
+
+    @classmethod
+    def of(cls, name: str, results: Sequence[Result]) -> "Row":
+        own = {result.seed: result for result in results if result.row == name}
+        base = {result.seed: result for result in results if result.row == BASE}
+        pairs = [(own[seed], base[seed]) for seed in own if seed in base and name != BASE]
+        return cls(
+            name=name,
+            results=tuple(own.values()),
+            figures={f: Spread.of([getattr(r, f) for r in own.values()]) for f in FIGURES},
+            differences={
+                f: Spread.of([getattr(mine, f) - getattr(its, f) for mine, its in pairs])
+                for f in FIGURES
+            },
+        )
+
+    @property
+    def verdict(self) -> str:
+        """Whether the row differs from the base by more than seeds do, in a sentence."""
+        difference = self.differences["clip_top1"]
+        if not self.results:
+            return f"{self.name}: not measured."
+        if difference is None:
+            return f"{self.name}: no difference, because {BASE} is not measured with its seeds."
+        points = f"{shown(difference, '+')} points"
+        start = f"{self.name}: clip-level Top-1 differs from {BASE}'s by {points}"
+        seeds = counted(difference.n, "seed")
+        if difference.n < SEEDS_TO_TELL:
+            return (
+                f"{start}; with {seeds} it can't be told whether this is more than the spread "
+                f"between seeds, {SEEDS_TO_TELL} are needed."
+            )
+        larger = abs(difference.mean) > difference.std
+        return (
+            f"{start} over {seeds}, {'larger' if larger else 'not larger'} than the spread of "
+            "this difference between seeds."
+        )
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows, in the order asked for, and how every figure in them was reached."""
+
+    rows: tuple[Row, ...]
+    protocol: dict[str, Any]
+    missing: tuple[str, ...]
+
+    @classmethod
+    def of(cls, runs: Sequence[Run]) -> "Table":
+        results = [Result.of(run) for run in runs if run.is_finished]
+        config = runs[0].config
+        return cls(
+            rows=tuple(Row.of(name, results) for name in dict.fromkeys(run.row for run in runs)),
+            protocol={
+                "dataset": config.dataset,
+                "split": config.split,
+                "backbone": config.backbone,
+                "initialisation": config.weights,
+                "epochs": config.epochs,
+                "epoch_reported": "last",
+                "clips": runs[0].clips,
+                "crops": runs[0].crops,
+                "clip": f"{config.clip_length}x{config.crop}x{config.crop}",
+            },
+            missing=tuple(run.name for run in runs if not run.is_finished),
+        )
+
+
+# Showing it.
+
+
+def shown(spread: Spread | None, sign: str = "") -> str:
+    """97.50 ± 0.30, 97.50 where there is one figure, and a dash where there is none."""
+    if spread is None:
+        return "-"
+    return f"{spread.mean:{sign}.2f}" + ("" if spread.std is None else f" ± {spread.std:.2f}")
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def origin(protocol: dict[str, Any]) -> str:
+    """What training started from, in words."""
+    weights = protocol["initialisation"]
+    return "random weights" if weights == "none" else Path(weights).name
+
+
+def markdown(table: Table) -> str:
+    """The whole table with its protocol, per row and per run, and what it says in sentences."""
+    protocol = table.protocol
+    seeds = sorted({result.seed for row in table.rows for result in row.results})
+    lines = [
+        "# Table 7",
+        "",
+        f"Measured: {protocol['dataset']}, split {protocol['split']}; {protocol['backbone']} "
+        f"from {origin(protocol)}, clips of {protocol['clip']}; "
+        f"{counted(protocol['epochs'], 'epoch')}, figures of the last (not of the best, which is "
+        f"chosen on the same videos); {counted(protocol['clips'], 'clip')} x "
+        f"{counted(protocol['crops'], 'crop')} of every video; "
+        f"seeds {', '.join(map(str, seeds)) or '-'}.",
+        "Accuracies in percent, mean ± standard deviation over seeds (none with one seed); "
+        f"differences from {BASE} are taken seed by seed.",
+        "",
+        f"Paper: {PAPER_PROTOCOL}. Its figures compare with the measured ones only as far as the "
+        "protocols agree.",
+        "",
+    ]
+    head = ["row", "seeds", "videos", "clip Top-1", "clip Top-5", f"clip Top-1 - {BASE}"]
+    head += ["video Top-1", "video Top-5", f"video Top-1 - {BASE}"]
+    head += ["paper: clip Top-1", "paper: clip Top-5", "paper: clip Top-1 - I3D"]
+    lines += [cells(head), cells(["---"] + ["---:"] * (len(head) - 1))]
+    lines += [cells(row_cells(row)) for row in table.rows]
+    lines += ["", *(f"- {row.verdict}" for row in table.rows if row.name != BASE)]
+    left_out = max((result.left_out for row in table.rows for result in row.results), default=0)
+    if left_out:
+        unreadable = counted(left_out, "unreadable video")
+        lines.append(f"- Left out of the evaluation of a run: {unreadable}.")
+    if table.missing:
+        lines.append(f"- Not finished: {', '.join(table.missing)}.")
+    head = ["run", "clip Top-1", "clip Top-5", "video Top-1", "video Top-5"]
+    lines += ["", cells(head), cells(["---"] + ["---:"] * (len(head) - 1))]
+    for row in table.rows:
+        for result in row.results:
+            figures = [f"{getattr(result, name):.2f}" for name in FIGURES]
+            lines.append(cells([f"{result.row} seed {result.seed}", *figures]))
+    return "\n".join(lines) + "\n"
+
+
+def cells(words: Sequence[str]) -> str:
+    return f"| {' | '.join(words)} |"
+
+
+def row_cells(row: Row) -> list[str]:
+    """A row of the Markdown table."""
+    paper = PAPER.get(row.name)
+    difference = f"{paper.clip_top1 - PAPER[BASE].clip_top1:+.2f}" if paper else "-"
+    videos = sorted({result.videos for result in row.results})
+    return [
+        row.name,
+        str(len(row.results) or "-"),
+        " to ".join(map(str, videos[:1] + videos[1:][-1:])) or "-",
+        shown(row.figures["clip_top1"]),
+        shown(row.figures["clip_top5"]),
+        "base" if row.name == BASE else shown(row.differences["clip_top1"], "+"),
+        shown(row.figures["video_top1"]),
+        shown(row.figures["video_top5"]),
+        "base" if row.name == BASE else shown(row.differences["video_top1"], "+"),
+        f"{paper.clip_top1:.2f}" if paper else "-",
+        f"{paper.clip_top5:.2f}" if paper else "-",
+        "base" if row.name == BASE else difference,
+    ]
+
+
+def csv_of_row(row: Row, table: Table) -> dict[str, Any]:
+    """A line of table7.csv; None becomes an empty cell."""
+    line: dict[str, Any] = {
+        "row": row.name,
+        "seeds": " ".join(str(result.seed) for result in row.results),
+        "videos": " ".join(str(n) for n in sorted({result.videos for result in row.results})),
+    }
+    for kind, spreads in (("", row.figures), ("_difference", row.differences)):
+        for name, spread in spreads.items():
+            line[f"{name}{kind}_mean"] = spread and round(spread.mean, 4)
+            line[f"{name}{kind}_std"] = spread and spread.std and round(spread.std, 4)
+            line[f"{name}{kind}_n"] = spread and spread.n
+    paper = PAPER.get(row.name)
+    line["paper_clip_top1"] = paper and paper.clip_top1
+    line["paper_clip_top5"] = paper and paper.clip_top5
+    return line | table.protocol
+
+
+def csv_of_run(result: Result, table: Table) -> dict[str, Any]:
+    """A line of table7_runs.csv."""
+    figures = {name: round(getattr(result, name), 4) for name in FIGURES}
+    counts = {"videos": result.videos, "videos_left_out": result.left_out}
+    return {"row": result.row, "seed": result.seed} | figures | counts | table.protocol
+
+
+def write_csv(path: Path, lines: list[dict[str, Any]]) -> None:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, lines[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def draw(table: Table, path: Path) -> None:
+    """A point a seed, and mean and standard deviation: the figures, and what is over the base."""
+    rows = [row for row in table.rows if row.results]
+    figure = Figure(figsize=(11, 1.8 + 0.45 * len(rows)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for y, row in enumerate(rows):
+        draw_row(left, y, [result.clip_top1 for result in row.results])
+        base = {
+            result.seed: result.clip_top1
+            for other in rows
+            if other.name == BASE and row.name != BASE
+            for result in other.results
+        }
+        draw_row(right, y, [r.clip_top1 - base[r.seed] for r in row.results if r.seed in base])
+    left.set_yticks(range(len(rows)), [row.name for row in rows])
+    left.set_ylim(len(rows) - 0.4, -0.6)
+    left.set_xlabel("clip-level Top-1, %")
+    right.set_xlabel(f"difference from {BASE} with the same seed, points")
+    right.axvline(0, color="0.6", linewidth=1, zorder=0)
+    for axes in (left, right):
+        axes.grid(axis="x", color="0.9")
+        axes.set_axisbelow(True)
+    protocol = table.protocol
+    figure.suptitle(
+        f"{protocol['dataset']}, split {protocol['split']}: {protocol['backbone']} from "
+        f"{origin(protocol)}, last of {counted(protocol['epochs'], 'epoch')}, "
+        f"{counted(protocol['clips'], 'clip')} x {counted(protocol['crops'], 'crop')}\n"
+        "a point a seed; bar: mean ± standard deviation over seeds",
+        fontsize=10,
+    )
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def draw_row(axes: Any, y: int, values: list[float]) -> None:
+    spread = Spread.of(values)
+    if spread is None:
+        return
+    axes.plot(values, [y] * len(values), "o", color="C0", alpha=0.6, markersize=6)
+    if spread.std is not None:
+        axes.errorbar(
+            *(spread.mean, y + 0.22),
+            xerr=spread.std,
+            fmt="|",
+            color="black",
+            markersize=9,
+            capsize=3,
+        )
+
+
+def write_all(table: Table, output: Path) -> None:
+    """Write table7.md, the CSV files and, once there is something to see, the picture."""
+    with replacing(output / "table7.md") as temporary:
+        temporary.write_text(markdown(table))
+    write_csv(output / "table7.csv", [csv_of_row(row, table) for row in table.rows])
+    results = [result for row in table.rows for result in row.results]
+    if results:
+        write_csv(output / "table7_runs.csv", [csv_of_run(result, table) for result in results])
+        draw(table, output / "table7.png")
+
+
+# The command line.
+
+
+def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Our arguments, and the flags for `actionrec train` that follow a lone --."""
+    words = list(words)
+    end = words.index("--") if "--" in words else len(words)
+    parser = argparse.ArgumentParser(
+        prog="table7.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [options] [-- flags of actionrec train]",
+    )
+    parser.add_argument("--config", help="YAML file for `actionrec train`, yours or shipped")
+    parser.add_argument("--dataset", help="as for `actionrec train`")
+    parser.add_argument("--root", help="folder of the data set, or its CSV file")
+    parser.add_argument("--split", help="as for `actionrec train`")
+    choices = list(dict.fromkeys([*PAPER, *get_args(BlockName)]))
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        choices=choices,
+        default=list(PAPER),
+        metavar="ROW",
+        help=f"blocks, {BASE} for none; by default {' '.join(PAPER)}",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
+    parser.add_argument("--clips", type=int, default=10, help="of a video, when evaluating")
+    parser.add_argument("--crops", type=int, choices=(1, 3), default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
+    parser.add_argument("--output", type=Path, default=Path("runs/table7"))
+    arguments = parser.parse_args(words[:end])
+    if arguments.jobs < 1 or arguments.clips < 1:
+        parser.error("--jobs and --clips must be at least 1")
+    arguments.rows = list(dict.fromkeys(BASE if row == "none" else row for row in arguments.rows))
+    arguments.seeds = list(dict.fromkeys(arguments.seeds))
+    return arguments, words[end + 1 :]
+
+
+def main(words: Sequence[str]) -> int:
+    """Returns the exit code: 0 done, 1 a run failed or videos were left out, 2 wrong usage."""
+    arguments, train_flags = parse_arguments(words)
+    try:
+        with alone(arguments.output) as lock:
+            runs = plan(arguments, train_flags)
+            failures = run_all(runs, arguments, lock)
+            table = Table.of(runs)
+            write_all(table, arguments.output)
+    except ActionrecError as error:
+        say(str(error))
+        return 2 if isinstance(error, UsageError) else 1
+    except OSError as error:
+        say(f"{error.filename or 'A file'} could not be used: {error.strerror}.")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from here.")
+        return 130
+    print(markdown(table), end="")
+    for failure in failures.values():
+        say(failure)
+    left_out = any(result.left_out for row in table.rows for result in row.results)
+    return 1 if failures or left_out else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,286 @@
+"""scripts/table7.py: every row and seed is run once, whatever happens, and gathered as it is."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+from actionrec.config import TrainConfig
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "table7.py"
+if not SCRIPT.exists():
+    pytest.skip("not run from a checkout", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def table7():
+    """The script as a module."""
+    spec = spec_from_file_location("table7", SCRIPT)
+    module = sys.modules["table7"] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def words(root, output, *rows):
+    """The command that runs rows on tiny videos with a tiny network for an epoch.
+
+    Among the blocks here, only gsnl takes an order.
+    """
+    command = [sys.executable, SCRIPT, "--dataset", "folder", "--root", root, "--output", output]
+    command += ["--rows", *rows, "--clips", "1", "--"]
+    command += "--backbone c3d_small --weights none --clip-length 8 --short-side 36".split()
+    command += "--crop 32 --epochs 1 --batch-size 4 --workers 0 --order 2".split()
+    return [str(word) for word in command]
+
+
+def run(*arguments, **options):
+    """Run such a command to its end."""
+    return subprocess.run(words(*arguments, **options), capture_output=True, text=True, timeout=600)
+
+
+def modified(folder):
+    """When each file below a folder was last written, but for the lock."""
+    return {
+        path: path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file() and "seed" in str(path.relative_to(folder))
+    }
+
+
+def line(folder, row):
+    """A row's line of table7.csv."""
+    with (folder / "table7.csv").open() as file:
+        return next(line for line in csv.DictReader(file) if line["row"] == row)
+
+
+@pytest.fixture(scope="module")
+def first_call(class_folders, tmp_path_factory):
+    """The folder of a call with three rows, and the finished process."""
+    output = tmp_path_factory.mktemp("table7") / "undisturbed"
+    return output, run(class_folders, output, "i3d", "snl", "gsnl")
+
+
+@pytest.fixture(scope="module")
+def second_call(first_call, class_folders):
+    """A call with the rows that didn't fail; all files before it, and the finished process."""
+    output, _ = first_call
+    before = modified(output)
+    return before, run(class_folders, output, "i3d", "gsnl")
+
+
+@pytest.mark.slow
+def test_rows_are_trained_evaluated_and_gathered_though_one_fails(first_call):
+    output, done = first_call
+    assert done.returncode == 1
+    assert "table7: snl seed 0 could not be trained: actionrec: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "[2/3] snl seed 0" in done.stderr and "min left" in done.stderr
+    assert done.stdout == (output / "table7.md").read_text()
+    assert "- Not finished: snl seed 0." in done.stdout and "- snl: not measured." in done.stdout
+    assert "c3d_small from random weights, clips of 8x32x32; 1 epoch, figures" in done.stdout
+    for row in ("i3d", "gsnl"):
+        evaluation = json.loads((output / f"{row}-seed0/evaluation_1x1.json").read_text())
+        assert evaluation["protocol"]["model"].endswith("last.safetensors")
+        measured = line(output, row)
+        assert float(measured["clip_top1_mean"]) == 100 * evaluation["clip"]["top1"]
+        assert measured["clip_top1_std"] == "" and measured["videos"] == "4"
+    assert line(output, "gsnl")["clip_top1_difference_n"] == "1"
+    assert (output / "table7.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_second_call_skips_what_is_finished(first_call, second_call):
+    output, _ = first_call
+    before, done = second_call
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 runs are finished already" in done.stderr
+    assert modified(output) == before
+
+
+@pytest.mark.slow
+def test_another_configuration_in_the_folder_is_one_sentence(
+    table7, first_call, class_folders, capsys
+):
+    output, _ = first_call
+    before = modified(output)
+    assert table7.main(words(class_folders, output, "i3d")[2:] + ["--lr", "0.5"]) == 2
+    error = capsys.readouterr().err
+    assert "i3d-seed0 already holds a run with another lr; choose another folder" in error
+    assert error.count("\n") == 1 and modified(output) == before
+
+
+@pytest.mark.slow
+def test_a_killed_script_goes_on_and_gives_the_table_of_an_undisturbed_one(
+    first_call, second_call, class_folders, tmp_path
+):
+    process = subprocess.Popen(
+        words(class_folders, tmp_path, "i3d", "gsnl"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    # In the middle: the first row is finished, the second one's training has begun.
+    while not (tmp_path / "gsnl-seed0").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (tmp_path / "i3d-seed0" / "evaluation_1x1.json").exists()
+    assert not (tmp_path / "gsnl-seed0" / "evaluation_1x1.json").exists()
+    finished = modified(tmp_path / "i3d-seed0")
+    done = run(class_folders, tmp_path, "i3d", "gsnl")
+    assert done.returncode == 0, done.stderr
+    assert modified(tmp_path / "i3d-seed0") == finished
+    output, _ = first_call
+    _, undisturbed = second_call
+    assert done.stdout == undisturbed.stdout
+    for name in ("table7.csv", "table7_runs.csv", "table7.md"):
+        assert (tmp_path / name).read_bytes() == (output / name).read_bytes()
+
+
+def test_a_folder_that_another_process_works_in_is_left_alone(table7, tmp_path, capsys):
+    with table7.alone(tmp_path):
+        assert table7.main(["--dataset", "demo", "--output", str(tmp_path)]) == 1
+    assert "is being worked on by another" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--rows", "nll"], "nll"),
+        (["--jobs", "0"], "--jobs"),
+        (["--", "--block", "snl"], "--block can't stand after --"),
+        (["--", "--typo", "1"], "typo"),
+    ],
+)
+def test_wrong_usage_exits_with_2_before_anything_is_run(table7, tmp_path, capsys, flags, words):
+    ours = ["--dataset", "demo", "--output", str(tmp_path)]
+    try:
+        code = table7.main([*ours, *flags])
+    except SystemExit as error:
+        code = error.code
+    assert code == 2 and words in capsys.readouterr().err
+    assert not list(tmp_path.glob("*-seed*"))
+
+
+def test_any_block_can_be_a_row_and_none_is_the_base_row(table7):
+    arguments, train_flags = table7.parse_arguments(
+        "--rows none i3d cheb snl --seeds 0 0 1 -- --epochs 3".split()
+    )
+    assert arguments.rows == ["i3d", "cheb", "snl"] and arguments.seeds == [0, 1]
+    assert train_flags == ["--epochs", "3"]
+
+
+def test_what_a_kill_left_in_a_folder_does_not_make_it_anothers(table7, tmp_path):
+    folder = tmp_path / "i3d-seed0"
+    folder.mkdir()
+    (folder / ".config.a1b2c3_d.yaml").touch()
+    arguments, _ = table7.parse_arguments(
+        ["--dataset", "demo", "--rows", "i3d", "--output", str(tmp_path)]
+    )
+    [planned] = table7.plan(arguments, [])
+    assert planned.config.block == "none" and not list(folder.iterdir())
+
+
+# Gathering made-up results; the expected figures were worked out by hand.
+
+MADE_UP = {
+    ("i3d", 0): (0.80, 0.95, 0.90, 1.0),
+    ("i3d", 1): (0.82, 0.95, 0.90, 1.0),
+    ("i3d", 2): (0.84, 0.95, 0.90, 1.0),
+    ("snl", 0): (0.85, 0.97, 0.95, 1.0),
+    ("snl", 1): (0.86, 0.97, 0.95, 1.0),
+    ("snl", 2): (0.90, 0.97, 0.95, 1.0),
+    ("nl", 0): (0.79, 0.95, 0.90, 1.0),
+    ("nl", 1): (0.84, 0.95, 0.90, 1.0),
+    ("nl", 2): (0.83, 0.95, 0.90, 1.0),
+    ("gsnl", 0): (0.81, 0.95, 0.90, 1.0),
+    ("gsnl", 3): (0.99, 0.95, 0.90, 1.0),
+    ("a2", 0): None,
+}
+
+
+@pytest.fixture
+def gathered(table7, tmp_path):
+    """The table of made-up results, written into a folder."""
+    runs = []
+    for (row, seed), figures in MADE_UP.items():
+        config = TrainConfig("demo", output=str(tmp_path / f"{row}-seed{seed}"), epochs=7)
+        run = table7.Run(row, seed, config, (), clips=10, crops=3)
+        runs.append(run)
+        if figures:
+            clip1, clip5, video1, video5 = figures
+            run.folder.mkdir()
+            evaluation = {
+                "clip": {"top1": clip1, "top5": clip5, "n": 1120},
+                "video": {"top1": video1, "top5": video5, "n": 112},
+                "skipped": [],
+            }
+            run.evaluation.write_text(json.dumps(evaluation))
+    table = table7.Table.of(runs)
+    table7.write_all(table, tmp_path)
+    return tmp_path
+
+
+def test_mean_deviation_and_paired_difference_are_those_worked_out_by_hand(gathered):
+    base, snl = line(gathered, "i3d"), line(gathered, "snl")
+    assert base["clip_top1_mean"] == "82.0" and base["clip_top1_std"] == "2.0"
+    assert (snl["clip_top1_mean"], snl["clip_top1_std"]) == ("87.0", "2.6458")
+    # 5, 4 and 6 points, seed by seed.
+    assert snl["clip_top1_difference_mean"] == "5.0" and snl["clip_top1_difference_std"] == "1.0"
+    assert snl["video_top1_difference_mean"] == "5.0" and snl["video_top1_difference_std"] == "0.0"
+    text = (gathered / "table7.md").read_text()
+    assert (
+        "| snl | 3 | 112 | 87.00 ± 2.65 | 97.00 ± 0.00 | +5.00 ± 1.00 | 95.00 ± 0.00 "
+        "| 100.00 ± 0.00 | +5.00 ± 0.00 | 84.39 | 97.66 | +2.82 |"
+    ) in text
+
+
+def test_a_difference_takes_only_seeds_that_both_rows_have(gathered):
+    gsnl = line(gathered, "gsnl")
+    assert (gsnl["clip_top1_mean"], gsnl["clip_top1_n"]) == ("90.0", "2")
+    assert (gsnl["clip_top1_difference_mean"], gsnl["clip_top1_difference_n"]) == ("1.0", "1")
+
+
+def test_nothing_that_was_not_measured_is_printed(gathered):
+    text = (gathered / "table7.md").read_text()
+    assert "| a2 | - | - | - | - | - | - | - | - | 82.68 | 95.85 | +1.11 |" in text
+    assert "- Not finished: a2 seed 0." in text and "a2: not measured." in text
+    filled = {key for key, value in line(gathered, "a2").items() if value and "_top" in key}
+    assert filled == {"paper_clip_top1", "paper_clip_top5"}
+    # One difference has no deviation, and a block that the paper's table lacks none of its figures.
+    assert "+1.00 | 90.00 ± 0.00 | 100.00 ± 0.00 | +0.00 | - | - | - |" in text
+    assert line(gathered, "gsnl")["clip_top1_difference_std"] == ""
+    assert "nan" not in text.lower() and "None" not in text
+
+
+def test_a_sentence_tells_whether_a_difference_is_more_than_the_spread(gathered):
+    text = (gathered / "table7.md").read_text()
+    assert (
+        "- snl: clip-level Top-1 differs from i3d's by +5.00 ± 1.00 points over 3 seeds, " in text
+    )
+    assert "points over 3 seeds, larger than the spread of this difference between seeds." in text
+    # nl: -1, 2 and -1 points.
+    assert "i3d's by +0.00 ± 1.73 points over 3 seeds, not larger than the spread" in text
+    assert "i3d's by +1.00 points; with 1 seed it can't be told whether" in text
+
+
+def test_the_protocol_stands_beside_the_figures(gathered):
+    text = (gathered / "table7.md").read_text()
+    assert "Measured: demo, split 1; i3d from kinetics400, clips of 16x124x124; 7 epochs" in text
+    assert "figures of the last" in text and "10 clips x 3 crops of every video" in text
+    assert "seeds 0, 1, 2, 3." in text
+    assert "Paper: Table 7 of" in text and "7912 training and 1625 test videos" in text
+    protocol = line(gathered, "snl")
+    assert (protocol["dataset"], protocol["split"], protocol["backbone"]) == ("demo", "1", "i3d")
+    assert (protocol["clips"], protocol["crops"], protocol["videos"]) == ("10", "3", "112")
+    assert (protocol["epochs"], protocol["epoch_reported"]) == ("7", "last")
+    assert (protocol["seeds"], protocol["initialisation"]) == ("0 1 2", "kinetics400")
