@@ -564,7 +564,7 @@ def data_shrink(
     timeout: float = 300,
     memory: int = 4096,
 ) -> int:
-    """Copy a data set with smaller videos, which are read several times as fast.
+    """Copy a data set with smaller videos, which are read about twice as fast.
 
     Names, numbers of frames and frame rates stay; sound is left out. An interrupted copy goes on
     where it was.

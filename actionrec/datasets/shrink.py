@@ -1,4 +1,4 @@
-"""Copy a data set with smaller videos, which are read several times as fast.
+"""Copy a data set with smaller videos, which are read about twice as fast.
 
     actionrec data shrink ucf101 --root UCF-101 --output UCF-101-small
     actionrec train --dataset ucf101 --root UCF-101-small
