@@ -338,6 +338,13 @@ def test_a_crop_is_cut_out_of_the_frame_as_it_is_shown_and_then_scaled(encode, t
         assert np.abs(frame.astype(int) - np.asarray(expected)).max() <= 1
 
 
+@pytest.mark.parametrize("crop", [(-1, 0, 8, 8), (0, 60, 8, 8), (44, 0, 8, 8), (0, 0, 0, 8)])
+def test_a_crop_that_is_not_inside_the_frame_is_refused(encode, tmp_path, crop):
+    video = VideoReader(encode(tmp_path / "v.avi", frames=3))
+    with pytest.raises(ValueError, match="does not fit into frames of .48, 64."):
+        video.read([0], crop=crop)
+
+
 def test_repeated_indices_repeat_the_frame(encode, tmp_path):
     path = encode(tmp_path / "v.avi", frames=12, options={"bf": "2"})
     indices = [0, 0, 3, 3, 3, 11, 11]

@@ -108,6 +108,7 @@ class VideoReader:
 
         Raises:
             IndexError: an index is negative, not below `len` or less than the one before.
+            ValueError: the crop is not inside the frame.
             VideoError: fewer frames could be decoded than the file announces.
         """
         return next(self.clips([indices], size, crop))
@@ -167,6 +168,9 @@ class VideoReader:
     ) -> Iterator[tuple[int, np.ndarray]]:
         """(index, frame) for each of the `wanted`, cropped and scaled."""
         top, left, height, width = crop or (0, 0, *self.size)
+        inside = min(top, left) >= 0 and min(height, width) >= 1
+        if not inside or top + height > self.size[0] or left + width > self.size[1]:
+            raise ValueError(f"The crop {crop} does not fit into frames of {self.size}.")
         if isinstance(size, int):
             factor = size / min(height, width)
             size = (round(height * factor), round(width * factor))
