@@ -332,12 +332,8 @@ def weights_list(format: Format = "table") -> int:
     from actionrec.models.weights import cache_folder, list_weights
 
     rows = list_weights()
-    if format == "json":
-        print(json.dumps(rows, indent=2))
-    elif format == "csv":
-        writer = csv.DictWriter(sys.stdout, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    if format != "table":
+        print_rows(rows, format)
     else:
         for row in rows:
             state = "in the cache" if row["cached"] else "not downloaded yet"
@@ -359,6 +355,16 @@ def weights_download(name: str) -> int:
 
     print(fetch(name))
     return 0
+
+
+def print_rows(rows: list[dict[str, Any]], format: Format) -> None:
+    """Rows with the same keys, as a JSON list or as CSV."""
+    if format == "json":
+        print(json.dumps(rows, indent=2))
+        return
+    writer = csv.DictWriter(sys.stdout, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 # What each data set is, and how it must lie on disk.
@@ -416,12 +422,8 @@ def data_list(
         rows = [
             {"dataset": name, "what": what, "layout": at} for name, (what, at) in DATASETS.items()
         ]
-        if format == "json":
-            print(json.dumps(rows, indent=2))
-        elif format == "csv":
-            writer = csv.DictWriter(sys.stdout, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        if format != "table":
+            print_rows(rows, format)
         else:
             for row in rows:
                 print(f"{row['dataset']:10}{row['what']}: {row['layout']}")

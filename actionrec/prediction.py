@@ -96,11 +96,10 @@ def read_clips(
     return VideoClips(pixels, seconds)
 
 
-def score_clips(recognizer: Recognizer, clips: VideoClips, crops: int = 1) -> np.ndarray:
-    """Softmax scores (clips, classes), the mean of each clip's crops."""
+def score_clips(recognizer: Recognizer, clips: VideoClips) -> np.ndarray:
+    """Softmax scores (clips, classes) of clips with one crop each."""
     batches = clips.pixels.split(BATCH_SIZE)
-    scores = torch.cat([recognizer.scores(batch) for batch in batches])
-    return scores.unflatten(0, (-1, crops)).mean(dim=1).numpy()
+    return torch.cat([recognizer.scores(batch) for batch in batches]).numpy()
 
 
 def find_videos(paths: Iterable[str | Path]) -> list[Path | Failure]:

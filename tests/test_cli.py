@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import get_args
+from zipfile import ZipFile
 
 import pytest
 
@@ -23,7 +24,19 @@ def test_the_choices_on_the_command_line_are_those_that_exist():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["predict", "--typo"], ["weights", "list"]]
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["predict", "--typo"],
+        ["weights", "list"],
+        ["data", "--help"],
+        ["data", "check", "--help"],
+        ["data", "shrink", "--typo"],
+        ["data", "check", "ucf102"],
+        ["data", "list"],
+        ["data", "list", "folder", "--root", "nowhere"],
+    ],
 )
 def test_help_wrong_usage_and_lists_do_not_wait_for_torch(arguments, tmp_path):
     script = (
@@ -127,6 +140,8 @@ def test_the_wheel_works_from_another_folder_with_its_configs(tmp_path):
     build = "import hatchling.build as b, sys; print(b.build_wheel(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=PROJECT, check=True)
     [wheel] = tmp_path.glob("*.whl")
+    shipped = {path.relative_to(PROJECT) for path in (PROJECT / "configs").rglob("*.yaml")}
+    assert {f"actionrec/{path.as_posix()}" for path in shipped} <= set(ZipFile(wheel).namelist())
     shutil.unpack_archive(wheel, tmp_path / "installed", "zip")
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'installed')!r})\n"

@@ -28,29 +28,6 @@ def touch(root, *names):
         (root / name).touch()
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["data", "--help"],
-        ["data", "check", "--help"],
-        ["data", "shrink", "--typo"],
-        ["data", "check", "ucf102"],
-        ["data", "list"],
-        ["data", "list", "folder", "--root", "nowhere"],
-    ],
-)
-def test_help_wrong_usage_and_lists_do_not_wait_for_heavy_imports(arguments):
-    script = (
-        "import sys; from actionrec.cli import main\n"
-        f"try: main({arguments!r})\n"
-        "except SystemExit: pass\n"
-        "slow = {'torch', 'torchvision', 'pytorch_lightning', 'av', 'numpy'} & set(sys.modules)\n"
-        "sys.exit(', '.join(slow) or 0)"
-    )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-
-
 def test_checking_does_not_wait_for_torch():
     script = (
         "import sys; import actionrec.datasets.check, actionrec.datasets.shrink\n"

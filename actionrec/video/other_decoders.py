@@ -64,7 +64,7 @@ class DecordReader(OtherReader):
 
     Wrong without a word: mp4 files with an edit list (frames that should not be shown) and
     MPEG transport streams. It may hang in damaged files in a way that only killing the process
-    ends, and seeks for every clip, so that UCF-101's files take two to three times as long.
+    ends, and seeks for every clip, so that UCF-101's files take about four times as long.
     """
 
     library = "decord"
@@ -80,7 +80,8 @@ class TorchcodecReader(OtherReader):
     """Reads with torchcodec in its exact mode (one thread); it needs FFmpeg's libraries installed.
 
     Wrong without a word: AVI files of the kind of UCF-101's, which have no usable time stamps (off
-    by one frame), and H.264 in AVI (off by two). MPEG transport streams are an error.
+    by one frame; their end is an error), and H.264 in AVI (off by two). MPEG transport streams are
+    an error.
     """
 
     library = "torchcodec.decoders"

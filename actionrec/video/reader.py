@@ -10,6 +10,7 @@ are decoded from the start and counted.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import av
@@ -130,12 +131,14 @@ class VideoReader:
         frames: dict[int, np.ndarray] = {}
         wanted = sorted({index for clip in pending for index in clip})
         scaled = self._scaled(wanted, size, crop)
-        for position, clip in enumerate(pending):
+        # The first frame that the clips after each one still need.
+        starts = [clip[0] for clip in pending[1:]] + [len(self)]
+        needed = list(accumulate(reversed(starts), min))[::-1]
+        for clip, oldest in zip(pending, needed, strict=True):
             while clip[-1] not in frames:
                 index, frame = next(scaled)
                 frames[index] = frame
             yield np.stack([frames[index] for index in clip])
-            oldest = min((later[0] for later in pending[position + 1 :]), default=len(self))
             frames = {index: frame for index, frame in frames.items() if index >= oldest}
 
     def verify(self) -> None:
@@ -191,6 +194,8 @@ class VideoReader:
         orientation = self.index.orientation
         if orientation.transpose:
             height, width = width, height
+        rows = slice(None, None, -1 if orientation.flip_rows else 1)
+        columns = slice(None, None, -1 if orientation.flip_columns else 1)
         reformatter = VideoReformatter()
         for index, frame in self._decode(wanted):
             # One thread: swscale's own threads cost more than they save at this size.
@@ -200,10 +205,6 @@ class VideoReader:
             picture = np.ndarray((height, width, 3), np.uint8, plane, 0, (plane.line_size, 3, 1))
             if orientation.transpose:
                 picture = picture.swapaxes(0, 1)
-            rows, columns = (
-                slice(None, None, -1 if flip else 1)
-                for flip in (orientation.flip_rows, orientation.flip_columns)
-            )
             yield index, picture[rows, columns]
 
     def _decode(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
