@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
-from actionrec.config import BackboneName, BlockName, DatasetName, DecoderName, TrainConfig
+from actionrec.config import (
+    BackboneName,
+    BlockName,
+    DatasetName,
+    DecoderName,
+    PrecisionName,
+    TrainConfig,
+)
 from actionrec.errors import ActionrecError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +43,7 @@ def predict(
     model: str = "kinetics400-i3d",
     topk: int = 5,
     clips: int | None = None,
+    precision: PrecisionName = "auto",
     decoder: DecoderName = "pyav",
     format: Format = "table",
 ) -> int:
@@ -51,23 +59,29 @@ def predict(
         model: A pretrained model (see `actionrec weights list`) or a model file.
         topk: How many of the best classes to print.
         clips: Clips spread over each video; by default as many as cover it, ten at most.
+        precision: Numbers that the network computes with: float32; bfloat16, which moves scores by
+            up to 0.02 and is slow on hardware without it; or auto, bfloat16 where the hardware has
+            it.
         decoder: Library that decodes videos; those but pyav are extras and less exact.
         format: What to print.
     """
     from rich.console import Console
     from rich.progress import track
 
-    from actionrec.models.recognizer import Recognizer
+    from actionrec import load
+    from actionrec.models.inference import for_inference
     from actionrec.prediction import Failure, find_videos, predict_all
 
     if topk < 1 or (clips is not None and clips < 1):
         raise UsageError("--topk and --clips must be at least 1.")
-    recognizer = Recognizer.load(model).to(fastest_device())
-    found = track(find_videos(paths), "predicting", console=Console(stderr=True))
+    recognizer = for_inference(load(model), precision)
+    found = find_videos(paths)
     failures: list[Failure] = []
 
     def results() -> "Iterable[Prediction | Failure]":
-        for result in predict_all(recognizer, found, model, topk, clips, decoder):
+        all_results = predict_all(recognizer, found, model, topk, clips, decoder)
+        console = Console(stderr=True)
+        for result in track(all_results, "predicting", total=len(found), console=console):
             if isinstance(result, Failure):
                 failures.append(result)
                 complain(result.error)
@@ -132,9 +146,12 @@ def train(config: TrainConfig) -> int:
         actionrec train --dataset folder --root my_videos --freeze_batchnorm true --epochs 24
         actionrec train --config runs/mine/config.yaml --output runs/again
     """
+    from actionrec import distributed
     from actionrec.training import train as run
 
     results = run(config)
+    if not distributed.is_first():
+        return 0
     output = results["output"]
     for name in ("best", "last"):
         result = results[name]
@@ -144,7 +161,33 @@ def train(config: TrainConfig) -> int:
             f"Top-5 {clip['top5']:.1%}, one clip of each of {clip['n']} validation videos"
         )
     print(f"model: {output}/model.safetensors")
+    print(f"report: {output}/report.html")
     return 1 if results["bad_videos"] else 0
+
+
+def tune(what: str, config: TrainConfig) -> int:
+    """Find a learning rate or a batch size before training, with the settings of `train`.
+
+    lr trains for 100 steps while the learning rate rises from 1e-5 to 1, prints the rate at which
+    the loss falls most steeply and draws the curve beside the --output folder; batch_size doubles
+    the clips of a step until memory is used up. Both are Lightning's searches: a place to start
+    from. The run itself is not begun.
+
+    Examples:
+        actionrec tune lr --config demo.yaml
+        actionrec tune batch_size --dataset ucf101 --root UCF-101 --block snl
+    """
+    from actionrec.training.tuning import find_batch_size, find_learning_rate, picture_path
+
+    if what == "batch_size":
+        print(f"batch_size: {find_batch_size(config)}")
+        return 0
+    path = picture_path(config)
+    found = find_learning_rate(config)
+    print(f"lr: {found.suggestion:.2g}")
+    found.save_figure(path)
+    print(f"curve: {path}")
+    return 0
 
 
 def evaluate(
@@ -155,7 +198,10 @@ def evaluate(
     clips: int = 10,
     crops: Literal[1, 3] = 1,
     workers: int = 2,
+    precision: PrecisionName = "float32",
     decoder: DecoderName = "pyav",
+    devices: int = 1,
+    nodes: int = 1,
     output: str | None = None,
     save_logits: str | None = None,
     format: Format = "table",
@@ -176,16 +222,24 @@ def evaluate(
         clips: Clips evenly spread over each video.
         crops: 1, the centre of the frame, or 3 along its longer side.
         workers: Processes that read videos.
+        precision: Numbers that the network computes with: float32, on which published figures rest;
+            bfloat16, faster where the hardware has it, but some clips are then ranked otherwise; or
+            auto, bfloat16 where the hardware has it.
         decoder: Library that decodes videos; those but pyav are extras and less exact.
+        devices: GPUs of this machine that share the work, a process each; without a GPU, processes.
+            The figures are the same for any number.
+        nodes: Machines that share it; start it with torchrun or Slurm.
         output: Folder for a report: results.json, per_class.csv, predictions.csv,
             confusion_matrix.png and per_class.png.
         save_logits: File, *.safetensors, for the logits of every clip and crop, which
             scripts/compare.py takes.
         format: What to print.
     """
+    from actionrec import distributed
     from actionrec.datasets import open_dataset
     from actionrec.datasets.check import without_bad
     from actionrec.evaluation import describe_protocol, score_dataset, summarise
+    from actionrec.models.inference import for_inference
     from actionrec.models.recognizer import Recognizer
     from actionrec.reports import require_same_evaluation, write_report
 
@@ -193,14 +247,20 @@ def evaluate(
         raise UsageError(f"--clips {clips} is too few: at least one is needed.")
     if save_logits is not None and not save_logits.endswith(".safetensors"):
         raise UsageError(f"--save-logits {save_logits} must end in .safetensors, its format.")
-    recognizer = Recognizer.load(model).to(fastest_device())
+    device = distributed.join(devices, nodes)
+    recognizer = for_inference(Recognizer.load(model).to(device), precision)
     data = open_dataset(dataset, root, split)
     data, known_bad = without_bad(data, root and Path(root), sides=("val",))
     named = {"model": model, "split": split}
+    # What has no precision in its protocol is float32, also what was written before there were two.
+    if recognizer.precision != "float32":
+        named["precision"] = recognizer.precision
     if output is not None:
         protocol = describe_protocol(recognizer.config, data, clips, crops) | named
         require_same_evaluation(Path(output), protocol)
     scored = score_dataset(recognizer, data, clips, crops, workers, decoder)
+    if not distributed.is_first():
+        return 0
     scored.protocol.update(named)
     scored.skipped.extend(known_bad)
     result = summarise(scored)
@@ -317,6 +377,38 @@ def info(
                 f"{row.params / 1e6:.4f} M parameters, {row.macs / 1e9:.3f} G multiply-adds "
                 f"({row.conv_macs / 1e9:.3f} G in convolutions)"
             )
+    return 0
+
+
+def export(
+    output: str,
+    model: str = "kinetics400-i3d",
+    clip: str | None = None,
+    video: str | None = None,
+) -> int:
+    """Write a model for programs without actionrec: as ONNX or by torch.export.
+
+    The file takes uint8 RGB clips (batch, 3, T, H, W), normalises them and gives logits; labels,
+    sampling and crop are in it as JSON. It gets its name only when its logits are PyTorch's.
+
+    Examples:
+        actionrec export --output i3d.onnx
+        actionrec export --model runs/mine/model.safetensors --output mine.pt2 --clip 32x124x124
+
+    Args:
+        output: File to write, *.onnx or *.pt2 (torch.export).
+        model: A pretrained model (see `actionrec weights list`) or a model file.
+        clip: Frames, height and width of a clip; by default what the model was trained for.
+        video: Video to check with; by default a generated clip.
+    """
+    from actionrec.export import export as run
+    from actionrec.models.recognizer import Recognizer
+
+    checked_video = Path(video) if video is not None else None
+    exported = run(Recognizer.load(model), Path(output), clip, checked_video)
+    print(f"{output}: clips of {'x'.join(map(str, exported.clip))}, any {', '.join(exported.free)}")
+    for shape, difference in exported.differences.items():
+        print(f"  {shape}: differs from PyTorch by at most {difference:.1e} of the largest logit")
     return 0
 
 
@@ -611,13 +703,6 @@ DATA_VERBS: dict[str, Callable[..., int]] = {
 }
 
 
-def fastest_device() -> str:
-    """The first GPU, if there is one, else the CPU."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def complain(message: str) -> None:
     """Tell the user of a problem, on stderr."""
     print(f"actionrec: {message}", file=sys.stderr, flush=True)
@@ -673,21 +758,13 @@ def build_parser() -> Parser:
     verbs.add_subcommand("predict", predict_parser, help=summary(predict))
 
     train_parser = verb_parser(train)
-    train_parser.add_argument(
-        "--config", action=ConfigFile, help="YAML file with any of these settings; flags win."
-    )
-    train_parser.add_class_arguments(TrainConfig, skip={"stages", "crop_area"})
-    add_stages(train_parser)
-    train_parser.add_argument(
-        "--crop_area",
-        nargs=2,
-        type=float,
-        default=None,
-        metavar=("LEAST", "MOST"),
-        help="Share of the frame's area that a training crop takes, such as 0.3 1 (Inception's "
-        "way, sides 3:4 to 4:3); by default squares by short_side.",
-    )
+    add_train_settings(train_parser)
     verbs.add_subcommand("train", train_parser, help=summary(train))
+
+    tune_parser = verb_parser(tune)
+    tune_parser.add_argument("what", type=Literal["lr", "batch_size"], help="What to find.")
+    add_train_settings(tune_parser)
+    verbs.add_subcommand("tune", tune_parser, help=summary(tune))
 
     evaluate_parser = verb_parser(evaluate)
     evaluate_parser.add_function_arguments(evaluate)
@@ -697,6 +774,10 @@ def build_parser() -> Parser:
     info_parser.add_function_arguments(info, skip={"stages"})
     add_stages(info_parser)
     verbs.add_subcommand("info", info_parser, help=summary(info))
+
+    export_parser = verb_parser(export)
+    export_parser.add_function_arguments(export)
+    verbs.add_subcommand("export", export_parser, help=summary(export))
 
     weights_parser = Parser(description="Pretrained weights.")
     verbs.add_subcommand("weights", weights_parser, help=weights_parser.description)
@@ -731,6 +812,24 @@ def verb_parser(function: Callable[..., int]) -> Parser:
     )
 
 
+def add_train_settings(parser: Parser) -> None:
+    """Add --config and a flag for every field of TrainConfig."""
+    parser.add_argument(
+        "--config", action=ConfigFile, help="YAML file with any of these settings; flags win."
+    )
+    parser.add_class_arguments(TrainConfig, skip={"stages", "crop_area"})
+    add_stages(parser)
+    parser.add_argument(
+        "--crop_area",
+        nargs=2,
+        type=float,
+        default=None,
+        metavar=("LEAST", "MOST"),
+        help="Share of the frame's area that a training crop takes, such as 0.3 1 (Inception's "
+        "way, sides 3:4 to 4:3); by default squares by short_side.",
+    )
+
+
 def add_stages(parser: Parser) -> None:
     """Add --stages 3 4, which a list in a signature would only take as --stages=[3,4]."""
     parser.add_argument(
@@ -762,7 +861,11 @@ def run(options: Namespace) -> int:
     if options.verb == "train":
         del values["config"]
         return train(TrainConfig(**values))
-    return {"predict": predict, "evaluate": evaluate, "info": info}[options.verb](**values)
+    if options.verb == "tune":
+        del values["config"]
+        return tune(values.pop("what"), TrainConfig(**values))
+    verbs = {"predict": predict, "evaluate": evaluate, "info": info, "export": export}
+    return verbs[options.verb](**values)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -26,7 +26,9 @@ BlockName = Literal[
 ]
 TrainFromName = Literal["all", "stage2", "stage3", "stage4", "stage5", "block"]
 DecoderName = Literal["pyav", "decord", "torchcodec"]
+PrecisionName = Literal["auto", "float32", "bfloat16"]  # of inference
 AugmentName = Literal["none", "color", "randaugment"]
+MixName = Literal["none", "mixup", "cutmix", "both"]
 DatasetName = Literal["ucf101", "hmdb51", "kinetics", "folder", "csv", "demo"]
 
 
@@ -61,16 +63,20 @@ class TrainConfig:
             0.3 1 (Inception's way, the sides 3:4 to 4:3); by default squares by short_side.
         augment: Change training clips further: color jitters brightness, contrast, saturation and
             hue; randaugment applies two random operations to a clip.
+        mix: Mix the clips of a batch and their labels: mixup blends two, cutmix puts a part of one
+            into another, both takes either by chance.
         flip: Mirror half of the training clips; by default where no class is the mirror image
             of another.
         train_from: What is trained: all, what comes from a stage on (stage4), or only the nonlocal
             blocks and the head (block); the rest keeps its weights and statistics.
         epochs: Passes over the training videos.
-        batch_size: Clips of one step.
+        batch_size: Clips of one step, on all devices together.
         accumulate: Batches whose gradients are added up before the weights are changed.
         clip_gradient: Largest norm of the gradient; longer ones are shortened to it.
         label_smoothing: Share of the truth that is spread over all classes.
         lr: Learning rate of the first epochs.
+        lr_for_batch: Clips of a step that lr is meant for, such as 16; lr then grows and falls with
+            batch_size times accumulate, in proportion (Goyal et al. 2017).
         warmup: Epochs until the learning rate has risen to lr, in equal steps.
         schedule: How the learning rate falls: step, or cosine, to 0 at the last epoch's end.
         lr_step: Epochs after which the learning rate is divided by 10, again and again; by
@@ -79,9 +85,15 @@ class TrainConfig:
         weight_decay: Weight decay of SGD.
         freeze_batchnorm: Keep the backbone's batch normalisation at its pretrained statistics;
             helps with small batches.
+        sync_batchnorm: With several devices, batch normalisation over the clips of all of them.
+        ema: Decay of a moving average of the weights, such as 0.999, or 0.99 for short runs; the
+            average is what is validated and saved.
         precision: Numbers of the forward and backward pass; auto is bf16-mixed on a GPU that
             has it, else 32-true.
-        workers: Processes that read videos.
+        compile: Compile the network with torch.compile: faster on a GPU after a slow first step.
+        devices: GPUs of this machine to train on, a process each; without a GPU, processes.
+        nodes: Machines to train on, each with as many devices; start it with torchrun or Slurm.
+        workers: Processes that read videos, for each device.
         decoder: Library that decodes videos; those but pyav are extras and less exact.
         seed: Seed of the weights and of every random choice.
         max_bad: Share of training videos that may be unreadable before training stops.
@@ -109,6 +121,7 @@ class TrainConfig:
     gamma: float = 1.0
     crop_area: list[float] | None = None
     augment: AugmentName = "none"
+    mix: MixName = "none"
     flip: bool | None = None
     train_from: TrainFromName = "all"
     epochs: int = 100
@@ -117,13 +130,19 @@ class TrainConfig:
     clip_gradient: float | None = None
     label_smoothing: float = 0.0
     lr: float = 0.01
+    lr_for_batch: int | None = None
     warmup: int = 0
     schedule: Literal["step", "cosine"] = "step"
     lr_step: int | None = None
     momentum: float = 0.9
     weight_decay: float = 1e-4
     freeze_batchnorm: bool = False
+    sync_batchnorm: bool = False
+    ema: float | None = None
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    compile: bool = False
+    devices: int = 1
+    nodes: int = 1
     workers: int = 2
     decoder: DecoderName = "pyav"
     seed: int = 0

@@ -29,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from actionrec import distributed
 from actionrec.datasets import LabelledVideo, VideoDataset
 from actionrec.errors import ActionrecError
 from actionrec.files import replacing
@@ -229,7 +230,7 @@ def score_dataset(
     workers: int = 2,
     decoder: str = "pyav",
 ) -> ClipLogits:
-    """The logits of the validation videos of `dataset`.
+    """The logits of the validation videos of `dataset`, the same in all processes that share them.
 
     Args:
         recognizer: What is evaluated; the data set's labels must be among its labels.
@@ -251,7 +252,10 @@ def score_dataset(
         )
     require_decoder(decoder)
     videos = EvaluationVideos(dataset.val, recognizer.config, clips, crops, decoder)
-    scored = score_videos(recognizer, videos, range(len(videos)), workers)
+    # Each process takes its share, none of them twice, so that their number changes no figure.
+    own = range(distributed.rank(), len(videos), distributed.world_size())
+    shares = distributed.gather(score_videos(recognizer, videos, own, workers))
+    scored = {index: result for share in shares for index, result in share.items()}
     protocol = describe_protocol(recognizer.config, dataset, clips, crops)
     return gather(scored, dataset, labels, protocol)
 
@@ -271,6 +275,7 @@ def score_videos(
         f"evaluating {len(indices)} videos",
         total=len(indices),
         console=Console(stderr=True),
+        disable=not distributed.is_first(),
     )
     return {
         index: read if isinstance(read, Failure) else clip_logits(recognizer, read, videos.crops)

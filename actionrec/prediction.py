@@ -1,13 +1,16 @@
 """Name the action in video files: `actionrec predict video.mp4`.
 
-Clips are spread over the whole video, each is scored, and the softmax scores are averaged.
+Clips are spread over the whole video, each is scored, and the softmax scores are averaged. While
+the network is busy with a clip, a thread reads the next one, of the same video or of the next.
 """
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +22,7 @@ from actionrec.video.transforms import channels_first, stack_clips
 
 MOST_CLIPS = 10
 BATCH_SIZE = 4
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,16 @@ class VideoClips:
     seconds: list[tuple[float, float]]
 
 
+@dataclass(frozen=True)
+class VideoClip:
+    """A clip of a video as uint8 (crops, 3, T, H, W), its start and end in seconds, and whether it
+    is the video's last one."""
+
+    pixels: torch.Tensor
+    seconds: tuple[float, float]
+    last: bool
+
+
 def read_clips(
     path: str | Path,
     config: RecognizerConfig,
@@ -73,7 +87,25 @@ def read_clips(
     crops: int = 1,
     decoder: str = "pyav",
 ) -> VideoClips:
-    """Read `clips` evenly spread clips of a video, or as many as cover it, ten at most.
+    """All clips of `stream_clips` together.
+
+    Raises:
+        VideoError: the video can't be read.
+    """
+    read = list(stream_clips(path, config, clips, crops, decoder))
+    pixels = stack_clips([square for clip in read for square in clip.pixels])
+    return VideoClips(pixels, [clip.seconds for clip in read])
+
+
+def stream_clips(
+    path: str | Path,
+    config: RecognizerConfig,
+    clips: int | None,
+    crops: int = 1,
+    decoder: str = "pyav",
+) -> Iterator[VideoClip]:
+    """`clips` evenly spread clips of a video, or as many as cover it, ten at most, each as soon as
+    it is read.
 
     Each gives `crops` squares: 1, the centre, or 3 along the longer side.
 
@@ -88,12 +120,23 @@ def read_clips(
         chosen = sampling.uniform(len(video), clips)
     if crops == 1:
         read = video.clips(chosen, (preprocessing.crop,) * 2, preprocessing.square(video.size))
-        pixels = stack_clips([channels_first(clip) for clip in read])
+        squares = (channels_first(clip)[None] for clip in read)
     else:
         read = video.clips(chosen, preprocessing.crop, preprocessing.strip(video.size))
-        pixels = torch.cat([preprocessing.squares(clip) for clip in read])
-    seconds = [(clip[0] / video.fps, (clip[-1] + 1) / video.fps) for clip in chosen]
-    return VideoClips(pixels, seconds)
+        squares = (preprocessing.squares(clip) for clip in read)
+    for indices, pixels in zip(chosen, squares, strict=True):
+        seconds = (indices[0] / video.fps, (indices[-1] + 1) / video.fps)
+        yield VideoClip(pixels, seconds, last=indices is chosen[-1])
+
+
+def read_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The `items`, each of which a thread makes while the one before it is being used."""
+    end = object()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        following = thread.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = thread.submit(next, items, end)
+            yield item
 
 
 def score_clips(recognizer: Recognizer, clips: VideoClips) -> np.ndarray:
@@ -138,18 +181,44 @@ def predict_video(
     Raises:
         VideoError: the video can't be read.
     """
-    read = read_clips(path, recognizer.config, clips, decoder=decoder)
-    scores = score_clips(recognizer, read)
+    seconds, scores = [], []
+    for clip in read_ahead(stream_clips(path, recognizer.config, clips, decoder=decoder)):
+        seconds.append(clip.seconds)
+        scores.append(recognizer.scores(clip.pixels)[0].numpy())
+    return summarise(recognizer, path, model, topk, seconds, scores)
+
+
+def summarise(
+    recognizer: Recognizer,
+    path: str | Path,
+    model: str,
+    topk: int,
+    seconds: Sequence[tuple[float, float]],
+    scores: Sequence[np.ndarray],
+) -> Prediction:
+    """The prediction that follows from the scores (classes,) of a video's clips."""
     labels = recognizer.config.labels
     return Prediction(
         video=str(path),
         model=model,
-        top=best(scores.mean(axis=0), labels, topk),
+        top=best(np.mean(scores, axis=0), labels, topk),
         clips=[
             ClipPrediction(round(start, 3), round(end, 3), best(row, labels, topk))
-            for (start, end), row in zip(read.seconds, scores, strict=True)
+            for (start, end), row in zip(seconds, scores, strict=True)
         ],
     )
+
+
+def video_features(
+    recognizer: Recognizer, path: str | Path, clips: int | None = None, decoder: str = "pyav"
+) -> np.ndarray:
+    """The pooled feature map of each clip of a video, float32 (clips, features).
+
+    Raises:
+        VideoError: the video can't be read.
+    """
+    read = read_ahead(stream_clips(path, recognizer.config, clips, decoder=decoder))
+    return torch.cat([recognizer.clip_features(clip.pixels) for clip in read]).numpy()
 
 
 def best(scores: np.ndarray, labels: tuple[str, ...], topk: int) -> list[LabelScore]:
@@ -167,11 +236,27 @@ def predict_all(
     decoder: str = "pyav",
 ) -> Iterator[Prediction | Failure]:
     """Predict one video after the other; a bad one becomes a Failure and the others go on."""
-    for video in videos:
-        if isinstance(video, Failure):
-            yield video
-            continue
-        try:
-            yield predict_video(recognizer, video, model, topk, clips, decoder)
-        except VideoError as error:
-            yield Failure(str(video), str(error))
+
+    def read() -> Iterator[tuple[Path, VideoClip] | Failure]:
+        for video in videos:
+            if isinstance(video, Failure):
+                yield video
+                continue
+            try:
+                for clip in stream_clips(video, recognizer.config, clips, decoder=decoder):
+                    yield video, clip
+            except VideoError as error:
+                yield Failure(str(video), str(error))
+
+    seconds, scores = [], []
+    for item in read_ahead(read()):
+        if not isinstance(item, Failure):
+            video, clip = item
+            seconds.append(clip.seconds)
+            scores.append(recognizer.scores(clip.pixels)[0].numpy())
+            if not clip.last:
+                continue
+            item = summarise(recognizer, video, model, topk, seconds, scores)
+        # A failure may come after some clips of its video, which are dropped.
+        seconds, scores = [], []
+        yield item

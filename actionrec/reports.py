@@ -258,4 +258,6 @@ def _name_ticks(axis: "Axis", names: Sequence[str], inches: float, rotation: flo
 
 def shorten(name: str) -> str:
     """The name, its end replaced by dots where it is too long for a picture."""
+    # A folder's name need not be of any encoding; matplotlib draws only what is.
+    name = name.encode("utf-8", "backslashreplace").decode("utf-8")
     return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"

@@ -32,7 +32,7 @@ from actionrec.config import TrainConfig
 from actionrec.datasets import LabelledVideo
 from actionrec.files import videos_below
 from actionrec.models.recognizer import RecognizerConfig
-from actionrec.training import EpochSampler, TrainingClips, collate
+from actionrec.training.clips import EpochSampler, TrainingClips, collate
 from actionrec.video.index import opened
 from actionrec.video.reader import VideoReader, scale
 from actionrec.video.sampling import ClipSampling

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from actionrec.complexity import measure
+from actionrec.complexity import measure, parts_table, trained_parts
 from actionrec.errors import UsageError
 from actionrec.models.nonlocal_blocks import BLOCK_NAMES
-from actionrec.models.recognizer import BlockConfig, RecognizerConfig
+from actionrec.models.recognizer import BlockConfig, RecognizerConfig, build_network
 
 LABELS = tuple(map(str, range(400)))
 
@@ -67,6 +67,53 @@ def test_i3d_costs_what_is_published():
 def test_an_impossible_clip_is_wrong_usage(clip):
     with pytest.raises(UsageError, match=f"{clip} is"):
         measure(RecognizerConfig(LABELS, "r3d50"), clip)
+
+
+@pytest.mark.parametrize("backbone", ["i3d", "r3d50", "i3d_r50", "c3d_small"])
+def test_every_number_of_a_network_is_in_one_part(backbone):
+    network = build_network(RecognizerConfig(("a", "b"), backbone, BlockConfig("snl", (3, 4))))
+    network.freeze_before("stage4")
+    parts = trained_parts(network)
+    values = list(network.parameters())
+    assert sum(part.parameters for part in parts) == sum(value.numel() for value in values)
+    assert sum(part.trained for part in parts) == sum(
+        value.numel() for value in values if value.requires_grad
+    )
+    short = [part.name.partition(":")[0] for part in parts]
+    third, fourth = (f"block before {network.stages[stage][-1]}" for stage in (3, 4))
+    stages = ["stage 2", "stage 3", third, "stage 4", fourth, "stage 5", "head"]
+    assert short == ["stem", *(name for name in stages if name != "stage 5" or 5 in network.stages)]
+    by_name = dict(zip(short, parts, strict=True))
+    for name in ("stem", "stage 2", "stage 3"):
+        assert by_name[name].training() == by_name[name].normalisation(False) == "frozen"
+    for name in (third, "stage 4", fourth):
+        assert by_name[name].training() == "trained"
+        assert by_name[name].normalisation(False) == "updated"
+    # Those of the blocks are new, and have no statistics to keep.
+    assert by_name["stage 4"].normalisation(True) == "frozen"
+    assert by_name[fourth].normalisation(True) == "updated"
+    assert by_name["head"].normalisation(True) == "-"
+
+
+def test_a_block_with_a_group_norm_has_no_batch_norm():
+    network = build_network(RecognizerConfig(("a",), "c3d_small", BlockConfig("cgnl")))
+    [block] = [part for part in trained_parts(network) if part.name == "block before conv4"]
+    assert block.normalisation(True) == block.normalisation(False) == "-"
+
+
+def test_the_parts_stand_in_aligned_columns():
+    network = build_network(RecognizerConfig(("a", "b"), "c3d_small", BlockConfig("snl")))
+    network.freeze_before("block")
+    assert parts_table(trained_parts(network), freeze_batchnorm=False) == (
+        "part                parameters  training        batch norm\n"
+        "stem: conv1              3,632  frozen          frozen\n"
+        "stage 2: conv2          13,888  frozen          frozen\n"
+        "stage 3: conv3          55,424  frozen          frozen\n"
+        "stage 4: conv4         166,080  frozen          frozen\n"
+        "block before conv4      10,368  trained         updated\n"
+        "head                       194  trained         -\n"
+        "all                    249,586  10,562 trained"
+    )
 
 
 @pytest.mark.slow

@@ -3,14 +3,24 @@
 import csv
 import io
 import json
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
 import torch
 
-from actionrec.models.recognizer import Recognizer
-from actionrec.prediction import Failure, best, find_videos, predict_video
-from actionrec.video.reader import VideoReader
+from actionrec.models.recognizer import KINETICS400_LABELS, Recognizer
+from actionrec.prediction import (
+    Failure,
+    best,
+    find_videos,
+    predict_all,
+    predict_video,
+    read_ahead,
+)
+from actionrec.video.reader import VideoError, VideoReader
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +156,74 @@ def test_the_default_model_loads_the_published_classes():
     assert len(recognizer.config.labels) == 400
     assert recognizer.config.labels[0] == "abseiling"
     assert recognizer.config.labels[-1] == "zumba"
+
+
+def test_several_videos_are_predicted_as_each_alone_is(small_recognizer, video, tmp_path, encode):
+    short = encode(tmp_path / "short.avi", frames=5)
+    (tmp_path / "text.mp4").write_text("not a video\n" * 100)
+    missing = Failure("nothing/*.avi", "No file matches.")
+    videos = [video, missing, tmp_path / "text.mp4", short, video]
+    results = list(predict_all(small_recognizer, videos, "model"))
+    alone = predict_video(small_recognizer, video, "model")
+    assert results[0] == results[4] == alone
+    assert results[1] is missing
+    assert isinstance(results[2], Failure) and "could not be read" in results[2].error
+    assert results[3] == predict_video(small_recognizer, short, "model")
+
+
+def test_clips_of_a_video_that_breaks_off_are_not_those_of_the_next(
+    small_recognizer, video, tmp_path, encode, monkeypatch
+):
+    broken = encode(tmp_path / "broken.avi", frames=40)
+    whole = VideoReader.clips
+
+    def breaks_off(reader, clips, *options):
+        read = whole(reader, clips, *options)
+        yield next(read)
+        if reader.path == broken:
+            raise VideoError("it breaks off")
+        yield from read
+
+    monkeypatch.setattr(VideoReader, "clips", breaks_off)
+    failure, prediction = predict_all(small_recognizer, [broken, video], "model")
+    assert failure == Failure(str(broken), "it breaks off")
+    assert prediction == predict_video(small_recognizer, video, "model")
+
+
+def test_the_next_item_is_made_while_the_one_before_is_in_use():
+    second_is_made = threading.Event()
+
+    def items():
+        yield 1
+        second_is_made.set()
+        yield 2
+        raise VideoError("no third")
+
+    read = read_ahead(items())
+    assert next(read) == 1
+    assert second_is_made.wait(timeout=60)
+    assert next(read) == 2
+    with pytest.raises(VideoError, match="no third"):
+        next(read)
+
+
+def test_who_stops_early_leaves_no_thread_that_reads_on():
+    made = []
+    read = read_ahead(made.append(number) or number for number in range(100))
+    assert next(read) == 0
+    read.close()
+    count = len(made)
+    assert count <= 2
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
+def test_predicting_needs_no_torchvision_which_takes_as_long_to_import_as_pytorch():
+    script = "import sys, actionrec.prediction; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=600).returncode == 0
+
+
+def test_the_labels_of_kinetics_are_those_of_torchvision():
+    from torchvision.models.video import R3D_18_Weights
+
+    labels = KINETICS400_LABELS.read_text(encoding="utf-8").splitlines()
+    assert labels == R3D_18_Weights.KINETICS400_V1.meta["categories"]

@@ -186,8 +186,8 @@ def test_bars_stand_in_the_order_of_accuracy_with_the_number_of_videos():
 
 
 def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path):
-    names = [r"$\nonsense$", "_a^", "x" * 99]
-    numbers = np.arange(3)
+    names = [r"$\nonsense$", "_a^", "x" * 99, "no encoding \udce4"]
+    numbers = np.arange(4)
     for make in (confusion_matrix_figure, per_class_figure):
         figure = make(numbers, numbers, names)
         figure.savefig(tmp_path / "picture.png")

@@ -10,6 +10,7 @@ from actionrec.video.transforms import (
     Preprocessing,
     augment,
     channels_first,
+    mix,
     random_area,
     stack_clips,
 )
@@ -128,6 +129,27 @@ def test_augmenting_changes_all_frames_of_a_clip_alike_and_each_clip_differently
     assert len({clip.numpy().tobytes() for clip in changed}) > 3
     assert torch.equal(changed, augment(clips, name, seed=1))
     assert not torch.equal(changed, augment(clips, name, seed=2))
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix", "both"])
+def test_a_mixed_label_says_how_much_of_which_clip_is_there(name):
+    # Every clip is of one value, its label's, so that what is seen says what it is made of.
+    labels = torch.tensor([0, 2, 1, 4, 3])
+    clips = (50 * labels.to(torch.uint8)).view(5, 1, 1, 1, 1).expand(5, 3, 4, 24, 24)
+    before = torch.random.get_rng_state()
+    mixed, shares = mix(clips, labels, name, classes=6, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert (mixed.shape, mixed.dtype, type(mixed)) == (clips.shape, torch.float32, torch.Tensor)
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(5))
+    values = 50 * torch.arange(6.0)
+    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3, 4)), shares @ values, rtol=1e-4, atol=1e-3)
+    assert 0 < (shares > 0).sum() - 5, "nothing was mixed"
+    again, _ = mix(clips, labels, name, classes=6, seed=3)
+    assert torch.equal(mixed, again)
+    assert torch.equal(mixed, mixed[:, :, :1].expand_as(mixed)), "a frame differs from the others"
+    inside = {"mixup": 1, "cutmix": 2}.get(name)
+    if inside:
+        assert all(len(clip.unique()) == inside for clip in mixed[shares.max(dim=1).values < 1])
 
 
 def test_i3d_sees_rgb_from_minus_one_to_one():

@@ -91,9 +91,14 @@ class Backbone(nn.Module):
         """Average a feature map (B, C, T, H, W) over time and space: (B, C)."""
         return x.mean(dim=(2, 3, 4))
 
+    def features(self, clips: torch.Tensor) -> torch.Tensor:
+        """The pooled feature map, (B, C), of clips (B, 3, T, H, W), in the head's type."""
+        # Where the feature map is bfloat16, a mean of it deserves more digits.
+        return self.pool(self.feature_map(clips).to(self.head.weight.dtype))
+
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         """Logits (B, classes) of clips (B, 3, T, H, W)."""
-        return self.head(self.dropout(self.pool(self.feature_map(clips))))
+        return self.head(self.dropout(self.features(clips)))
 
 
 def initialise(network: nn.Module) -> None:

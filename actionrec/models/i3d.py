@@ -70,7 +70,8 @@ class ConvUnit(nn.Module):
             for size, kernel, stride in zip(x.shape[2:], conv.kernel_size, conv.stride, strict=True)
         ]
         if all(before == after for before, after in padding):
-            x = F.conv3d(x, conv.weight, None, conv.stride, [before for before, _ in padding])
+            symmetric = [before for before, _ in padding]
+            x = F.conv3d(x, conv.weight, conv.bias, conv.stride, symmetric)
         else:
             # F.pad counts from the last axis to the first.
             x = conv(F.pad(x, [n for pair in reversed(padding) for n in pair]))

@@ -55,8 +55,12 @@ DENSE_SOFTMAX_POSITIONS = 512
 
 
 def dense_is_faster(positions: int, limit: int) -> bool:
-    """Whether A z goes through the N x N matrix: where there are at most `limit` positions."""
-    return positions <= limit
+    """Whether A z goes through the N x N matrix: where there are at most `limit` positions.
+
+    In a graph exported for clips of any size N is a symbol, and a comparison would restrict it to
+    one side of the limit: such a graph goes without the matrix.
+    """
+    return not isinstance(positions, torch.SymInt) and positions <= limit
 
 
 class Affinity(Protocol):
@@ -113,18 +117,20 @@ class LowRankAffinity:
         size 2Cs x 2Cs (Woodbury): with U = [P^T, Q^T] and A = U S U^T,
         1 + h^2 L^2 = (1 + h^2) - h^2 U (2 S - S U^T U S) U^T.
         """
+        # Neither matrix can be singular: their eigenvalues are 1 / (1 + h^2) at least. Without the
+        # check that they are not, the block can be exported.
         h2 = zoom.square()
         if self.matrix is not None:
             one = torch.eye(self.matrix.shape[-1], dtype=h2.dtype, device=h2.device)
             laplacian = one - self.matrix
-            inverse = torch.linalg.inv(one + h2 * (laplacian @ laplacian))
+            inverse, _ = torch.linalg.inv_ex(one + h2 * (laplacian @ laplacian))
             return lambda z: z @ inverse.transpose(1, 2)
         u = torch.cat([self.p, self.q], dim=1)
         gram = u @ u.transpose(1, 2)
         one = torch.eye(u.shape[1], dtype=h2.dtype, device=h2.device)
         s = one.roll(u.shape[1] // 2, dims=0) / 2
         core = h2 / (1 + h2) * (2 * s - s @ gram @ s)
-        core = torch.linalg.solve(one - core @ gram, core)
+        core, _ = torch.linalg.solve_ex(one - core @ gram, core)
         return lambda z: (z + (z @ u.transpose(1, 2)) @ core.transpose(1, 2) @ u) / (1 + h2)
 
 

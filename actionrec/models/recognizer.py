@@ -9,30 +9,39 @@ evaluating need nothing else.
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from actionrec.config import PrecisionName
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
 from actionrec.models import weights
 from actionrec.models.backbone import Backbone
 from actionrec.models.c3d_small import c3d_small
+from actionrec.models.hub import MODEL_CARD, MODEL_FILE, ModelHubMixin
 from actionrec.models.i3d import I3D
 from actionrec.models.nonlocal_blocks import build_block
 from actionrec.models.resnet3d import i3d_r50, r3d50
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
 
+if TYPE_CHECKING:
+    from actionrec.prediction import Failure, Prediction
+
 BACKBONES = {"i3d": I3D, "r3d50": r3d50, "i3d_r50": i3d_r50, "c3d_small": c3d_small}
 METADATA_KEY = "actionrec"
+# In the order of the published I3D's logits. Torchvision has them too, but takes as long to import
+# as PyTorch does.
+KINETICS400_LABELS = Path(__file__).with_name("kinetics400.txt")
 
 
 @dataclass(frozen=True)
@@ -112,29 +121,105 @@ def build_network(config: RecognizerConfig) -> Backbone:
     return network
 
 
-class Recognizer(nn.Module):
+class Recognizer(
+    nn.Module,
+    ModelHubMixin,
+    library_name="actionrec",
+    pipeline_tag="video-classification",
+    tags=["action-recognition"],
+    model_card_template=MODEL_CARD,
+):
     """Recognises actions: uint8 clips (B, 3, T, H, W) to logits (B, classes).
 
     Its `config` says what clips it expects and what the classes are called; `training_record` tells
     how it was trained and what it reached (empty if unknown).
+
+    `save_pretrained(folder)`, `push_to_hub("owner/name")` and `from_pretrained(folder or name)` are
+    those of the Hugging Face Hub (extra `hub`).
     """
 
     def __init__(self, config: RecognizerConfig, training: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.config = config
         self.training_record = dict(training or {})
+        # What its predictions are signed with, and the numbers that it makes them with.
+        self.name = config.backbone
+        self.precision: PrecisionName = "auto"
         # Channels last is the order in which both oneDNN and cuDNN convolve fastest.
         self.network = build_network(config).to(memory_format=torch.channels_last_3d)
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return self.network(self._pixels(clips))
+
+    def _pixels(self, clips: torch.Tensor) -> torch.Tensor:
+        """What the network sees of uint8 clips (B, 3, T, H, W), in the type that it computes in."""
         pixels = clips.contiguous(memory_format=torch.channels_last_3d)
-        return self.network(self.config.preprocessing.normalise(pixels))
+        first = next(self.network.units.parameters())
+        return self.config.preprocessing.normalise(pixels).to(first.dtype)
 
     @torch.inference_mode()
     def scores(self, clips: torch.Tensor) -> torch.Tensor:
         """Softmax scores (B, classes) of uint8 clips (B, 3, T, H, W), on the network's device."""
-        device = self.network.head.weight.device
-        return self.eval()(clips.to(device)).float().softmax(dim=1).cpu()
+        return self.eval()(clips.to(self.device)).float().softmax(dim=1).cpu()
+
+    @torch.inference_mode()
+    def clip_features(self, clips: torch.Tensor) -> torch.Tensor:
+        """The pooled feature map, float32 (B, features), of uint8 clips (B, 3, T, H, W)."""
+        return self.eval().network.features(self._pixels(clips.to(self.device))).float().cpu()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.network.head.weight.device
+
+    @overload
+    def predict(
+        self, videos: str | Path, topk: int = 5, clips: int | None = None
+    ) -> "Prediction": ...
+
+    @overload
+    def predict(
+        self, videos: Iterable[str | Path], topk: int = 5, clips: int | None = None
+    ) -> "Iterator[Prediction | Failure]": ...
+
+    def predict(
+        self, videos: str | Path | Iterable[str | Path], topk: int = 5, clips: int | None = None
+    ) -> "Prediction | Iterator[Prediction | Failure]":
+        """Name the action in one video file, or in each of several.
+
+        Args:
+            videos: A file; or several, which give an iterator: the next one is read while one is
+                being scored, and one that can't be read is a Failure in its place.
+            topk: How many of the best classes to tell.
+            clips: Clips spread over a video; by default as many as cover it, ten at most.
+
+        Raises:
+            VideoError: the only video can't be read.
+        """
+        # Prediction knows recognizers, so no recognizer knows it before it is asked.
+        from actionrec.models.inference import for_inference
+        from actionrec.prediction import predict_all, predict_video
+
+        prepared = for_inference(self, self.precision)
+        if isinstance(videos, str | Path):
+            return predict_video(prepared, videos, self.name, topk, clips)
+        return predict_all(prepared, map(Path, videos), self.name, topk, clips)
+
+    def features(self, video: str | Path, clips: int | None = None) -> np.ndarray:
+        """An embedding of each clip of a video file: float32 (clips, features), the last feature
+        map averaged over time and space.
+
+        Args:
+            video: A file.
+            clips: Clips spread over the video; by default as many as cover it, ten at most.
+
+        Raises:
+            VideoError: the video can't be read.
+        """
+        from actionrec.models.inference import for_inference
+        from actionrec.prediction import video_features
+
+        return video_features(for_inference(self, self.precision), video, clips)
 
     def load_pretrained(self, tensors: Mapping[str, torch.Tensor], source: str) -> LoadReport:
         """Take all weights but the nonlocal blocks' and the head's from `tensors`.
@@ -162,13 +247,9 @@ class Recognizer(nn.Module):
         self.network.load_state_dict({name: tensors[name] for name in fits}, strict=False)
         return LoadReport(tuple(sorted(fits)), tuple(new), tuple(unused))
 
-    def save(self, path: Path) -> None:
-        """Write the recognizer to one safetensors file, which appears only when it is whole.
-
-        Raises:
-            ActionrecError: the file can't be written.
-        """
-        description = {
+    def description(self) -> dict[str, Any]:
+        """What a file with this recognizer says of it: `config`, `training` and `versions`."""
+        return {
             "config": asdict(self.config),
             "training": self.training_record,
             "versions": {
@@ -177,13 +258,21 @@ class Recognizer(nn.Module):
                 "python": platform.python_version(),
             },
         }
+
+    def save(self, path: Path) -> None:
+        """Write the recognizer to one safetensors file, which appears only when it is whole.
+
+        Raises:
+            ActionrecError: the file can't be written.
+        """
         tensors = {
             name: value.detach().cpu().contiguous()
             for name, value in self.network.state_dict().items()
         }
+        metadata = {METADATA_KEY: json.dumps(self.description())}
         with replacing(Path(path)) as temporary:
             try:
-                save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(description)})
+                save_file(tensors, temporary, metadata=metadata)
             except SafetensorError as error:
                 raise OSError(str(error)) from error
 
@@ -195,7 +284,9 @@ class Recognizer(nn.Module):
             ActionrecError: there is no such file or name, or the file is no recognizer.
         """
         if str(model) in weights.WEIGHTS:
-            return load_published(str(model))
+            recognizer = load_published(str(model))
+            recognizer.name = str(model)
+            return recognizer
         path = Path(model)
         if not path.is_file():
             raise ActionrecError(
@@ -217,17 +308,30 @@ class Recognizer(nn.Module):
                 f"extra or of another shape, {wrong[0]} first; train or download it again."
             )
         recognizer.network.load_state_dict(tensors)
+        recognizer.name = str(model)
+        return recognizer
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.save(save_directory / MODEL_FILE)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> "Recognizer":
+        path = Path(model_id, MODEL_FILE)
+        if not Path(model_id).is_dir():
+            from huggingface_hub import hf_hub_download
+
+            where = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+            path = hf_hub_download(model_id, MODEL_FILE, **{name: options[name] for name in where})
+        recognizer = cls.load(path)
+        recognizer.name = model_id
         return recognizer
 
 
 def load_published(name: str) -> Recognizer:
     """The pretrained recognizer `name`, downloaded to the user's cache on first use."""
-    # torchvision ships the 400 names, in the order of the published I3D's logits.
-    from torchvision.models.video import R3D_18_Weights
-
     recognizer = Recognizer(
         RecognizerConfig(
-            labels=tuple(R3D_18_Weights.KINETICS400_V1.meta["categories"]),
+            labels=tuple(KINETICS400_LABELS.read_text(encoding="utf-8").splitlines()),
             sampling=ClipSampling(length=64, fps=25),
             preprocessing=Preprocessing(short_side=256, crop=224),
         )

@@ -1,7 +1,7 @@
 """From the frames of a clip to what the network sees: crop, scale, flip, augment, normalise.
 
 Cropping and scaling happen where the file is read, one clip at a time; what works on pixels of a
-whole batch (`augment`, `Preprocessing.normalise`) runs on the GPU when there is one.
+whole batch (`augment`, `mix`, `Preprocessing.normalise`) runs on the GPU when there is one.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torchvision.transforms import v2
 
 from actionrec.errors import UsageError
 from actionrec.video.reader import Crop
@@ -86,10 +85,13 @@ class Preprocessing:
         return max(1, round(min(size) * self.crop / short_side))
 
     def normalise(self, clips: torch.Tensor) -> torch.Tensor:
-        """uint8 clips (B, 3, T, H, W) to float32, normalised."""
+        """Clips (B, 3, T, H, W) with values from 0 to 255 to float32, normalised."""
         mean = torch.tensor(self.mean, device=clips.device).view(3, 1, 1, 1)
         std = torch.tensor(self.std, device=clips.device).view(3, 1, 1, 1)
-        return ((clips.float() / 255).pow(self.gamma) - mean) / std
+        pixels = clips.float() / 255
+        if self.gamma != 1:
+            pixels = pixels.pow(self.gamma)
+        return pixels.sub_(mean).div_(std)
 
 
 def random_area(
@@ -97,6 +99,9 @@ def random_area(
 ) -> Crop:
     """A part of a frame of `size` (height, width) whose share of the area is in `areas`, as in
     Inception's training: width to height between 3/4 and 4/3."""
+    # Torchvision takes as long to import as PyTorch, and only training needs it.
+    from torchvision.transforms import v2
+
     crop = v2.RandomResizedCrop(size, scale=areas, ratio=ASPECT_RATIOS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator.integers(2**63)))
@@ -111,12 +116,45 @@ def augment(clips: torch.Tensor, name: str, seed: int) -> torch.Tensor:
     "randaugment" is RandAugment (Cubuk et al. 2020), two operations of magnitude 9. The result
     depends on nothing but the clips and the seed.
     """
+    from torchvision.transforms import v2
+
     transforms = {"color": v2.ColorJitter(0.4, 0.4, 0.4, 0.1), "randaugment": v2.RandAugment()}
     transform = transforms[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         changed = [transform(clip.transpose(0, 1)).transpose(0, 1) for clip in clips]
     return stack_clips(changed)
+
+
+def mix(
+    clips: torch.Tensor, labels: torch.Tensor, name: str, classes: int, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mix every clip of a batch with the one before it, and their labels likewise.
+
+    "mixup" blends them (Zhang et al. 2018, alpha 0.2), "cutmix" puts a box of one, through all its
+    frames, into the other (Yun et al. 2019, alpha 1), "both" does one of the two; the alphas are
+    those of torchvision's reference training.
+
+    Args:
+        clips: uint8 (B, 3, T, H, W).
+        labels: Integers (B,).
+        name: mixup, cutmix or both.
+        classes: Number of classes.
+        seed: The result depends on nothing else.
+
+    Returns:
+        float32 clips (B, 3, T, H, W) in [0, 255], and the classes' shares (B, classes).
+    """
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
+
+    mixup, cutmix = v2.MixUp(alpha=0.2, num_classes=classes), v2.CutMix(num_classes=classes)
+    transforms = {"mixup": mixup, "cutmix": cutmix, "both": v2.RandomChoice([mixup, cutmix])}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        # As a video, because of the fifth dimension; which one is time doesn't matter here.
+        mixed, shares = transforms[name](tv_tensors.Video(clips.float()), labels)
+    return mixed.as_subclass(torch.Tensor), shares
 
 
 def channels_first(frames: np.ndarray) -> torch.Tensor:

@@ -1,0 +1,57 @@
+"""The Hugging Face Hub's own way to save, share and load a model, where huggingface_hub is there.
+
+    python -c "from actionrec import Recognizer; \\
+               print(Recognizer.from_pretrained('a_folder_or_owner/name').config.labels)"
+
+A repository or folder holds model.safetensors, which is all that loading needs, config.json for
+those who look before they load, and a model card.
+"""
+
+from typing import Any, NoReturn
+
+from actionrec.errors import UsageError
+
+__all__ = ["MODEL_CARD", "MODEL_FILE", "ModelHubMixin"]
+
+MODEL_FILE = "model.safetensors"
+MODEL_CARD = """---
+{{ card_data }}
+---
+
+A recognizer of human actions in video, for actionrec (`pip install 'actionrec[hub]'`). Its labels,
+clips and preprocessing are in `config.json`.
+
+```python
+from actionrec import Recognizer
+
+recognizer = Recognizer.from_pretrained("owner/name")  # the name of this repository
+print(recognizer.predict("video.mp4").top[0].label)
+```
+"""
+
+try:
+    from huggingface_hub import ModelHubMixin
+except ImportError as error:
+    reason = str(error)
+
+    class ModelHubMixin:  # type: ignore[no-redef]
+        """Stands in for the mixin and says what is missing."""
+
+        def __init_subclass__(cls, **model_card: Any) -> None:
+            super().__init_subclass__()
+
+        def save_pretrained(self, *_: Any, **__: Any) -> NoReturn:
+            raise not_installed()
+
+        def push_to_hub(self, *_: Any, **__: Any) -> NoReturn:
+            raise not_installed()
+
+        @classmethod
+        def from_pretrained(cls, *_: Any, **__: Any) -> NoReturn:
+            raise not_installed()
+
+    def not_installed() -> UsageError:
+        return UsageError(
+            f"The Hugging Face Hub can't be used ({reason}); `pip install 'actionrec[hub]'`, or "
+            "use `save` and `actionrec.load` with a file."
+        )

@@ -1,0 +1,245 @@
+"""How fast actionrec predicts, beside the same network and sampling in plain PyTorch.
+
+    python scripts/benchmark_prediction.py
+    python scripts/benchmark_prediction.py --video video.mp4 --rounds 9
+    python scripts/benchmark_prediction.py --backbones i3d r3d50 i3d_r50 --blocks none snl nl
+    python scripts/benchmark_prediction.py --device cuda --clip 64x224x224
+
+Plain means what one writes in an afternoon: PyAV decodes every frame and `to_ndarray` converts it,
+`interpolate` scales whole frames, and the network is in float32, in the default order in memory,
+with its batch normalisations. Without --video a clip of ten seconds is made. The ways take turns,
+in another order in each round; the tables show medians over the rounds, and the median of the
+ratios within a round.
+"""
+
+import argparse
+import copy
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import nn
+
+import actionrec
+from actionrec.models.inference import fastest_device, for_inference, has_bfloat16
+from actionrec.models.recognizer import BlockConfig, Recognizer, RecognizerConfig
+from actionrec.prediction import MOST_CLIPS, Prediction, predict_video, read_clips
+
+Seconds = dict[str, np.ndarray]
+PLAIN = "plain PyTorch, float32"
+
+
+def make_video(path: Path, seconds: int = 10) -> None:
+    """Encode a video of 340x256 at 25 frames/s, the size of Kinetics: a texture that pans."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 60, 80, generator=generator)
+    texture = nn.functional.interpolate(coarse, (768, 1020), mode="bicubic")[0].clamp(0, 1)
+    picture = (255 * texture).byte().permute(1, 2, 0).numpy()
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("h264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 340, 256, "yuv420p"
+        for index in range(25 * seconds):
+            top, left = (int(256 + 200 * np.sin(index / rate)) for rate in (31.0, 23.0))
+            cut = np.ascontiguousarray(picture[top : top + 256, left : left + 340])
+            frame = av.VideoFrame.from_ndarray(cut, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def plain_network(recognizer: Recognizer) -> nn.Module:
+    """The network as one would write it, without anything that makes it fast."""
+    network = copy.deepcopy(recognizer.network).eval()
+    return network.to(memory_format=torch.contiguous_format)
+
+
+@torch.inference_mode()
+def plain_predict(
+    network: nn.Module, config: RecognizerConfig, path: Path, spent: dict[str, float]
+) -> np.ndarray:
+    """Mean softmax scores (classes,) of a video's clips, the plain way; adds to `spent`, by step,
+    the seconds that it takes."""
+    start = time.perf_counter()
+    with av.open(str(path)) as container:
+        fps = float(container.streams.video[0].average_rate)
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    spent["decode"] += time.perf_counter() - start
+
+    preprocessing = config.preprocessing
+    mean, std = (torch.tensor(x).view(3, 1, 1, 1) for x in (preprocessing.mean, preprocessing.std))
+    height, width, _ = frames[0].shape
+    factor = preprocessing.short_side / min(height, width)
+    size = (round(height * factor), round(width * factor))
+    top, left = ((side - preprocessing.crop) // 2 for side in size)
+    scores = []
+    for clip in config.sampling.at(fps).covering(len(frames), at_most=MOST_CLIPS):
+        start = time.perf_counter()
+        pixels = torch.from_numpy(np.stack([frames[index] for index in clip]))
+        pixels = pixels.permute(0, 3, 1, 2).float() / 255
+        pixels = nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True)
+        pixels = pixels[..., top : top + preprocessing.crop, left : left + preprocessing.crop]
+        pixels = ((pixels.permute(1, 0, 2, 3) - mean) / std).contiguous()
+        spent["scale"] += time.perf_counter() - start
+        start = time.perf_counter()
+        logits = network(pixels[None].to(next(network.parameters()).device))
+        scores.append(logits.softmax(dim=1)[0].cpu().numpy())
+        spent["network"] += time.perf_counter() - start
+    return np.mean(scores, axis=0)
+
+
+def take_turns(ways: dict[str, Callable[[], object]], rounds: int, title: str) -> Seconds:
+    """Seconds (rounds,) of each way; a first round, which warms up, is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    generator = np.random.default_rng(0)
+    for round in track(range(rounds + 1), title, console=Console(stderr=True)):
+        for name in generator.permutation(list(ways)):
+            start = time.perf_counter()
+            ways[name]()
+            if round > 0:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def speed(seconds: Seconds, name: str) -> tuple[str, str]:
+    """The median of a way's milliseconds, and of how many times as fast as plain it is."""
+    ratio = np.median(seconds[PLAIN] / seconds[name])
+    return f"{1000 * np.median(seconds[name]):.0f}", f"{ratio:.2f}"
+
+
+def precisions(device: torch.device) -> list[str]:
+    return ["float32", "bfloat16"] if has_bfloat16(device) else ["float32"]
+
+
+def measure_networks(
+    backbones: list[str], blocks: list[str], clip: str, device: torch.device, rounds: int
+) -> None:
+    """The forward pass on one clip, which is on the device already."""
+    length, height, width = map(int, clip.split("x"))
+    table = Table("network", "way", "ms", "speed / plain", title=f"forward pass, 1x3x{clip}")
+    for backbone in backbones:
+        for block in blocks:
+            config = RecognizerConfig(tuple(map(str, range(400))), backbone, BlockConfig(block))
+            recognizer = Recognizer(config).to(device).eval()
+            pixels = torch.randint(0, 256, (1, 3, length, height, width), dtype=torch.uint8)
+            pixels = pixels.to(device)
+            ways = {PLAIN: forward(plain_network(recognizer), normalised(recognizer, pixels))}
+            for precision in precisions(device):
+                ways[f"actionrec, {precision}"] = forward(
+                    for_inference(recognizer, precision), pixels
+                )
+            seconds = take_turns(ways, rounds, f"{backbone}, {block}")
+            for name in ways:
+                table.add_row(f"{backbone}, block {block}", name, *speed(seconds, name))
+    Console().print(table)
+
+
+def normalised(recognizer: Recognizer, pixels: torch.Tensor) -> torch.Tensor:
+    return recognizer.config.preprocessing.normalise(pixels).contiguous()
+
+
+def forward(network: nn.Module, clips: torch.Tensor) -> Callable[[], None]:
+    """A forward pass that ends when the device is done."""
+
+    @torch.inference_mode()
+    def run() -> None:
+        network(clips)
+        if clips.is_cuda:
+            torch.cuda.synchronize()
+
+    return run
+
+
+def measure_prediction(model: str, path: Path, device: torch.device, rounds: int) -> None:
+    """From the file to the labels, all in one process whose models are loaded."""
+    recognizer = actionrec.load(model, device=str(device))
+    config, labels = recognizer.config, recognizer.config.labels
+    network = plain_network(recognizer)
+    spent = {"decode": 0.0, "scale": 0.0, "network": 0.0}
+    found: dict[str, np.ndarray | Prediction] = {}
+
+    def plain() -> None:
+        found[PLAIN] = plain_predict(network, config, path, spent)
+
+    def ours(precision: str) -> Callable[[], None]:
+        prepared = for_inference(recognizer, precision)
+
+        def run() -> None:
+            found[f"actionrec, {precision}"] = predict_video(prepared, path, model)
+
+        return run
+
+    ways = {PLAIN: plain} | {f"actionrec, {name}": ours(name) for name in precisions(device)}
+    ways["actionrec, reading alone"] = lambda: read_clips(path, config, None)
+    seconds = take_turns(ways, rounds, "predicting")
+    table = Table("way", "ms", "speed / plain", "best", "score", title=f"predict {path.name}")
+    best = int(np.argmax(found[PLAIN]))
+    for name in ways:
+        result = found.get(name)
+        if name == PLAIN:
+            words = labels[best], f"{found[PLAIN][best]:.4f}"
+        elif isinstance(result, Prediction):
+            words = result.top[0].label, f"{result.top[0].score:.4f}"
+        else:
+            words = "", ""
+        table.add_row(name, *speed(seconds, name), *words)
+    Console().print(table)
+    total = sum(spent.values())
+    shares = ", ".join(f"{step} {value / total:.0%}" for step, value in spent.items())
+    print(f"Where plain PyTorch spends its time: {shares}")
+
+
+def measure_command(model: str, path: Path, rounds: int) -> None:
+    """`actionrec predict` as a whole, with the start of Python and the loading of everything."""
+    command = [sys.executable, "-m", "actionrec.cli", "predict", str(path), "--model", model]
+
+    def run(*more: str) -> Callable[[], None]:
+        return lambda: subprocess.run([*command, *more], check=True, capture_output=True)
+
+    ways = {
+        "actionrec predict": run(),
+        "actionrec predict --precision float32": run("--precision", "float32"),
+        "python -c 'import torch'": lambda: subprocess.run([sys.executable, "-c", "import torch"]),
+    }
+    seconds = take_turns(ways, rounds, "whole commands")
+    table = Table("command", "seconds", title="whole commands")
+    for name, values in seconds.items():
+        table.add_row(name, f"{np.median(values):.2f}")
+    Console().print(table)
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--video", type=Path, help="any video; made if left out")
+    parser.add_argument("--model", default="kinetics400-i3d", help="name or model file")
+    parser.add_argument("--backbones", nargs="*", default=["i3d"])
+    parser.add_argument("--blocks", nargs="+", default=["none"])
+    parser.add_argument("--clip", default="16x124x124", help="of the forward passes")
+    parser.add_argument("--device", type=torch.device, default=torch.device(fastest_device()))
+    parser.add_argument("--rounds", type=int, default=5, help="of whole videos; forwards: 3 times")
+    options = parser.parse_args()
+    print(f"{options.device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}")
+    with tempfile.TemporaryDirectory() as made:
+        path = options.video or Path(made) / "made.mp4"
+        if options.video is None:
+            make_video(path)
+        backbones, blocks = options.backbones, options.blocks
+        measure_networks(backbones, blocks, options.clip, options.device, 3 * options.rounds)
+        measure_prediction(options.model, path, options.device, options.rounds)
+        measure_command(options.model, path, options.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""`actionrec tune`: what it suggests, and that it leaves nothing else behind."""
+
+import pytest
+import torch
+
+from actionrec.config import TrainConfig
+from actionrec.errors import UsageError
+from actionrec.training import tuning
+
+
+@pytest.fixture
+def config(class_folders, tmp_path):
+    return TrainConfig(
+        dataset="folder",
+        root=str(class_folders),
+        backbone="c3d_small",
+        weights="none",
+        clip_length=4,
+        short_side=36,
+        crop=32,
+        batch_size=2,
+        workers=0,
+        output=str(tmp_path / "runs" / "mine"),
+    )
+
+
+@pytest.mark.slow
+def test_the_learning_rate_rises_until_the_loss_does_and_the_curve_is_drawn(
+    command, config, tmp_path
+):
+    words = ["--dataset", "folder", "--root", config.root, "--output", config.output]
+    words += ["--backbone", "c3d_small", "--weights", "none", "--clip-length", 4]
+    words += ["--short-side", 36, "--crop", 32, "--batch-size", 2, "--workers", 0]
+    run = command("tune", "lr", *words, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert 1e-5 < float(run.stdout.split()[1]) < 1
+    [picture] = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert picture.name == "mine-lr.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    again = command("tune", "lr", *words, cwd=tmp_path)
+    assert again.returncode == 2
+    assert "mine-lr.png is there already" in again.stderr
+
+
+def test_the_rates_tried_rise_and_the_suggestion_is_one_of_them(config, monkeypatch):
+    monkeypatch.setattr(tuning, "STEPS", 24)
+    found = tuning.find_learning_rate(config)
+    assert found.suggestion in found.rates
+    assert found.rates == sorted(found.rates)
+    assert all(torch.isfinite(torch.tensor(found.losses)))
+
+
+def test_the_batch_grows_until_memory_is_used_up(config, monkeypatch):
+    loss_of = tuning.Trial.loss_of
+
+    def of_little_memory(self, batch, index):
+        if len(batch.videos) > 4:
+            raise RuntimeError("CUDA out of memory.")
+        return loss_of(self, batch, index)
+
+    assert tuning.find_batch_size(config) == 8, "all training videos fit"
+    monkeypatch.setattr(tuning.Trial, "loss_of", of_little_memory)
+    assert tuning.find_batch_size(config) == 4
+
+
+def test_tuning_takes_one_process(config):
+    config.devices = 2
+    with pytest.raises(UsageError, match="Tuning takes one device"):
+        tuning.find_batch_size(config)
