@@ -36,6 +36,7 @@ from actionrec.files import replacing
 from actionrec.models.recognizer import Recognizer, RecognizerConfig
 from actionrec.prediction import BATCH_SIZE, Failure, VideoClips, read_clips
 from actionrec.video.reader import VideoError, require_decoder
+from actionrec.workers import deaths_of_readers_explained
 
 METADATA_KEY = "actionrec_logits"
 RESAMPLES = 2000
@@ -254,7 +255,9 @@ def score_dataset(
     videos = EvaluationVideos(dataset.val, recognizer.config, clips, crops, decoder)
     # Each process takes its share, none of them twice, so that their number changes no figure.
     own = range(distributed.rank(), len(videos), distributed.world_size())
-    shares = distributed.gather(score_videos(recognizer, videos, own, workers))
+    with deaths_of_readers_explained():
+        share = score_videos(recognizer, videos, own, workers)
+    shares = distributed.gather(share)
     scored = {index: result for share in shares for index, result in share.items()}
     protocol = describe_protocol(recognizer.config, dataset, clips, crops)
     return gather(scored, dataset, labels, protocol)

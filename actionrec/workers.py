@@ -18,6 +18,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -254,3 +255,22 @@ def _limit_memory(mebibytes: int) -> None:
             resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
     except (ImportError, OSError, ValueError):
         return
+
+
+@contextmanager
+def deaths_of_readers_explained() -> Iterator[None]:
+    """Turn what a DataLoader says when one of its processes was killed into a sentence.
+
+    Raises:
+        ActionrecError: one was.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ActionrecError(
+            "A process that reads videos was killed, most likely by the system because memory ran "
+            "out; use fewer --workers or a smaller --batch-size. A training goes on with "
+            "--resume auto."
+        ) from error

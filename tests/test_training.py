@@ -185,6 +185,50 @@ def test_a_run_without_power_goes_on_from_its_last_checkpoint_to_the_same_weight
     assert_same_run(tmp_path / "run", whole)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes don't inherit the patch")
+def test_a_reading_process_that_the_system_kills_is_a_sentence_and_costs_one_epoch(
+    longer, whole, tmp_path, monkeypatch
+):
+    original = TrainingClips.__getitem__
+
+    def killed(self, key):
+        if key == (2, 3):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingClips, "__getitem__", killed)
+        with pytest.raises(ActionrecError, match="that reads videos was killed, .*--resume auto"):
+            train(replace(longer, workers=1))
+    train(replace(longer, resume="auto"))
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_classes_without_videos_and_a_batch_without_enough_are_told(
+    class_folders, config, tmp_path, caplog
+):
+    rows = ["path,label,split"]
+    rows += [f"{path},{path.parent.name},train" for path in class_folders.glob("train/*/*.avi")]
+    rows += [f"{path},first,val" for path in class_folders.glob("val/first/*.avi")]
+    listing = tmp_path / "videos.csv"
+    listing.write_text("\n".join(rows))
+    config = replace(config, dataset="csv", root=str(listing), batch_size=16, epochs=1)
+    train(config)
+    assert "2 validation videos; 1 classes have none (second)" in caplog.text
+    assert "a step has 8 clips, not 16" in caplog.text
+    assert not any("training videos;" in record.message for record in caplog.records)
+
+
+def test_a_data_set_with_one_class_is_a_sentence(class_folders, config, tmp_path):
+    rows = ["path,label,split"]
+    rows += [f"{path},first,train" for path in class_folders.glob("train/first/*.avi")]
+    rows += [f"{path},first,val" for path in class_folders.glob("val/first/*.avi")]
+    listing = tmp_path / "videos.csv"
+    listing.write_text("\n".join(rows))
+    with pytest.raises(ActionrecError, match="has one class only, 'first'"):
+        train(replace(config, dataset="csv", root=str(listing)))
+
+
 def test_a_finished_run_is_not_trained_again(config, tmp_path, caplog):
     first = train(config)
     before = (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns

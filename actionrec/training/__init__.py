@@ -25,9 +25,9 @@ from pytorch_lightning.strategies import DDPStrategy
 from actionrec import distributed
 from actionrec.complexity import parts_table, trained_parts
 from actionrec.config import TrainConfig
-from actionrec.datasets import VideoDataset, open_dataset
+from actionrec.datasets import VideoDataset, absent_classes, open_dataset
 from actionrec.datasets.check import without_bad
-from actionrec.errors import UsageError
+from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
 from actionrec.models import checkpoints
 from actionrec.models.recognizer import BlockConfig, Recognizer, RecognizerConfig
@@ -38,6 +38,7 @@ from actionrec.training_report import write_training_report
 from actionrec.video.reader import require_decoder
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
+from actionrec.workers import deaths_of_readers_explained
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         len(dataset.labels),
         "" if flip else ", not mirrored",
     )
+    require_classes(dataset)
+    warn_of_what_is_odd(dataset, config)
     require_videos_for_all(dataset, config.devices * config.nodes)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     resumed = read_progress(checkpoint) if checkpoint else None
@@ -119,7 +122,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
     )
     train_loader, val_loader = loaders(config, dataset, recognizer.config, flip, resumed)
     try:
-        trainer.fit(training, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True)
+        with deaths_of_readers_explained():
+            trainer.fit(training, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True)
+    except torch.OutOfMemoryError as error:
+        raise ActionrecError(
+            f"The GPU's memory can't hold a step of {config.batch_size} clips; use a smaller "
+            "--batch-size, with --accumulate for the same step (`actionrec tune batch_size` finds "
+            "the largest)."
+        ) from error
     except BaseException:
         if several:
             end_others(trainer)
@@ -135,6 +145,32 @@ def end_others(trainer: lightning.Trainer) -> None:
     launcher = trainer.strategy.launcher
     if launcher is not None:
         launcher.kill(signal.SIGKILL)
+
+
+def require_classes(dataset: VideoDataset) -> None:
+    """Check that there is something to tell apart.
+
+    Raises:
+        ActionrecError: the data set has one class.
+    """
+    if len(dataset.labels) < 2:
+        raise ActionrecError(
+            f"{dataset.name} has one class only, {dataset.labels[0]!r}; training needs two."
+        )
+
+
+def warn_of_what_is_odd(dataset: VideoDataset, config: TrainConfig) -> None:
+    """Tell of classes without videos, and of a batch that there are too few videos for."""
+    for side, videos in (("training", dataset.train), ("validation", dataset.val)):
+        absent = absent_classes(dataset.labels, {video.label for video in videos})
+        if absent:
+            log.warning("%d %s videos%s", len(videos), side, absent)
+    if config.batch_size > len(dataset.train):
+        log.warning(
+            "a step has %d clips, not %d: there are no more training videos",
+            len(dataset.train),
+            config.batch_size,
+        )
 
 
 def require_videos_for_all(dataset: VideoDataset, processes: int) -> None:

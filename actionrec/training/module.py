@@ -73,6 +73,7 @@ class Training(lightning.LightningModule):
         self.validated: list[torch.Tensor] = []
         self.learning_rate = 0.0
         self.waited = self.worked = 0.0
+        self.clips = 0
         self.clock = self.started = time.perf_counter()
         self.first_epoch = 0
 
@@ -90,6 +91,7 @@ class Training(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.waited = self.worked = 0.0
+        self.clips = 0
         self.clock = time.perf_counter()
         self.learning_rate = self.optimizers().param_groups[0]["lr"]
         self.validated = []
@@ -145,6 +147,7 @@ class Training(lightning.LightningModule):
         own = [len(batch.videos), len(self.bad_for_training), int(not finite)]
         found = distributed.total(torch.tensor(own, device=self.device))
         clips, bad, infinite = found.tolist()
+        self.clips += clips
         if bad > self.config.max_bad * self.videos:
             self.share_bad()
             distributed.stop_together(
@@ -223,14 +226,15 @@ class Training(lightning.LightningModule):
             name: round(metric.compute().item(), 6) for name, metric in self.epoch_metrics.items()
         }
         # Where it is large, more workers or smaller videos (`actionrec data shrink`) help.
-        figures["data_wait"] = round(self.waited / (self.waited + self.worked), 4)
-        self.log_dict(figures)
+        seconds = self.waited + self.worked
+        figures["data_wait"] = round(self.waited / seconds, 4)
+        self.log_dict(figures | {"clips_per_second": self.clips / seconds})
         epoch = EpochFigures(self.current_epoch + 1, learning_rate=self.learning_rate, **figures)
         self.epochs.append(epoch)
         log.info(
             "epoch %d of %d: training loss %.3f, Top-1 %.1f %%; validation, one clip a video: "
-            "loss %.3f, Top-1 %.1f %%, Top-5 %.1f %%; waited for data %.1f %% of the time; "
-            "%s left",
+            "loss %.3f, Top-1 %.1f %%, Top-5 %.1f %%; %.1f clips/s, waited for data %.1f %% "
+            "of the time; %s left",
             epoch.epoch,
             self.config.epochs,
             epoch.train_loss,
@@ -238,6 +242,7 @@ class Training(lightning.LightningModule):
             epoch.val_loss,
             100 * epoch.val_top1,
             100 * epoch.val_top5,
+            self.clips / seconds,
             100 * epoch.data_wait,
             self.time_left(),
         )

@@ -1,0 +1,185 @@
+"""Clips a second of a training step: `actionrec train` against a plain PyTorch loop.
+
+    python scripts/benchmark_training.py
+    python scripts/benchmark_training.py --backbones i3d r3d50 --blocks none snl --batch-size 32
+    python scripts/benchmark_training.py --root my_videos.csv --dataset csv --workers 8
+
+Both train the same network on the same clips, read by the same DataLoader, with the same loss and
+optimizer, on a GPU if there is one; the plain loop does nothing else. They take turns, so that
+whatever else the machine does meets both; figures are medians over the turns, of the second epoch
+of each, and the ratio is the median of the ratios within a turn. An epoch is timed from its start
+to its last step, without validation and saving.
+
+`waiting` is the share of that time in which the next batch was not there yet. `of peak` is the
+share of what the GPU can multiply at most, by its maker's figures for dense bfloat16, if it is one
+we know: three times the forward pass's multiply-adds, two operations each, a clip.
+"""
+
+import argparse
+import csv
+import random
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch.nn import functional as F
+
+from actionrec.complexity import measure
+from actionrec.config import TrainConfig
+from actionrec.datasets import VideoDataset, open_dataset
+from actionrec.training import build_recognizer, quiet_lightning, resolve, train
+from actionrec.training.clips import loaders
+
+# Dense bfloat16, in 1e12 operations a second, by the makers' data sheets.
+PEAK = {
+    **{"H100 80GB HBM3": 989, "H200": 989, "H100 PCIe": 756, "A100": 312, "L40S": 362, "L4": 121},
+    **{"RTX 4090": 165, "RTX 3090": 71},
+}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Clips a second, and the share of the time spent waiting for them."""
+
+    clips: float
+    waiting: float
+
+
+def videos(arguments: argparse.Namespace, folder: Path) -> Path:
+    """A CSV file of as many videos of the data set as the steps need."""
+    dataset = open_dataset(arguments.dataset, arguments.root)
+    needed = arguments.batch_size * arguments.steps
+    chosen = random.Random(0).choices(dataset.train, k=needed)
+    path = folder / "videos.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "split"])
+        for side, some in (("train", chosen), ("val", dataset.val[:1])):
+            for video in some:
+                # A file may stand in the list once only.
+                link = folder / f"{side}{len(list(folder.iterdir()))}{video.path.suffix}"
+                link.symlink_to(video.path.resolve())
+                writer.writerow([link, dataset.labels[video.label], side])
+    return path
+
+
+def plain_loop(config: TrainConfig, dataset: VideoDataset) -> Pace:
+    """Two epochs as one would write them without a framework; the second one's pace."""
+    config = resolve(config)
+    torch.manual_seed(config.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recognizer = build_recognizer(config, dataset).to(device).train()
+    loader, _ = loaders(config, dataset, recognizer.config, flip=True)
+    optimizer = torch.optim.SGD(
+        recognizer.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
+    )
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.precision)
+    scaler = torch.amp.GradScaler(device.type, enabled=half == torch.float16)
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        waited, clips = 0.0, 0
+        start = before = time.perf_counter()
+        for batch in loader:
+            waited += time.perf_counter() - before
+            pixels = batch.clips.to(device, non_blocking=True)
+            labels = batch.labels.to(device, non_blocking=True)
+            optimizer.zero_grad()
+            with torch.autocast(device.type, half, enabled=half is not None):
+                loss = F.cross_entropy(recognizer(pixels), labels)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            clips += len(labels)
+            before = time.perf_counter()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    return Pace(clips / seconds, waited / seconds)
+
+
+def ours(config: TrainConfig, folder: Path) -> Pace:
+    """Two epochs of `actionrec train`; the second one's pace, as it logs it."""
+    train(replace(config, output=str(folder)))
+    with (folder / "logs" / "metrics.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    return Pace(float(last["clips_per_second"]), float(last["data_wait"]))
+
+
+def of_peak(config: TrainConfig, dataset: VideoDataset, clips: float) -> str:
+    """Share of the GPU's peak, or a dash."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    peak = next((value for key, value in PEAK.items() if key in name), None)
+    if peak is None:
+        return "-"
+    recognizer = build_recognizer(config, dataset).config
+    size = f"{config.clip_length}x{config.crop}x{config.crop}"
+    return f"{100 * 6 * measure(recognizer, size).macs * clips / (peak * 1e12):.1f} %"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", default="demo", help="kind of data set")
+    parser.add_argument("--root", help="its folder, or the CSV file")
+    parser.add_argument("--backbones", nargs="+", default=["i3d"])
+    parser.add_argument("--blocks", nargs="+", default=["none", "snl"])
+    parser.add_argument("--batch-size", type=int, default=32 if torch.cuda.is_available() else 4)
+    parser.add_argument("--steps", type=int, default=20 if torch.cuda.is_available() else 4)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--precision", default="auto", choices=["auto", "32-true", "bf16-mixed"])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="torch.compile, ours only")
+    arguments = parser.parse_args()
+    quiet_lightning()
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    print(
+        f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch "
+        f"{arguments.batch_size}, 16x124x124, precision {arguments.precision}, "
+        f"{arguments.workers} workers, {arguments.turns} turns of {arguments.steps} steps"
+    )
+    head = ("network", "plain, clips/s", "actionrec, clips/s", "ratio", "waiting", "of peak")
+    print("{:12}{:>16}{:>20}{:>8}{:>10}{:>10}".format(*head))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        listing = videos(arguments, folder)
+        dataset = open_dataset("csv", listing)
+        for backbone, block in product(arguments.backbones, arguments.blocks):
+            config = TrainConfig(
+                dataset="csv",
+                root=str(listing),
+                backbone=backbone,
+                block=block,
+                weights="none",
+                epochs=2,
+                batch_size=arguments.batch_size,
+                precision=arguments.precision,
+                workers=arguments.workers,
+            )
+            turns = []
+            console = Console(file=sys.stderr)
+            for turn in track(range(arguments.turns), f"{backbone} {block}", console=console):
+                output = folder / f"{backbone}-{block}-{turn}"
+                plain = plain_loop(config, dataset)
+                turns.append((plain, ours(replace(config, compile=arguments.compile), output)))
+            plain = statistics.median(plain.clips for plain, _ in turns)
+            clips = statistics.median(own.clips for _, own in turns)
+            ratio = statistics.median(own.clips / plain.clips for plain, own in turns)
+            waiting = statistics.median(own.waiting for _, own in turns)
+            network = backbone if block == "none" else f"{backbone}+{block}"
+            print(
+                f"{network:12}{plain:16.2f}{clips:20.2f}{ratio:8.2f}{100 * waiting:8.1f} %"
+                f"{of_peak(resolve(config), dataset, clips):>10}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
