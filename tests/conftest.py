@@ -1,13 +1,24 @@
 """What several tests need: real video files made with PyAV, the command line, a small network."""
 
+import os
 import subprocess
 import sys
 from fractions import Fraction
+
+# Several tests at once (pytest -n 2), and several threads each, would be in each other's way; the
+# variable is read when torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import av
 import numpy as np
 import pytest
 import torch
+
+
+def pytest_collection_modifyitems(items):
+    """The demo run first: it takes minutes, in which other tests can run beside it."""
+    items.sort(key=lambda item: "test_demo_run" not in item.nodeid)
 
 
 @pytest.fixture(scope="session")
