@@ -34,6 +34,7 @@ from actionrec.errors import ActionrecError, UsageError
 if TYPE_CHECKING:
     from actionrec.evaluation import Evaluation
     from actionrec.prediction import Failure, Prediction
+    from actionrec.timeline import Timeline
 
 Format = Literal["table", "json", "csv"]
 
@@ -45,14 +46,23 @@ def predict(
     clips: int | None = None,
     precision: PrecisionName = "auto",
     decoder: DecoderName = "pyav",
+    timeline: bool = False,
+    hop: float | None = None,
+    min_score: float = 0.2,
+    output: Sequence[str] = (),
+    render: str | None = None,
     format: Format = "table",
 ) -> int:
     """Name the actions in videos.
+
+    With --timeline, a clip slides over the whole video, of any length, and what follows is which
+    action begins and ends when. Ctrl-C keeps what was scored until then.
 
     Examples:
         actionrec predict video.mp4
         actionrec predict holiday/ 'more/*.avi' --format csv > actions.csv
         actionrec predict video.mp4 --model runs/mine/model.safetensors --topk 3
+        actionrec predict match.mp4 --timeline --output match.srt match.json --render drawn.mp4
 
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
@@ -63,6 +73,11 @@ def predict(
             up to 0.02 and is slow on hardware without it; or auto, bfloat16 where the hardware has
             it.
         decoder: Library that decodes videos; those but pyav are extras and less exact.
+        timeline: Tell which action begins and ends when.
+        hop: Seconds from one clip of the timeline to the next; by default half a clip.
+        min_score: Where the best class of the timeline scores less, from 0 to 1, nothing is said.
+        output: Files to write the timeline of one video to: *.json, *.csv, *.vtt (WebVTT) or *.srt.
+        render: File, *.mp4, *.mov or *.mkv, for the video with its timeline drawn on it.
         format: What to print.
     """
     from rich.console import Console
@@ -74,6 +89,18 @@ def predict(
 
     if topk < 1 or (clips is not None and clips < 1):
         raise UsageError("--topk and --clips must be at least 1.")
+    if timeline:
+        if clips is not None or decoder != "pyav":
+            raise UsageError(
+                "--timeline sees all of a video and reads it with pyav; leave out "
+                "--clips and --decoder."
+            )
+        outputs, rendered = [Path(name) for name in output], render and Path(render)
+        return predict_timelines(
+            paths, model, topk, precision, hop, min_score, outputs, rendered, format
+        )
+    if hop is not None or output or render is not None:
+        raise UsageError("--hop, --output and --render need --timeline.")
     recognizer = for_inference(load(model), precision)
     found = find_videos(paths)
     failures: list[Failure] = []
@@ -134,6 +161,146 @@ PREDICTION_PRINTERS: dict[str, Callable[["Iterable[Prediction | Failure]"], None
     "table": print_predictions_table,
     "json": print_predictions_json,
     "csv": print_predictions_csv,
+}
+
+
+def predict_timelines(
+    paths: list[str],
+    model: str,
+    topk: int,
+    precision: PrecisionName,
+    hop: float | None,
+    min_score: float,
+    outputs: list[Path],
+    render: Path | None,
+    format: Format,
+) -> int:
+    """`predict --timeline`: score one video after the other, print and write what comes out."""
+    from actionrec import load
+    from actionrec.models.inference import for_inference
+    from actionrec.prediction import Failure, find_videos
+    from actionrec.timeline import INTERRUPTED, require_outputs, score_timeline, write_timeline
+    from actionrec.video.reader import VideoError
+
+    if not 0 <= min_score <= 1:
+        raise UsageError(f"--min-score {min_score} is not possible; it must be from 0 to 1.")
+    if hop is not None and not 0 < hop < float("inf"):
+        raise UsageError(f"--hop {hop} is not possible; it must be above 0.")
+    found = find_videos(paths)
+    if len(found) > 1 and (outputs or render):
+        raise UsageError(f"--output and --render are for one video; here are {len(found)}.")
+    require_outputs(outputs)
+    if render is not None:
+        from actionrec.rendering import render as draw
+        from actionrec.rendering import require_rendering
+
+        if not isinstance(found[0], Failure):
+            require_rendering(found[0], render)
+    recognizer = for_inference(load(model), precision)
+    problems: list[str] = []
+    scored: list[Timeline] = []
+    interrupted = False
+
+    def results() -> "Iterable[Timeline | Failure]":
+        nonlocal interrupted
+        for video in found:
+            try:
+                if isinstance(video, Failure):
+                    raise VideoError(video.error)
+                result = score_timeline(recognizer, video, model, topk, hop, min_score)
+            except VideoError as error:
+                problems.append(str(error))
+                complain(str(error))
+                yield Failure(video.video if isinstance(video, Failure) else str(video), str(error))
+                continue
+            for path in outputs:
+                # A full disk shall not cost what hours have computed.
+                try:
+                    write_timeline(result, path)
+                except ActionrecError as error:
+                    problems.append(str(error))
+                    complain(str(error))
+            if render is not None:
+                scored.append(result)
+            yield result
+            interrupted = result.incomplete == INTERRUPTED
+            if interrupted:
+                complain(
+                    f"interrupted at {result.scored_until:.0f} of {result.duration:.0f} s of "
+                    f"{result.video}; what was scored until then is complete."
+                )
+                return
+            if result.incomplete is not None:
+                problems.append(result.incomplete)
+                complain(result.incomplete)
+
+    TIMELINE_PRINTERS[format](results())
+    if render is not None and scored and not interrupted:
+        sys.stdout.flush()
+        reason = draw(scored[0], render, min_score)
+        interrupted = reason == INTERRUPTED
+        if reason is not None:
+            problems.append(reason)
+            complain(f"{reason}; {render} holds what was drawn until then.")
+    return 130 if interrupted else 1 if problems else 0
+
+
+def print_timelines_table(results: "Iterable[Timeline | Failure]") -> None:
+    """Each video's segments, a line each."""
+    from actionrec.prediction import Failure
+    from actionrec.timeline import hours
+
+    for result in results:
+        if isinstance(result, Failure):
+            continue
+        print(f"{result.video}  ({hours(result.duration)}, {len(result.clips)} clips)")
+        for segment in result.segments:
+            print(
+                f"  {hours(segment.start)} - {hours(segment.end)} {segment.score:8.2%}  "
+                f"{segment.label}",
+                flush=True,
+            )
+        if not result.segments:
+            highest = max(step.top[0].score for step in result.steps)
+            print(f"  nothing scores as much as --min-score; the highest is {highest:.2%}")
+
+
+def print_timelines_json(results: "Iterable[Timeline | Failure]") -> None:
+    """A JSON list of one object a video, whole even when the command is interrupted."""
+    from actionrec.prediction import Failure
+    from actionrec.timeline import json_object
+
+    separator = "["
+    try:
+        for result in results:
+            print(end=separator)
+            if isinstance(result, Failure):
+                print(end=json.dumps(asdict(result)))
+            else:
+                sys.stdout.writelines(json_object(result))
+            separator = ",\n"
+    finally:
+        print("]" if separator != "[" else "[]")
+
+
+def print_timelines_csv(results: "Iterable[Timeline | Failure]") -> None:
+    """A row for each segment; a row with the error for a video that failed."""
+    from actionrec.prediction import Failure
+    from actionrec.timeline import CSV_HEAD, csv_rows
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(CSV_HEAD)
+    for result in results:
+        if isinstance(result, Failure):
+            writer.writerow([result.video, "", "", "", "", result.error])
+        else:
+            writer.writerows(csv_rows(result))
+
+
+TIMELINE_PRINTERS: dict[str, Callable[["Iterable[Timeline | Failure]"], None]] = {
+    "table": print_timelines_table,
+    "json": print_timelines_json,
+    "csv": print_timelines_csv,
 }
 
 
@@ -409,6 +576,71 @@ def export(
     print(f"{output}: clips of {'x'.join(map(str, exported.clip))}, any {', '.join(exported.free)}")
     for shape, difference in exported.differences.items():
         print(f"  {shape}: differs from PyTorch by at most {difference:.1e} of the largest logit")
+    return 0
+
+
+def explain(
+    video: str,
+    model: str = "kinetics400-i3d",
+    compare: str | None = None,
+    method: Literal["auto", "affinity", "features", "gradcam"] = "auto",
+    label: str | None = None,
+    start: float | None = None,
+    point: Sequence[int] | None = None,
+    at: float | None = None,
+    block: str | None = None,
+    decoder: DecoderName = "pyav",
+    output: str = ".",
+) -> int:
+    """Show where in a video a model looked, as heat maps over its frames.
+
+    Examples:
+        actionrec explain video.mp4
+        actionrec explain video.mp4 --label archery --output archery.png
+        actionrec explain video.mp4 --model snl.safetensors --compare nl.safetensors
+        actionrec explain video.mp4 --model snl.safetensors --point 160 90 --at 2.5
+
+    Args:
+        video: Video file.
+        model: A pretrained model (see `actionrec weights list`) or a model file.
+        compare: Another model, shown with the first one for the same clip and point.
+        method: What is shown: affinity, from where a nonlocal block takes the features of a point;
+            features, how strong those are that the block receives and gives (without a block, of
+            the last stage); gradcam, what speaks for the class; or auto, affinity where the models
+            have a block, else gradcam.
+        label: Class to explain; by default the predicted one.
+        start: Where the clip begins, in seconds; by default the clip that scores highest is shown.
+        point: Column and row, in pixels of the video, whose affinity is shown; by default where the
+            features are strongest.
+        at: Time of that point in seconds; by default the middle of the clip.
+        block: Which block, by the unit that it stands before (see `actionrec info`); by default
+            the last one.
+        decoder: Library that decodes videos; those but pyav are extras and less exact.
+        output: File to write, *.png (a sheet of frames) or *.mp4 (the clip), or a folder for both.
+    """
+    from actionrec import load
+    from actionrec.explanation import default_method, explain_same_moment, explain_video
+    from actionrec.overlays import picture_paths, write_picture
+
+    paths = picture_paths(output, video)
+    recognizers = [load(name) for name in (model, compare) if name is not None]
+    if method == "auto":
+        method = default_method(*recognizers)
+    moment = {"start": start, "point": point and tuple(point), "at": at}
+    shared = {"label": label, "block": block, "decoder": decoder}
+    explanations = [explain_video(recognizers[0], video, method, **moment, **shared)]
+    for other in recognizers[1:]:
+        explanations.append(explain_same_moment(explanations[0], other, **shared))
+    for explanation in explanations:
+        print(
+            f"{explanation.model}: {explanation.label} {explanation.score:.2%} "
+            f"from {explanation.start:.2f} to {explanation.end:.2f} s"
+        )
+    if (marked := explanations[0].point) is not None:
+        print(f"point: column {marked.x}, row {marked.y} at {marked.seconds:.2f} s")
+    for path in paths:
+        write_picture(explanations, path)
+        print(path)
     return 0
 
 
@@ -754,7 +986,17 @@ def build_parser() -> Parser:
     predict_parser.add_argument(
         "paths", nargs="+", help="Video files, folders with videos, or patterns in quotes."
     )
-    predict_parser.add_function_arguments(predict, skip={"paths"})
+    predict_parser.add_argument(
+        "--timeline", action="store_true", help="Tell which action begins and ends when."
+    )
+    predict_parser.add_argument(
+        "--output",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="Files to write the timeline of one video to: *.json, *.csv, *.vtt (WebVTT) or *.srt.",
+    )
+    predict_parser.add_function_arguments(predict, skip={"paths", "timeline", "output"})
     verbs.add_subcommand("predict", predict_parser, help=summary(predict))
 
     train_parser = verb_parser(train)
@@ -774,6 +1016,19 @@ def build_parser() -> Parser:
     info_parser.add_function_arguments(info, skip={"stages"})
     add_stages(info_parser)
     verbs.add_subcommand("info", info_parser, help=summary(info))
+
+    explain_parser = verb_parser(explain)
+    explain_parser.add_argument("video", help="Video file.")
+    explain_parser.add_argument(
+        "--point",
+        nargs=2,
+        type=int,
+        metavar=("X", "Y"),
+        help="Column and row, in pixels of the video, whose affinity is shown; by default where "
+        "the features are strongest.",
+    )
+    explain_parser.add_function_arguments(explain, skip={"video", "point"})
+    verbs.add_subcommand("explain", explain_parser, help=summary(explain))
 
     export_parser = verb_parser(export)
     export_parser.add_function_arguments(export)
@@ -864,7 +1119,13 @@ def run(options: Namespace) -> int:
     if options.verb == "tune":
         del values["config"]
         return tune(values.pop("what"), TrainConfig(**values))
-    verbs = {"predict": predict, "evaluate": evaluate, "info": info, "export": export}
+    verbs = {
+        "predict": predict,
+        "evaluate": evaluate,
+        "info": info,
+        "explain": explain,
+        "export": export,
+    }
     return verbs[options.verb](**values)
 
 

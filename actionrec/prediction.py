@@ -25,7 +25,7 @@ BATCH_SIZE = 4
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelScore:
     """A class and its softmax score in [0, 1]."""
 
@@ -33,7 +33,7 @@ class LabelScore:
     score: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ClipPrediction:
     """The best classes of one clip, which lasts from `start` to `end`, in seconds."""
 

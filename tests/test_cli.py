@@ -51,7 +51,11 @@ def test_help_wrong_usage_and_lists_do_not_wait_for_torch(arguments, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "verb", [["predict"], ["train"], ["evaluate"], ["weights", "list"], ["weights", "download"]]
+    "verb",
+    [
+        *(["predict"], ["train"], ["tune"], ["evaluate"], ["explain"], ["export"]),
+        *(["weights", "list"], ["weights", "download"]),
+    ],
 )
 def test_the_help_of_every_verb_has_an_example_that_can_be_copied(command, verb):
     run = command(*verb, "--help")

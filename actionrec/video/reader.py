@@ -9,7 +9,8 @@ are decoded from the start and counted.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -92,6 +93,22 @@ class VideoReader:
         """Seconds from the first frame's start to the last one's end, at the average rate."""
         return len(self) / self.fps
 
+    def clock(self) -> Callable[[int], float]:
+        """A function from a frame's index to when it is shown, in seconds from the beginning of
+        the file; for `len`, when the last one ends.
+
+        By the time stamps where they are known to be right, at the average rate elsewhere.
+        """
+        pts, fps = self.index.pts, self.fps
+        if not pts:
+            return lambda index: index / fps
+        with opened(self.path) as (container, stream):
+            unit = float(stream.time_base)
+            start = (container.start_time or 0) / av.time_base
+        return lambda index: (
+            pts[min(index, len(pts) - 1)] * unit - start + (index >= len(pts)) / fps
+        )
+
     def read(
         self,
         indices: Sequence[int],
@@ -130,7 +147,7 @@ class VideoReader:
                 raise IndexError(f"Frames {clip} of {self.path}, which has {len(self)}.")
         frames: dict[int, np.ndarray] = {}
         wanted = sorted({index for clip in pending for index in clip})
-        scaled = self._scaled(wanted, size, crop)
+        scaled = self._scaled(self._frames(wanted), size, crop)
         # The first frame that the clips after each one still need.
         starts = [clip[0] for clip in pending[1:]] + [len(self)]
         needed = list(accumulate(reversed(starts), min))[::-1]
@@ -140,6 +157,44 @@ class VideoReader:
                 frames[index] = frame
             yield np.stack([frames[index] for index in clip])
             frames = {index: frame for index, frame in frames.items() if index >= oldest}
+
+    def stream(
+        self,
+        clips: Iterable[Sequence[int]],
+        size: int | tuple[int, int] | None = None,
+        crop: Crop | None = None,
+    ) -> Iterator[np.ndarray]:
+        """As `clips`, for any number of them: it asks for a clip when the first frame of it is
+        due, and keeps only frames of clips that are not complete.
+
+        Every frame is decoded, up to the last one asked for. The clips must be in the order of
+        their first frames and of their last ones.
+        """
+        waiting: deque[Sequence[int]] = deque()
+        decoded = self._decode_counting(self._merged(clips, waiting))
+        frames: dict[int, np.ndarray] = {}
+        for index, frame in self._scaled(self._upright(decoded), size, crop):
+            frames[index] = frame
+            while waiting and waiting[0][-1] == index:
+                yield np.stack([frames[index] for index in waiting.popleft()])
+            oldest = waiting[0][0] if waiting else index + 1
+            while frames and (first := next(iter(frames))) < oldest:
+                del frames[first]
+
+    def _merged(
+        self, clips: Iterable[Sequence[int]], waiting: deque[Sequence[int]]
+    ) -> Iterator[int]:
+        """The frames of all clips in order, each once; a clip whose first one is due is added to
+        those `waiting`."""
+        due: set[int] = set()
+        for clip in clips:
+            if clip[0] < 0 or clip[-1] >= len(self):
+                raise IndexError(f"Frames {clip} of {self.path}, which has {len(self)}.")
+            ready = sorted(index for index in due if index < clip[0])
+            waiting.append(clip)
+            yield from ready
+            due = due.difference(ready).union(clip)
+        yield from sorted(due)
 
     def verify(self) -> None:
         """Decode every frame.
@@ -167,9 +222,12 @@ class VideoReader:
             )
 
     def _scaled(
-        self, wanted: list[int], size: int | tuple[int, int] | None, crop: Crop | None
+        self,
+        pictures: Iterator[tuple[int, np.ndarray]],
+        size: int | tuple[int, int] | None,
+        crop: Crop | None,
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """(index, frame) for each of the `wanted`, cropped and scaled."""
+        """The `pictures`, each with its index, cropped and scaled."""
         top, left, height, width = crop or (0, 0, *self.size)
         inside = min(top, left) >= 0 and min(height, width) >= 1
         if not inside or top + height > self.size[0] or left + width > self.size[1]:
@@ -180,16 +238,25 @@ class VideoReader:
         # Frames are scaled together: one by one it takes twice as long.
         cut = np.empty((max(1, CHUNK // (3 * height * width)), height, width, 3), np.uint8)
         indices: list[int] = []
-        for index, picture in self._frames(wanted):
+        for index, picture in pictures:
             cut[len(indices)] = picture[top : top + height, left : left + width]
             indices.append(index)
-            if len(indices) == len(cut) or index == wanted[-1]:
-                pictures = scale(cut[: len(indices)], size or (height, width))
-                yield from zip(indices, pictures, strict=True)
+            if len(indices) == len(cut):
+                yield from zip(indices, scale(cut, size or (height, width)), strict=True)
                 indices = []
+        if indices:
+            yield from zip(
+                indices, scale(cut[: len(indices)], size or (height, width)), strict=True
+            )
 
     def _frames(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         """(index, frame as it is shown) for each of the `wanted`, uint8 RGB (H, W, 3)."""
+        return self._upright(self._decode(wanted))
+
+    def _upright(
+        self, decoded: Iterator[tuple[int, av.VideoFrame]]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The `decoded` frames, each with its index, as they are shown: uint8 RGB (H, W, 3)."""
         height, width = self.size
         orientation = self.index.orientation
         if orientation.transpose:
@@ -197,7 +264,7 @@ class VideoReader:
         rows = slice(None, None, -1 if orientation.flip_rows else 1)
         columns = slice(None, None, -1 if orientation.flip_columns else 1)
         reformatter = VideoReformatter()
-        for index, frame in self._decode(wanted):
+        for index, frame in decoded:
             # One thread: swscale's own threads cost more than they save at this size.
             frame = reformatter.reformat(frame, width, height, "rgb24", threads=1)
             [plane] = frame.planes
@@ -219,16 +286,18 @@ class VideoReader:
         if found < len(wanted):
             yield from self._decode_counting(wanted[found:])
 
-    def _decode_counting(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode_counting(self, wanted: Iterable[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode from the start and count."""
-        index = position = 0
+        index = 0
+        following = iter(wanted)
+        next_wanted = next(following, None)
         with opened(self.path) as (container, stream):
             for index, frame in enumerate(container.decode(stream)):
-                if index == wanted[position]:
+                if index == next_wanted:
                     yield index, frame
-                    position += 1
-                    if position == len(wanted):
-                        return
+                    next_wanted = next(following, None)
+                if next_wanted is None:
+                    return
         raise self._short(index + 1)
 
     def _decode_skipping(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
