@@ -238,6 +238,18 @@ def test_a_finished_run_is_not_trained_again(config, tmp_path, caplog):
     assert (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_run_of_a_version_with_fewer_settings_is_still_the_same_run(config, tmp_path):
+    first = train(config)
+    path = tmp_path / "run" / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    for name in ("mix", "ema", "devices"):
+        del settings[name]
+    path.write_text(yaml.safe_dump(settings))
+    assert train(replace(config, resume="auto"))["last"] == first["last"]
+    with pytest.raises(UsageError, match="already holds a run with another ema"):
+        train(replace(config, ema=0.9, resume="auto"))
+
+
 def test_a_checkpoint_that_is_damaged_is_one_sentence(config, tmp_path):
     train(config)
     (tmp_path / "run" / "last.ckpt").write_bytes(b"PK\3\4" + bytes(1000))

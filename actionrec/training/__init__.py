@@ -242,9 +242,9 @@ def prepare_output(config: TrainConfig, output: Path) -> Path | None:
     except OSError:
         other = None
     mine = asdict(config)
-    differing = [
-        key for key in mine if key not in NO_RESULT and (other or {}).get(key) != mine[key]
-    ]
+    # A setting that there was not when the run began had what is its default now.
+    its = asdict(TrainConfig(config.dataset)) | (other or {})
+    differing = [key for key in mine if key not in NO_RESULT and its[key] != mine[key]]
     if config.resume == "never" or other is None or differing:
         why = f" with another {differing[0]}" if other and differing else ""
         hint = "" if other is None or differing else ", or continue it with --resume auto"

@@ -103,7 +103,10 @@ def read_progress(checkpoint: Path) -> Progress:
     """
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        return Progress(*state["actionrec"]["progress"])
+        ours = state["actionrec"]
+        if len(ours["epochs"]) != ours["progress"][0]:
+            raise ValueError("figures of an epoch are missing")
+        return Progress(*ours["progress"])
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, UnpicklingError) as error:
         raise ActionrecError(
             f"{checkpoint} can't be resumed from ({type(error).__name__}); delete it to begin the "
