@@ -17,6 +17,7 @@ import torch
 from torch import distributed, nn
 
 from actionrec.errors import ActionrecError, UsageError
+from actionrec.models.inference import fastest_device
 
 Value = TypeVar("Value")
 
@@ -103,7 +104,7 @@ def join(devices: int, nodes: int) -> torch.device:
     """
     require_devices(devices, nodes)
     if devices * nodes == 1:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(fastest_device())
     from lightning_fabric import Fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)

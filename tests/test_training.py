@@ -219,6 +219,15 @@ def test_classes_without_videos_and_a_batch_without_enough_are_told(
     assert not any("training videos;" in record.message for record in caplog.records)
 
 
+def test_a_step_too_large_for_the_gpu_is_a_sentence(config, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Training, "loss_of", full)
+    with pytest.raises(ActionrecError, match="can't hold a step of 4 clips; use a smaller"):
+        train(config)
+
+
 def test_a_data_set_with_one_class_is_a_sentence(class_folders, config, tmp_path):
     rows = ["path,label,split"]
     rows += [f"{path},first,train" for path in class_folders.glob("train/first/*.avi")]

@@ -124,15 +124,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
     try:
         with deaths_of_readers_explained():
             trainer.fit(training, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True)
-    except torch.OutOfMemoryError as error:
-        raise ActionrecError(
-            f"The GPU's memory can't hold a step of {config.batch_size} clips; use a smaller "
-            "--batch-size, with --accumulate for the same step (`actionrec tune batch_size` finds "
-            "the largest)."
-        ) from error
-    except BaseException:
+    except BaseException as error:
         if several:
             end_others(trainer)
+        if isinstance(error, torch.OutOfMemoryError):
+            raise ActionrecError(
+                f"The GPU's memory can't hold a step of {config.batch_size} clips; use a smaller "
+                "--batch-size, with --accumulate for the same step (`actionrec tune batch_size` "
+                "finds the largest)."
+            ) from error
         raise
     if distributed.is_first():
         truths, predictions = torch.cat(training.validated).numpy().T
