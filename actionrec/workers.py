@@ -16,6 +16,7 @@ import os
 import re
 import signal
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -266,8 +267,13 @@ def deaths_of_readers_explained() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, OSError, EOFError) as error:
+        # A batch that the process had sent before it died is memory that only it can hand over,
+        # and the attempt to fetch it fails in one of several ways.
+        fetching = "torch.multiprocessing.reductions" in {
+            frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)
+        }
+        if not fetching and "DataLoader worker" not in str(error):
             raise
         raise ActionrecError(
             "A process that reads videos was killed, most likely by the system because memory ran "

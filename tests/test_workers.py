@@ -9,10 +9,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
 
-from actionrec.errors import UsageError
+from actionrec.errors import ActionrecError, UsageError
 from actionrec.video.reader import VideoError
-from actionrec.workers import Limits, WorkerError, run_each
+from actionrec.workers import Limits, WorkerError, deaths_of_readers_explained, run_each
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 MEBIBYTE = 2**20
@@ -140,3 +142,37 @@ def test_less_than_one_worker_is_wrong_usage():
 
 def test_no_files_are_no_work():
     assert list(run_each(act, [])) == []
+
+
+class KillsItsReader(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@posix
+def test_a_killed_reader_is_a_sentence():
+    with pytest.raises(ActionrecError, match="that reads videos was killed"):
+        with deaths_of_readers_explained():
+            list(DataLoader(KillsItsReader(), num_workers=1))
+
+
+@posix
+@pytest.mark.parametrize("error", [ConnectionResetError, FileNotFoundError, EOFError])
+def test_a_reader_that_is_dying_while_its_batch_is_fetched_is_a_sentence(error, monkeypatch):
+    def reset(_):
+        raise error
+
+    # The reader still counts as alive, but no longer hands over the memory of what it sent.
+    monkeypatch.setattr("multiprocessing.resource_sharer.DupFd.detach", reset)
+    with pytest.raises(ActionrecError, match="that reads videos was killed"):
+        with deaths_of_readers_explained():
+            list(DataLoader(torch.zeros(2, 1000), num_workers=1))
+
+
+def test_errors_that_no_reader_caused_are_left_as_they_are():
+    for error in (RuntimeError("shapes"), FileNotFoundError("list.csv"), EOFError()):
+        with pytest.raises(type(error)), deaths_of_readers_explained():
+            raise error
