@@ -51,18 +51,33 @@ def predict(
     min_score: float = 0.2,
     output: Sequence[str] = (),
     render: str | None = None,
+    source: str | None = None,
+    files_from: str | None = None,
+    workers: int | None = None,
+    shard: str | None = None,
+    timeout: float | None = None,
+    memory: int | None = None,
     format: Format = "table",
 ) -> int:
     """Name the actions in videos.
 
+    With --output, any number of videos are predicted in processes of their own, and each result is
+    written the moment it is known; the same command goes on where it was stopped.
+
     With --timeline, a clip slides over the whole video, of any length, and what follows is which
     action begins and ends when. Ctrl-C keeps what was scored until then.
+
+    With --source, a camera or stream is watched instead: the newest clip is scored again and again,
+    and each time a line of JSON is printed.
 
     Examples:
         actionrec predict video.mp4
         actionrec predict holiday/ 'more/*.avi' --format csv > actions.csv
         actionrec predict video.mp4 --model runs/mine/model.safetensors --topk 3
+        actionrec predict --files-from videos.txt --output actions.jsonl --workers 8
+        find . -name '*.mp4' | actionrec predict --files-from - --output actions.parquet
         actionrec predict match.mp4 --timeline --output match.srt match.json --render drawn.mp4
+        actionrec predict --source rtsp://192.168.1.20/stream1
 
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
@@ -74,21 +89,47 @@ def predict(
             it.
         decoder: Library that decodes videos; those but pyav are extras and less exact.
         timeline: Tell which action begins and ends when.
-        hop: Seconds from one clip of the timeline to the next; by default half a clip.
+        hop: Seconds from one clip of the timeline, or of a source, to the next; by default half a
+            clip.
         min_score: Where the best class of the timeline scores less, from 0 to 1, nothing is said.
-        output: Files to write the timeline of one video to: *.json, *.csv, *.vtt (WebVTT) or *.srt.
+        output: File for the results, *.jsonl or *.parquet; with --timeline files for that of one
+            video: *.json, *.csv, *.vtt (WebVTT) or *.srt.
         render: File, *.mp4, *.mov or *.mkv, for the video with its timeline drawn on it.
+        source: Watch camera:0, a URL (rtsp, rtmp, http, tcp, udp, srt) or -, standard input.
+        files_from: Text file with the path of a video on each line, or - for standard input.
+        workers: Processes that predict for --output, about 1 GB of memory each; by default one a
+            GPU or, without one, one a core, four at most.
+        shard: Predict only this part for --output, such as 3/8 on the third of eight machines.
+        timeout: Seconds after which a video is given up, with --output; by default 300.
+        memory: MiB that a video may take before it is given up, with --output and without a GPU;
+            by default 4096.
         format: What to print.
     """
     from rich.console import Console
     from rich.progress import track
 
     from actionrec import load
+    from actionrec.batch_prediction import SUFFIXES, WHOLE, Shard, VideoList, predict_to_file
     from actionrec.models.inference import for_inference
-    from actionrec.prediction import Failure, find_videos, predict_all
+    from actionrec.prediction import Failure, predict_all
+    from actionrec.workers import STANDARD_LIMITS, Limits
 
     if topk < 1 or (clips is not None and clips < 1):
         raise UsageError("--topk and --clips must be at least 1.")
+    if (not output or timeline) and (workers, shard, timeout, memory) != (None,) * 4:
+        raise UsageError(
+            "--workers, --shard, --timeout and --memory need --output with a *.jsonl or *.parquet."
+        )
+    if source is not None:
+        named = paths or files_from is not None
+        if named or timeline or clips is not None or output or render is not None:
+            raise UsageError(
+                "--source is watched alone, clip by clip; leave out videos, --clips, --timeline, "
+                "--output and --render."
+            )
+        return predict_source(source, model, topk, precision, hop)
+    if not paths and files_from is None:
+        raise UsageError("No paths are given; name videos or folders, or a list with --files-from.")
     if timeline:
         if clips is not None or decoder != "pyav":
             raise UsageError(
@@ -97,12 +138,46 @@ def predict(
             )
         outputs, rendered = [Path(name) for name in output], render and Path(render)
         return predict_timelines(
-            paths, model, topk, precision, hop, min_score, outputs, rendered, format
+            list(VideoList(paths, files_from)),
+            model,
+            topk,
+            precision,
+            hop,
+            min_score,
+            outputs,
+            rendered,
+            format,
         )
-    if hop is not None or output or render is not None:
-        raise UsageError("--hop, --output and --render need --timeline.")
+    if hop is not None or render is not None:
+        raise UsageError("--hop and --render need --timeline.")
+    if output:
+        if len(output) > 1 or Path(output[0]).suffix not in SUFFIXES:
+            raise UsageError(
+                f"--output {' '.join(output)} is not possible: without --timeline it is one file, "
+                f"*{' or *'.join(SUFFIXES)}."
+            )
+        if format != "table":
+            raise UsageError("--output writes to a file and prints nothing; leave out --format.")
+        limits = Limits(
+            STANDARD_LIMITS.timeout if timeout is None else timeout,
+            STANDARD_LIMITS.memory if memory is None else memory,
+        )
+        videos = VideoList(paths, files_from, WHOLE if shard is None else Shard.parse(shard))
+        totals = predict_to_file(
+            videos,
+            Path(output[0]),
+            model,
+            topk,
+            clips,
+            precision,
+            decoder,
+            workers,
+            limits,
+            complain,
+        )
+        return 1 if totals.failed else 0
     recognizer = for_inference(load(model), precision)
-    found = find_videos(paths)
+    found = list(VideoList(paths, files_from))
     failures: list[Failure] = []
 
     def results() -> "Iterable[Prediction | Failure]":
@@ -116,6 +191,20 @@ def predict(
 
     PREDICTION_PRINTERS[format](results())
     return 1 if failures else 0
+
+
+def predict_source(
+    source: str, model: str, topk: int, precision: PrecisionName, hop: float | None
+) -> int:
+    """`predict --source`: print a line of JSON for each clip, until the source ends."""
+    from actionrec import load
+    from actionrec.live import watch
+    from actionrec.models.inference import for_inference
+
+    recognizer = for_inference(load(model), precision)
+    for prediction in watch(recognizer, source, topk, hop):
+        print(json.dumps(asdict(prediction)), flush=True)
+    return 0
 
 
 def print_predictions_table(results: "Iterable[Prediction | Failure]") -> None:
@@ -165,7 +254,7 @@ PREDICTION_PRINTERS: dict[str, Callable[["Iterable[Prediction | Failure]"], None
 
 
 def predict_timelines(
-    paths: list[str],
+    found: "list[Path | Failure]",
     model: str,
     topk: int,
     precision: PrecisionName,
@@ -178,7 +267,7 @@ def predict_timelines(
     """`predict --timeline`: score one video after the other, print and write what comes out."""
     from actionrec import load
     from actionrec.models.inference import for_inference
-    from actionrec.prediction import Failure, find_videos
+    from actionrec.prediction import Failure
     from actionrec.timeline import INTERRUPTED, require_outputs, score_timeline, write_timeline
     from actionrec.video.reader import VideoError
 
@@ -186,7 +275,6 @@ def predict_timelines(
         raise UsageError(f"--min-score {min_score} is not possible; it must be from 0 to 1.")
     if hop is not None and not 0 < hop < float("inf"):
         raise UsageError(f"--hop {hop} is not possible; it must be above 0.")
-    found = find_videos(paths)
     if len(found) > 1 and (outputs or render):
         raise UsageError(f"--output and --render are for one video; here are {len(found)}.")
     require_outputs(outputs)
@@ -576,6 +664,38 @@ def export(
     print(f"{output}: clips of {'x'.join(map(str, exported.clip))}, any {', '.join(exported.free)}")
     for shape, difference in exported.differences.items():
         print(f"  {shape}: differs from PyTorch by at most {difference:.1e} of the largest logit")
+    return 0
+
+
+def app(
+    model: str = "kinetics400-i3d",
+    port: int = 7860,
+    max_seconds: float = 600,
+    max_megabytes: float = 500,
+    precision: PrecisionName = "auto",
+    open: bool = False,
+) -> int:
+    """Serve a local web page to drop a video on and see what people do in it.
+
+    Its address is printed once it is there; Ctrl-C ends it. Only this machine reaches it, and what
+    was uploaded is deleted within half an hour, or when it ends.
+
+    Examples:
+        actionrec app
+        actionrec app --model runs/mine/model.safetensors --port 8000
+
+    Args:
+        model: A pretrained model (see `actionrec weights list`) or a model file.
+        port: Port of 127.0.0.1 for the page.
+        max_seconds: Longer videos are refused.
+        max_megabytes: Larger files are refused.
+        precision: Numbers that the network computes with: float32; bfloat16; or auto, bfloat16
+            where the hardware has it.
+        open: Open the page in the browser.
+    """
+    from actionrec.app import serve
+
+    serve(model, port, max_seconds, max_megabytes, precision, open)
     return 0
 
 
@@ -984,7 +1104,7 @@ def build_parser() -> Parser:
 
     predict_parser = verb_parser(predict)
     predict_parser.add_argument(
-        "paths", nargs="+", help="Video files, folders with videos, or patterns in quotes."
+        "paths", nargs="*", help="Video files, folders with videos, or patterns in quotes."
     )
     predict_parser.add_argument(
         "--timeline", action="store_true", help="Tell which action begins and ends when."
@@ -994,7 +1114,8 @@ def build_parser() -> Parser:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="Files to write the timeline of one video to: *.json, *.csv, *.vtt (WebVTT) or *.srt.",
+        help="File for the results, *.jsonl or *.parquet; with --timeline files for that of one "
+        "video: *.json, *.csv, *.vtt (WebVTT) or *.srt.",
     )
     predict_parser.add_function_arguments(predict, skip={"paths", "timeline", "output"})
     verbs.add_subcommand("predict", predict_parser, help=summary(predict))
@@ -1033,6 +1154,11 @@ def build_parser() -> Parser:
     export_parser = verb_parser(export)
     export_parser.add_function_arguments(export)
     verbs.add_subcommand("export", export_parser, help=summary(export))
+
+    app_parser = verb_parser(app)
+    app_parser.add_argument("--open", action="store_true", help="Open the page in the browser.")
+    app_parser.add_function_arguments(app, skip={"open"})
+    verbs.add_subcommand("app", app_parser, help=summary(app))
 
     weights_parser = Parser(description="Pretrained weights.")
     verbs.add_subcommand("weights", weights_parser, help=weights_parser.description)
@@ -1125,6 +1251,7 @@ def run(options: Namespace) -> int:
         "info": info,
         "explain": explain,
         "export": export,
+        "app": app,
     }
     return verbs[options.verb](**values)
 

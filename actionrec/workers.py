@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TypeVar
@@ -44,16 +45,21 @@ class WorkerError(ActionrecError):
     """
 
 
+class KilledFromOutside(WorkerError):
+    """The process that worked on a file was killed, most likely through no fault of the file."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one file may take: `timeout` in seconds of wall time, `memory` in MiB beyond what the
-    process has before it begins (not enforced on Windows and macOS)."""
+    process has before it begins (not enforced on Windows and macOS); None: any amount, as CUDA
+    maps far more than it uses."""
 
     timeout: float = 300
-    memory: int = 4096
+    memory: int | None = 4096
 
     def __post_init__(self) -> None:
-        if not self.timeout > 0 or self.memory < 1:
+        if not self.timeout > 0 or self.memory is not None and self.memory < 1:
             raise UsageError(
                 f"A time-out of {self.timeout:g} s and {self.memory} MiB of memory are not "
                 "possible; both must be above 0."
@@ -64,27 +70,35 @@ STANDARD_LIMITS = Limits()
 
 
 def run_each(
-    function: Callable[[Path], Result],
+    function: Callable[..., Result],
     paths: Iterable[Path],
     workers: int | None = None,
     limits: Limits = STANDARD_LIMITS,
+    prepare: Callable[[int], object] | None = None,
 ) -> Iterator[tuple[Path, Result | ActionrecError]]:
     """Call `function` with every path, each in one of `workers` processes (None: one a core).
 
     Yields the path with what `function` returned, in the order in which they are done. In place
     of a result comes the ActionrecError that it raised, or a WorkerError. `function` is sent to
     new processes, so it must be one of a module, or a `functools.partial` of one. Closing the
-    iterator kills the processes.
+    iterator kills the processes. `paths` may be endless: few are taken ahead.
+
+    Args:
+        prepare: Each process first calls it with its place, 0 to workers - 1, which a process that
+            takes the place of another inherits; what it returns is the second argument of
+            `function`. To load a model here takes nothing of the first file's time and memory.
 
     Raises:
         UsageError: `workers` is below 1.
         WorkerError: no process can be started.
+        ActionrecError: `prepare` raised it.
     """
     workers = cores() if workers is None else workers
     if workers < 1:
         raise UsageError(f"--workers {workers} is too few: at least one is needed.")
-    waiting = deque(paths)
-    crew = [_Worker(function, limits) for _ in range(min(workers, len(waiting)))]
+    source = iter(paths)
+    waiting = deque(islice(source, workers))
+    crew = [_Worker(function, limits, prepare, place) for place in range(len(waiting))]
     try:
         while crew:
             seconds = min(worker.deadline for worker in crew) - time.monotonic()
@@ -94,16 +108,17 @@ def run_each(
                 if not worker.alive:
                     crew.remove(worker)
                     if waiting:
-                        crew.append(_Worker(function, limits))
+                        crew.append(_Worker(function, limits, prepare, worker.place))
                 elif waiting:
                     worker.begin(waiting.popleft())
+                    waiting.extend(islice(source, 1))
                 else:
                     crew.remove(worker)
                     worker.kill()
                 # What a new worker sends first only says that it is ready.
                 if path is not None:
                     yield path, outcome
-                elif isinstance(outcome, WorkerError):
+                elif isinstance(outcome, ActionrecError):
                     raise outcome
     finally:
         for worker in crew:
@@ -120,8 +135,15 @@ def cores() -> int:
 class _Worker:
     """A process and the pipe to it: a path goes there, an outcome comes back."""
 
-    def __init__(self, function: Callable[[Path], Result], limits: Limits) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Result],
+        limits: Limits,
+        prepare: Callable[[int], object] | None,
+        place: int,
+    ) -> None:
         self.limits = limits
+        self.place = place
         self.path: Path | None = None
         self.deadline = math.inf
         self.alive = True
@@ -129,7 +151,7 @@ class _Worker:
         self.pipe, other = context.Pipe()
         # A daemon: it ends with this process, however that ends.
         self.process = context.Process(
-            target=_work, args=(other, function, limits.memory), daemon=True
+            target=_work, args=(other, function, limits.memory, prepare, place), daemon=True
         )
         self.process.start()
         # While this end is open here too, the pipe would not end with the process.
@@ -166,23 +188,30 @@ class _Worker:
             self.process.join(PATIENCE)
             code = self.process.exitcode
             self.kill()
-            return WorkerError(self._cause_of_death(code))
+            return self._cause_of_death(code)
 
-    def _cause_of_death(self, code: int | None) -> str:
+    def _cause_of_death(self, code: int | None) -> WorkerError:
         if self.path is None:
-            return f"A process to read videos could not be started (exit code {code})."
+            return WorkerError(f"A process to read videos could not be started (exit code {code}).")
+        if code == OUT_OF_MEMORY and self.limits.memory is None:
+            return WorkerError(
+                f"{self.path} needs more memory than there is; it is damaged or very large, or "
+                "there are too many --workers."
+            )
         if code == OUT_OF_MEMORY:
-            return (
+            return WorkerError(
                 f"{self.path} needs more than {self.limits.memory} MiB of memory; it is damaged or "
                 "very large: for more memory, raise --memory."
             )
-        if code == -9:  # SIGKILL, a name that Windows lacks
-            return (
+        if code in (-9, -15):  # SIGKILL, a name that Windows lacks, and SIGTERM
+            return KilledFromOutside(
                 f"{self.path} was given up, because the process that read it was killed from "
                 "outside; usually the machine's memory has run out, try fewer --workers."
             )
         died = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return f"{self.path} crashes the decoder ({died}); copy, download or encode it again."
+        return WorkerError(
+            f"{self.path} crashes the decoder ({died}); copy, download or encode it again."
+        )
 
     def kill(self) -> None:
         self.alive = False
@@ -200,24 +229,47 @@ def _context() -> multiprocessing.context.BaseContext:
     return multiprocessing.get_context("spawn")
 
 
-def _work(pipe: Connection, function: Callable[[Path], Result], memory: int) -> None:
-    """The life of a worker."""
+def _work(
+    pipe: Connection,
+    function: Callable[..., Result],
+    memory: int | None,
+    prepare: Callable[[int], object] | None,
+    place: int,
+) -> None:
+    """The life of a worker, which ends with its parent's."""
+    try:
+        _serve(pipe, function, memory, prepare, place)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _serve(
+    pipe: Connection,
+    function: Callable[..., Result],
+    memory: int | None,
+    prepare: Callable[[int], object] | None,
+    place: int,
+) -> None:
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _limit_memory(memory)
+    try:
+        prepared = () if prepare is None else (prepare(place),)
+    except ActionrecError as error:
+        pipe.send(error)
+        return
+    if memory is not None:
+        _limit_memory(memory)
     pipe.send(None)
     while True:
-        try:
-            path = pipe.recv()
-        except EOFError:
-            return
+        path = pipe.recv()
         before = _resident_memory("VmRSS")
         try:
-            outcome = function(path)
+            outcome = function(path, *prepared)
         except ActionrecError as error:
             # Some decoders call the data invalid when it is the memory that they don't get.
             most = _resident_memory("VmHWM") - before
-            if isinstance(error.__cause__, MemoryError) or 2 * most > memory * 2**20:
+            starved = memory is not None and 2 * most > memory * 2**20
+            if isinstance(error.__cause__, MemoryError) or starved:
                 os._exit(OUT_OF_MEMORY)
             outcome = error
         # What it has allocated may never be freed, so the next file gets a new process.

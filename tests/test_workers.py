@@ -14,7 +14,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.video.reader import VideoError
-from actionrec.workers import Limits, WorkerError, deaths_of_readers_explained, run_each
+from actionrec.workers import (
+    KilledFromOutside,
+    Limits,
+    WorkerError,
+    deaths_of_readers_explained,
+    run_each,
+)
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 MEBIBYTE = 2**20
@@ -71,6 +77,7 @@ def test_files_that_hang_crash_or_are_killed_do_not_stop_the_others():
         "exit": "exit crashes the decoder (exit code 3)",
     }.items():
         assert isinstance(results[name], WorkerError)
+        assert isinstance(results[name], KilledFromOutside) == (name == "killed")
         assert reason in str(results[name])
 
 
@@ -81,6 +88,9 @@ def test_a_file_that_needs_more_memory_than_allowed_is_given_up():
     for name in ("eat", "eat in FFmpeg"):
         assert f"{name} needs more than 200 MiB of memory" in str(results[name])
     assert outcomes("eat", memory=700) == {"eat": 600 * MEBIBYTE}
+    unlimited = outcomes("eat", "eat in FFmpeg", memory=None)
+    assert unlimited["eat"] == 600 * MEBIBYTE
+    assert "needs more memory than there is" in str(unlimited["eat in FFmpeg"])
 
 
 def act_after_a_slow_start():
@@ -115,6 +125,44 @@ def note_pid(path, folder):
     (folder / str(os.getpid())).touch()
     if path.name == "b":
         time.sleep(600)
+
+
+def place_and_time_of_preparation(place):
+    return place, time.monotonic_ns()
+
+
+def place_and_time(path, prepared):
+    if path.name == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return prepared
+
+
+@posix
+def test_what_a_process_prepares_once_is_handed_to_the_function_also_in_its_place_taker():
+    paths = map(Path, ["a", "b", "crash", "c", "d", "e", "f", "g"])
+    results = dict(run_each(place_and_time, paths, 2, Limits(), place_and_time_of_preparation))
+    assert isinstance(results.pop(Path("crash")), WorkerError)
+    assert {place for place, _ in results.values()} <= {0, 1}
+    # Two processes, and one in place of that which crashed.
+    assert len(set(results.values())) <= 3
+
+
+def prepare_in_vain(place):
+    raise ActionrecError(f"Nothing for place {place}.")
+
+
+def test_a_preparation_that_fails_is_the_error_of_the_whole():
+    with pytest.raises(ActionrecError, match="Nothing for place 0"):
+        list(run_each(place_and_time, [Path("a")], 1, Limits(), prepare_in_vain))
+
+
+def test_paths_are_taken_as_they_are_needed():
+    taken = []
+    results = run_each(act, (taken.append(n) or Path(str(n)) for n in range(10**9)), 2)
+    assert len(taken) == 0
+    next(results)
+    results.close()
+    assert len(taken) <= 6
 
 
 class Unreadable:

@@ -1,0 +1,141 @@
+"""The pages in docs/ are true: their commands and their Python run, their flags and links exist.
+
+Small videos and a small network take the places of the reader's.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import actionrec
+from actionrec import cli
+from actionrec.models.recognizer import BlockConfig, Recognizer
+
+PROJECT = Path(__file__).parents[1]
+PAGES = sorted((PROJECT / "docs").glob("*.md"))
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+DEFAULT_MODEL = "kinetics400-i3d"
+SMALL_MODEL = "model.safetensors"
+SMALL_TRAINING = shlex.split(
+    "--backbone c3d_small --weights none --clip_length 4 --short_side 36 --crop 32 --epochs 1 "
+    "--batch_size 2 --workers 0 --devices 1 --nodes 1"
+)
+
+
+def named(page):
+    return str(page.relative_to(PROJECT))
+
+
+def blocks(page, *languages):
+    """The fenced blocks of a page that are in one of the languages."""
+    found = FENCED.findall(page.read_text(encoding="utf-8"))
+    return [(language, text) for language, text in found if language in languages]
+
+
+def commands(text):
+    """The words of each command in a block of shell."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.fixture
+def readers_folder(tmp_path, encode, class_folders, small_recognizer, monkeypatch):
+    """A folder with what the pages speak of, in which the test then is."""
+    for name in ("video.mp4", "match.mp4", "holiday/a.mp4", "more/b.avi"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        encode(tmp_path / name, "mpeg4", frames=30)
+    (tmp_path / "videos.txt").write_text("video.mp4\nholiday/a.mp4\n")
+    shutil.copytree(class_folders, tmp_path / "my_videos")
+    videos = sorted((tmp_path / "my_videos").rglob("*.avi"))
+    rows = [f"{path},{path.parent.name},{path.stem}" for path in videos]
+    (tmp_path / "my_videos.csv").write_text("\n".join(["path,label,group", *rows]))
+    for label in ("Archery", "Biking"):
+        for group in ("01", "08", "11", "12"):
+            path = tmp_path / "data" / "UCF-101" / label / f"v_{label}_g{group}_c01.avi"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            encode(path, frames=20)
+    for folder in ("scripts", "examples"):
+        (tmp_path / folder).symlink_to(PROJECT / folder)
+    for name, block in (
+        (SMALL_MODEL, "none"),
+        ("snl.safetensors", "snl"),
+        ("nl.safetensors", "nl"),
+    ):
+        config = replace(small_recognizer.config, block=BlockConfig(block))
+        Recognizer(config, {"note": "untrained"}).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+
+
+def run(words):
+    """The command, made small; its output goes where the page says, or nowhere."""
+    target = "output.txt"
+    if ">" in words:
+        words, target = words[: words.index(">")], words[-1]
+    if words[0] == "python":
+        subprocess.run([sys.executable, *words[1:]], check=True, stdout=subprocess.DEVNULL)
+        return 0
+    assert words[0] == "actionrec", f"a block of bash calls {words[0]}; mark it as sh"
+    arguments = [SMALL_MODEL if word == DEFAULT_MODEL else word for word in words[1:]]
+    if arguments[0] in ("train", "tune"):
+        if "--output" not in arguments and "--dataset" in arguments:
+            dataset = arguments[arguments.index("--dataset") + 1]
+            arguments += ["--output", f"runs/{dataset}-i3d-snl"]  # as with the default backbone
+        arguments += SMALL_TRAINING
+    elif arguments[0] in ("predict", "explain", "export") and "--model" not in arguments:
+        arguments += ["--model", SMALL_MODEL]
+    with open(target, "w") as output, redirect_stdout(output):
+        return cli.main(arguments)
+
+
+PAGES_WITH_COMMANDS = [page for page in PAGES if blocks(page, "bash")]
+PAGES_WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=named)
+def test_the_commands_of_a_page_work_one_after_the_other(page, readers_folder, capfd):
+    for _, text in blocks(page, "bash"):
+        for words in commands(text):
+            status = run(words)
+            assert status == 0, f"{shlex.join(words)}: {capfd.readouterr().err}"
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=named)
+def test_the_python_of_a_page_runs(page, readers_folder, monkeypatch):
+    small = actionrec.load(SMALL_MODEL)
+    monkeypatch.setattr(actionrec, "load", lambda name: {DEFAULT_MODEL: small}[name])
+    torch.manual_seed(0)
+    for _, text in blocks(page, "python"):
+        exec(compile(text, str(page), "exec"), {})
+
+
+@pytest.mark.parametrize("page", [PROJECT / "README.md", *PAGES], ids=named)
+def test_the_flags_of_a_page_exist(page, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    parser = cli.build_parser()
+    for _, text in blocks(page, "bash", "sh"):
+        for words in commands(text):
+            if "actionrec" in words:
+                words = words[words.index("actionrec") + 1 :]
+            elif "actionrec.cli" in words:
+                words = words[words.index("actionrec.cli") + 1 :]
+            else:
+                continue
+            for mark in (">", "&&", "|"):
+                words = words[: words.index(mark)] if mark in words else words
+            parser.parse_args(words)
+
+
+@pytest.mark.parametrize("page", [PROJECT / "README.md", *PAGES], ids=named)
+def test_the_links_of_a_page_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
