@@ -292,6 +292,20 @@ class Totals:
     failed: int
 
 
+def require_output(names: Sequence[str]) -> Path:
+    """The one file that results can be written to.
+
+    Raises:
+        UsageError: there are several, or its suffix says no format.
+    """
+    if len(names) > 1 or Path(names[0]).suffix not in SUFFIXES:
+        raise UsageError(
+            f"--output {' '.join(names)} is not possible: without --timeline it is one file, "
+            f"*{' or *'.join(SUFFIXES)}."
+        )
+    return Path(names[0])
+
+
 def predict_to_file(
     videos: VideoList,
     output: Path,

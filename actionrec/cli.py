@@ -105,15 +105,6 @@ def predict(
             by default 4096.
         format: What to print.
     """
-    from rich.console import Console
-    from rich.progress import track
-
-    from actionrec import load
-    from actionrec.batch_prediction import SUFFIXES, WHOLE, Shard, VideoList, predict_to_file
-    from actionrec.models.inference import for_inference
-    from actionrec.prediction import Failure, predict_all
-    from actionrec.workers import STANDARD_LIMITS, Limits
-
     if topk < 1 or (clips is not None and clips < 1):
         raise UsageError("--topk and --clips must be at least 1.")
     if (not output or timeline) and (workers, shard, timeout, memory) != (None,) * 4:
@@ -130,54 +121,56 @@ def predict(
         return predict_source(source, model, topk, precision, hop)
     if not paths and files_from is None:
         raise UsageError("No paths are given; name videos or folders, or a list with --files-from.")
+    if timeline and (clips is not None or decoder != "pyav"):
+        raise UsageError(
+            "--timeline sees all of a video and reads it with pyav; leave out --clips and "
+            "--decoder."
+        )
+    if not timeline and (hop is not None or render is not None):
+        raise UsageError("--hop and --render need --timeline.")
+    if output and not timeline and format != "table":
+        raise UsageError("--output writes to a file and prints nothing; leave out --format.")
+
+    from actionrec.batch_prediction import WHOLE, Shard, VideoList, predict_to_file, require_output
+    from actionrec.workers import STANDARD_LIMITS, Limits
+
+    videos = VideoList(paths, files_from, WHOLE if shard is None else Shard.parse(shard))
     if timeline:
-        if clips is not None or decoder != "pyav":
-            raise UsageError(
-                "--timeline sees all of a video and reads it with pyav; leave out "
-                "--clips and --decoder."
-            )
         outputs, rendered = [Path(name) for name in output], render and Path(render)
         return predict_timelines(
-            list(VideoList(paths, files_from)),
-            model,
-            topk,
-            precision,
-            hop,
-            min_score,
-            outputs,
-            rendered,
-            format,
+            list(videos), model, topk, precision, hop, min_score, outputs, rendered, format
         )
-    if hop is not None or render is not None:
-        raise UsageError("--hop and --render need --timeline.")
     if output:
-        if len(output) > 1 or Path(output[0]).suffix not in SUFFIXES:
-            raise UsageError(
-                f"--output {' '.join(output)} is not possible: without --timeline it is one file, "
-                f"*{' or *'.join(SUFFIXES)}."
-            )
-        if format != "table":
-            raise UsageError("--output writes to a file and prints nothing; leave out --format.")
         limits = Limits(
             STANDARD_LIMITS.timeout if timeout is None else timeout,
             STANDARD_LIMITS.memory if memory is None else memory,
         )
-        videos = VideoList(paths, files_from, WHOLE if shard is None else Shard.parse(shard))
+        path = require_output(output)
         totals = predict_to_file(
-            videos,
-            Path(output[0]),
-            model,
-            topk,
-            clips,
-            precision,
-            decoder,
-            workers,
-            limits,
-            complain,
+            videos, path, model, topk, clips, precision, decoder, workers, limits, complain
         )
         return 1 if totals.failed else 0
+    return predict_and_print(list(videos), model, topk, clips, precision, decoder, format)
+
+
+def predict_and_print(
+    found: "list[Path | Failure]",
+    model: str,
+    topk: int,
+    clips: int | None,
+    precision: PrecisionName,
+    decoder: DecoderName,
+    format: Format,
+) -> int:
+    """`predict` without --output: print one video's result after the other."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from actionrec import load
+    from actionrec.models.inference import for_inference
+    from actionrec.prediction import Failure, predict_all
+
     recognizer = for_inference(load(model), precision)
-    found = list(VideoList(paths, files_from))
     failures: list[Failure] = []
 
     def results() -> "Iterable[Prediction | Failure]":
