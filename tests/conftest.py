@@ -97,3 +97,30 @@ def small_recognizer():
         ),
         {"note": "untrained"},
     ).eval()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory, small_recognizer):
+    """The path of the file of `small_recognizer`, as its user would type it."""
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    small_recognizer.save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def small_training(class_folders):
+    """Settings of a training that takes a second."""
+    from actionrec.config import TrainConfig
+
+    return TrainConfig(
+        dataset="folder",
+        root=str(class_folders),
+        backbone="c3d_small",
+        weights="none",
+        clip_length=8,
+        short_side=36,
+        crop=32,
+        epochs=2,
+        batch_size=4,
+        workers=0,
+    )

@@ -32,13 +32,6 @@ BROWSER = next(
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory, small_recognizer):
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    small_recognizer.save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def video(tmp_path_factory, encode):
     return encode(tmp_path_factory.mktemp("video") / "my clip.mp4", "libx264", frames=60)
 
@@ -233,7 +226,7 @@ def test_a_port_in_use_gives_a_sentence_with_another_one(model, capsys):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        assert cli.main(["app", "--model", str(model), "--port", str(port)]) == 1
+        assert cli.main(["app", "--model", model, "--port", str(port)]) == 1
         sentence = capsys.readouterr().err
     assert f"Port {port} can't be listened on" in sentence
     assert int(re.search(r"--port (\d+)", sentence)[1]) > port

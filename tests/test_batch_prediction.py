@@ -24,13 +24,6 @@ SETTINGS = Settings("model", None, 5, None, "float32", "pyav", "1/1")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory, small_recognizer):
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    small_recognizer.save(path)
-    return str(path)
-
-
-@pytest.fixture(scope="module")
 def video(tmp_path_factory, encode):
     return encode(tmp_path_factory.mktemp("video") / "clip.avi", frames=30)
 

@@ -53,23 +53,9 @@ def driver(tmp_path_factory):
 
 
 @pytest.fixture
-def config(class_folders, tmp_path):
-    return TrainConfig(
-        dataset="folder",
-        root=str(class_folders),
-        backbone="c3d_small",
-        weights="none",
-        block="snl",
-        clip_length=8,
-        short_side=36,
-        crop=32,
-        epochs=3,
-        batch_size=4,
-        lr=0.01,
-        workers=0,
-        sync_batchnorm=True,
-        output=str(tmp_path / "one"),
-    )
+def config(small_training, tmp_path):
+    output = str(tmp_path / "one")
+    return replace(small_training, epochs=3, sync_batchnorm=True, output=output)
 
 
 def one_thread():

@@ -25,13 +25,6 @@ FPS = 25
 SIZE = 64
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory, small_recognizer):
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    small_recognizer.save(path)
-    return path
-
-
 def picture(index):
     """A frame that carries its index, as those of the fixture `encode` do."""
     bits = (index >> np.arange(SIZE) * 8 // SIZE) & 1
@@ -163,7 +156,7 @@ def test_a_stream_that_breaks_off_and_comes_back_is_watched_on(model):
     camera = Camera(frames=75, clients=2)
     with subprocess.Popen(
         [sys.executable, "-m", "actionrec.cli", "predict", "--source", camera.address]
-        + ["--model", str(model)],
+        + ["--model", model],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -194,7 +187,7 @@ def test_a_pipe_is_watched_to_its_end(encode, tmp_path, model):
 
 def watch_pipe(data, model):
     return subprocess.run(
-        [sys.executable, "-m", "actionrec.cli", "predict", "--source", "-", "--model", str(model)],
+        [sys.executable, "-m", "actionrec.cli", "predict", "--source", "-", "--model", model],
         input=data,
         capture_output=True,
         timeout=120,

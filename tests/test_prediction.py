@@ -24,13 +24,6 @@ from actionrec.video.reader import VideoError, VideoReader
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory, small_recognizer):
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    small_recognizer.save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def video(tmp_path_factory, encode):
     return encode(tmp_path_factory.mktemp("video") / "clip.avi", frames=50)
 

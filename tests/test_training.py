@@ -37,25 +37,8 @@ def log_level(caplog):
 
 
 @pytest.fixture
-def config(class_folders, tmp_path):
-    return small_config(class_folders, tmp_path / "run")
-
-
-def small_config(class_folders, output):
-    return TrainConfig(
-        dataset="folder",
-        root=str(class_folders),
-        backbone="c3d_small",
-        weights="none",
-        clip_length=8,
-        short_side=36,
-        crop=32,
-        epochs=2,
-        batch_size=4,
-        lr=0.01,
-        workers=0,
-        output=str(output),
-    )
+def config(small_training, tmp_path):
+    return replace(small_training, output=str(tmp_path / "run"))
 
 
 @pytest.mark.slow
@@ -132,11 +115,10 @@ def longer(config):
 
 
 @pytest.fixture(scope="module")
-def whole(class_folders, tmp_path_factory):
+def whole(small_training, tmp_path_factory):
     """The folder of such a run that nothing stopped."""
     output = tmp_path_factory.mktemp("whole") / "run"
-    settings = small_config(class_folders, output)
-    train(replace(settings, **ALL_THAT_IS_DRAWN))
+    train(replace(small_training, output=str(output), **ALL_THAT_IS_DRAWN))
     return output
 
 

@@ -1,27 +1,18 @@
 """`actionrec tune`: what it suggests, and that it leaves nothing else behind."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from actionrec.config import TrainConfig
 from actionrec.errors import UsageError
 from actionrec.training import tuning
 
 
 @pytest.fixture
-def config(class_folders, tmp_path):
-    return TrainConfig(
-        dataset="folder",
-        root=str(class_folders),
-        backbone="c3d_small",
-        weights="none",
-        clip_length=4,
-        short_side=36,
-        crop=32,
-        batch_size=2,
-        workers=0,
-        output=str(tmp_path / "runs" / "mine"),
-    )
+def config(small_training, tmp_path):
+    output = str(tmp_path / "runs" / "mine")
+    return replace(small_training, clip_length=4, batch_size=2, output=output)
 
 
 @pytest.mark.slow
