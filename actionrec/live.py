@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -251,24 +251,27 @@ def decode(source: str) -> Iterator[tuple[av.VideoFrame, float]]:
         if stream is None:
             raise ActionrecError(f"{source} has no pictures; choose a source of video.")
         backlog = Backlog()
-        behind = False
+        behind = told = False
         for packet in container.demux(stream):
             came = time.monotonic()
             if packet.dts is not None:
                 lag = backlog.lag(float(packet.dts * packet.time_base), came)
-                if lag > MOST_LAG and not behind:
-                    behind = True
+                behind = behind or lag > MOST_LAG
+                if behind and not told:
+                    told = True
                     logger.warning(
-                        "%s comes faster than it can be decoded; a part is left out.", source
+                        "%s comes faster than it is decoded; parts are left out.", source
                     )
                 if behind and not (packet.is_keyframe and lag < MOST_LAG / 2):
                     continue
                 if behind:
                     behind = False
                     stream.codec_context.flush_buffers()
-            for frame in packet.decode():
-                if not frame.is_corrupt:
-                    yield frame, came
+            # A packet that is damaged, or that refers to what came before we did.
+            with suppress(av.error.InvalidDataError):
+                for frame in packet.decode():
+                    if not frame.is_corrupt:
+                        yield frame, came
 
 
 class Backlog:
