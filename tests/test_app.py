@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 import requests
 
-from actionrec import app, cli
+from actionrec import cli
+from actionrec.app import service
 from actionrec.explanation import explain_video
 from actionrec.overlays import overlay
 from actionrec.timeline import score_timeline
@@ -234,7 +235,7 @@ def test_a_port_in_use_gives_a_sentence_with_another_one(model, capsys):
 
 
 def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("actionrec.app.find_spec", lambda name: None)
     assert cli.main(["app"]) == 2
     assert 'pip install "actionrec[app]"' in capsys.readouterr().err
 
@@ -246,10 +247,10 @@ def test_what_browsers_do_not_play_is_converted_with_every_frame_at_its_time(
     times = np.cumsum(np.arange(60) % 5 * 20 + 10).tolist() if name.endswith("mkv") else None
     path = encode(tmp_path / name, "mpeg4", frames=60, times=times)
     source = VideoReader(path)
-    assert not app.plays_in_browsers(path)
-    app.convert(source, tmp_path / "converted.mp4", lambda _: None)
+    assert not service.plays_in_browsers(path)
+    service.convert(source, tmp_path / "converted.mp4", lambda _: None)
     converted = VideoReader(tmp_path / "converted.mp4")
-    assert app.plays_in_browsers(converted.path)
+    assert service.plays_in_browsers(converted.path)
     assert len(converted) == 60
     shown, clock = converted.clock(), source.clock()
     start = clock(0)
@@ -268,7 +269,7 @@ def test_the_clip_explained_is_the_one_of_the_timeline_that_scores_highest(
         (next(entry.score for entry in clip.top if entry.label == label), -clip.start)
         for clip in timeline.clips
     )
-    explanation = app.explain_best_clip(small_recognizer, VideoReader(video), timeline)
+    explanation = service.explain_best_clip(small_recognizer, VideoReader(video), timeline)
     assert (explanation.label, explanation.start) == (label, pytest.approx(-start))
     assert explanation.score == pytest.approx(score, abs=1e-5)
 
@@ -277,8 +278,8 @@ def test_the_overlay_is_the_heat_map_over_the_clip_with_a_ring_at_the_point(
     small_recognizer, video, tmp_path
 ):
     explanation = explain_video(small_recognizer, video, start=0.4, point=(30, 20))
-    app.write_overlay(explanation, tmp_path / "overlay.mp4")
-    app.write_overlay(replace(explanation, point=None), tmp_path / "no_ring.mp4")
+    service.write_overlay(explanation, tmp_path / "overlay.mp4")
+    service.write_overlay(replace(explanation, point=None), tmp_path / "no_ring.mp4")
     ringed, plain = (
         VideoReader(tmp_path / name).read(range(4)).astype(int)
         for name in ("overlay.mp4", "no_ring.mp4")
@@ -293,15 +294,17 @@ def test_the_overlay_is_the_heat_map_over_the_clip_with_a_ring_at_the_point(
 
 
 def test_names_are_words_to_html_and_to_gradios_templates():
-    written = app.text("<b>${alert(1)} {{x}} & `")
+    from actionrec.app.page import text
+
+    written = text("<b>${alert(1)} {{x}} & `")
     assert not set("<>${}`") & set(written)
     assert html.unescape(written) == "<b>${alert(1)} {{x}} & `"
 
 
 def test_times_are_minutes_and_seconds():
-    assert app.clock_time(62.04, 1) == "1:02.0"
-    assert app.clock_time(59.96, 1) == "1:00.0"
-    assert app.clock_time(600) == "10:00"
+    assert service.clock_time(62.04, 1) == "1:02.0"
+    assert service.clock_time(59.96, 1) == "1:00.0"
+    assert service.clock_time(600) == "10:00"
 
 
 @pytest.fixture(scope="module")
@@ -344,7 +347,7 @@ def test_the_page_shows_label_timeline_and_heat_map_in_a_browser(
             ".flatMap(track => [...track.cues ?? []]).map(cue => cue.text)"
         )
 
-    timeline = score_timeline(small_recognizer, video, "model", min_score=app.MIN_SCORE)
+    timeline = score_timeline(small_recognizer, video, "model", min_score=service.MIN_SCORE)
     label = timeline.top[0].label
     cues = shows(video, timeline.segments[0].label)
     assert cues == [f"{part.label} ({part.score:.0%})" for part in timeline.segments]

@@ -1,0 +1,197 @@
+"""A local web page to drop a video on, which then tells what people do in it: `actionrec app`.
+
+The best labels and the timeline come as soon as they are known, then the heat map of the clip that
+speaks most for the best label. The page is Gradio's, and for this machine alone: it listens on
+127.0.0.1, asks nothing of any other host, answers no other page, and keeps uploads and results in
+one temporary folder, half an hour at most and never longer than it runs.
+"""
+
+import logging
+import os
+import re
+import signal
+import socket
+import tempfile
+import threading
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from actionrec import load
+from actionrec.app.service import Service
+from actionrec.config import PrecisionName
+from actionrec.errors import ActionrecError, UsageError
+from actionrec.models.inference import for_inference
+
+if TYPE_CHECKING:
+    from gradio import Blocks
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+# What Gradio can do beside this page: fetch addresses, edit the program, show its statistics.
+REFUSED = re.compile(
+    r"/(file=https?:|proxy=|vibe-|process_recording|run-history|monitoring|deep_link|dev/|openapi)",
+    re.IGNORECASE,
+)
+
+# The browser shall ask no other host for anything, whatever Gradio's scripts contain.
+POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'"
+
+
+def serve(
+    model: str,
+    port: int,
+    max_seconds: float,
+    max_megabytes: float,
+    precision: PrecisionName,
+    open_browser: bool,
+) -> None:
+    """Show the page on 127.0.0.1 until Ctrl-C or SIGTERM; print its address when it is there.
+
+    Args:
+        model: A pretrained model's name or a model file.
+        port: Where the page is served.
+        max_seconds: Longer videos are refused.
+        max_megabytes: Larger uploads are refused.
+        precision: As of `for_inference`.
+        open_browser: Open the page in the user's browser.
+
+    Raises:
+        UsageError: Gradio is not installed.
+        ActionrecError: the port is in use, or there is no such model.
+    """
+    if find_spec("gradio") is None:
+        raise UsageError('The page needs Gradio; `pip install "actionrec[app]"`.')
+    require_free(port)
+    recognizer = for_inference(load(model), precision)
+    with tempfile.TemporaryDirectory(prefix="actionrec-app-") as folder:
+        keep_to_itself(Path(folder))
+        # Here, because Gradio reads its environment when it is imported.
+        from actionrec.app.page import page
+
+        service = Service(recognizer, model, max_seconds, Path(folder))
+        blocks = page(service, max_megabytes)
+        try:
+            launch(blocks, port, max_megabytes, open_browser)
+            print(f"http://{HOST}:{port}", flush=True)
+            logger.info("%s is ready; Ctrl-C ends it.", model)
+            wait_for_signal()
+        finally:
+            blocks.close(verbose=False)
+            service.close()
+
+
+def require_free(port: int) -> None:
+    """Raise ActionrecError, which names another port, if this one can't be listened on."""
+    if not 1 <= port <= 65535:
+        raise UsageError(f"--port {port} is not possible; it must be from 1 to 65535.")
+    reason = _why_not(port)
+    if reason is not None:
+        later = (other for other in range(max(port, 1024) + 1, 65536) if _why_not(other) is None)
+        advice = f"try --port {next(later, 8000)}"
+        raise ActionrecError(f"Port {port} can't be listened on ({reason}); {advice}.")
+
+
+def _why_not(port: int) -> str | None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            return error.strerror
+    return None
+
+
+def keep_to_itself(folder: Path) -> None:
+    """Have Gradio put its files into `folder` and send nothing to anyone, whatever the user's
+    environment says."""
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        del os.environ[name]
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "files")
+    os.environ["GRADIO_EXAMPLES_CACHE"] = str(folder / "examples")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    # Gradio calls itself once, which no proxy could do for it.
+    others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    os.environ["no_proxy"] = f"{others},{HOST}" if others else HOST
+
+
+def wait_for_signal() -> None:
+    """Return at Ctrl-C or SIGTERM; the second one stops at once."""
+    asked = threading.Event()
+
+    def ask(number: int, _: object) -> None:
+        signal.signal(number, signal.default_int_handler)
+        asked.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    asked.wait()
+
+
+def launch(blocks: "Blocks", port: int, max_megabytes: float, open_browser: bool) -> None:
+    """Serve the page, to this machine alone; returns when it is there."""
+    from gradio import processing_utils
+    from gradio.themes import Default
+    from starlette.middleware import Middleware
+
+    here = resources.files(__package__)
+    # In the place of an upload Gradio takes an address, too, and fetches it.
+    processing_utils.async_ssrf_protected_download = refuse_address
+    blocks.launch(
+        server_name=HOST,
+        server_port=port,
+        inbrowser=open_browser,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        enable_monitoring=False,
+        run_history=False,
+        mcp_server=False,
+        ssr_mode=False,
+        footer_links=[],
+        max_file_size=int(max_megabytes * 1e6),
+        app_kwargs={"middleware": [Middleware(OnlyThisPage, port=port)]},
+        # Its fonts are files of Gradio's own.
+        theme=Default(),
+        css=here.joinpath("page.css").read_text(encoding="utf-8"),
+        head=f"<script>{here.joinpath('page.js').read_text(encoding='utf-8')}</script>",
+    )
+
+
+async def refuse_address(url: str, cache_dir: str) -> NoReturn:
+    """Stands in for what Gradio fetches addresses with."""
+    from gradio import Error
+
+    raise Error("This page takes files, no addresses.", print_exception=False)
+
+
+class OnlyThisPage:
+    """Refuses requests that this page never makes: those of pages from elsewhere, those under
+    another name that leads to this machine (DNS rebinding), and what Gradio offers beside."""
+
+    def __init__(self, app: "ASGIApp", port: int) -> None:
+        self.app = app
+        self.hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        from starlette.datastructures import Headers, MutableHeaders
+        from starlette.responses import PlainTextResponse
+
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            host, origin = headers.get("host"), headers.get("origin")
+            foreign = host not in self.hosts or origin not in (None, f"http://{host}")
+            if foreign or REFUSED.search(scope["path"]):
+                await PlainTextResponse("Not here.", 403)(scope, receive, send)
+                return
+
+        async def send_policy(message: "Message") -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Content-Security-Policy"] = POLICY
+            await send(message)
+
+        await self.app(scope, receive, send_policy)
