@@ -2,13 +2,15 @@
 
     python scripts/table7.py --config table7/demo.yaml
     python scripts/table7.py --dataset folder --root my_videos --rows i3d snl --seeds 0 1 2
+    python scripts/table7.py --dataset ucf101 --root UCF-101 --split 1 2 3
     python scripts/table7.py --config table7/i3d.yaml --root UCF-101 -- --weights FILE.pth
 
 A row is a block in the network, i3d the network without one; any other block that `actionrec
 train` knows can be a row too. What follows a lone -- are more flags of `actionrec train`. Every
-row and seed has a folder, OUTPUT/ROW-seedN, and a log beside it. The same command goes on where it
-was stopped, however that was, and skips what is finished; more rows or seeds can be added. A run
-that fails is reported, the others go on, and the exit code is 1.
+row and seed has a folder, OUTPUT/ROW-seedN, and a log beside it; with --split, every row, split
+and seed has one, OUTPUT/ROW-splitS-seedN. The same command goes on where it was stopped, however
+that was, and skips what is finished; more rows, splits or seeds can be added. A run that fails is
+reported, the others go on, and the exit code is 1.
 
 OUTPUT/table7.md is printed too; table7.csv has a line for every row, table7_runs.csv one for every
 run, table7.png shows both. The figures are those of the last epoch: the best is chosen on the very
@@ -30,6 +32,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -44,8 +47,8 @@ from actionrec.training import prepare_output, resolve
 BASE = "i3d"
 FIGURES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
 # With fewer, the spread of the differences is hardly known itself.
-SEEDS_TO_TELL = 3
-OURS = ("--block", "--seed", "--output", "--resume")
+RUNS_TO_TELL = 3
+OURS = ("--block", "--seed", "--split", "--output", "--resume")
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,11 @@ PAPER_PROTOCOL = (
 
 @dataclass(frozen=True)
 class Run:
-    """A row with one seed: its training, and its evaluation with `clips` x `crops` a video."""
+    """A row with one split and seed: its training, and its evaluation with `clips` x `crops` a
+    video."""
 
     row: str
+    split: str | None
     seed: int
     config: TrainConfig
     train_words: tuple[str, ...]
@@ -86,7 +91,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{self.row} seed {self.seed}"
+        return run_name(self.row, self.split, self.seed)
 
     @property
     def folder(self) -> Path:
@@ -118,8 +123,14 @@ class Run:
         return self.evaluation.exists()
 
 
+def run_name(row: str, split: str | None, seed: int) -> str:
+    """Such as snl seed 0, or snl split 2 seed 0 where splits were asked for."""
+    return f"{row} seed {seed}" if split is None else f"{row} split {split} seed {seed}"
+
+
 def plan(arguments: argparse.Namespace, train_flags: Sequence[str]) -> list[Run]:
-    """The runs that are asked for, seed by seed, so that a whole table is there early.
+    """The runs that are asked for, row after row of a split and seed, so that a whole table is
+    there early.
 
     Raises:
         UsageError: a flag that is ours to set, or a folder that holds another run.
@@ -128,24 +139,27 @@ def plan(arguments: argparse.Namespace, train_flags: Sequence[str]) -> list[Run]
         if flag.partition("=")[0] in OURS:
             raise UsageError(
                 f"{flag} can't stand after --: table7.py sets it for every run; use --rows, "
-                "--seeds and --output."
+                "--split, --seeds and --output."
             )
-    given = {name: getattr(arguments, name) for name in ("config", "dataset", "root", "split")}
+    given = {name: getattr(arguments, name) for name in ("config", "dataset", "root")}
     shared = [word for name, value in given.items() if value for word in (f"--{name}", value)]
     runs = []
-    for seed in arguments.seeds:
+    for seed, split in product(arguments.seeds, arguments.split or [None]):
         for row in arguments.rows:
-            folder = arguments.output / f"{row}-seed{seed}"
+            name = f"{row}-seed{seed}" if split is None else f"{row}-split{split}-seed{seed}"
+            folder = arguments.output / name
             block = "none" if row == BASE else row
-            own = {"block": block, "seed": seed, "output": folder, "resume": "auto"}
+            own = {"block": block, "seed": seed, "output": folder, "resume": "auto", "split": split}
             words = [*shared, *train_flags]
-            words += [word for name, value in own.items() for word in (f"--{name}", str(value))]
+            for key, value in own.items():
+                words += [] if value is None else [f"--{key}", str(value)]
             values = vars(build_parser().parse_args(["train", *words]).train)
             del values["config"]
             config = resolve(TrainConfig(**values))
             remove_unfinished_files(folder)
             prepare_output(config, folder)
-            runs.append(Run(row, seed, config, tuple(words), arguments.clips, arguments.crops))
+            counts = arguments.clips, arguments.crops
+            runs.append(Run(row, split, seed, config, tuple(words), *counts))
     return runs
 
 
@@ -296,6 +310,7 @@ class Result:
     """What a finished run reached, in percent, and how it was measured."""
 
     row: str
+    split: str | None
     seed: int
     clip_top1: float
     clip_top5: float
@@ -310,6 +325,7 @@ class Result:
         clip, video = evaluation["clip"], evaluation["video"]
         return cls(
             row=run.row,
+            split=run.split,
             seed=run.seed,
             clip_top1=100 * clip["top1"],
             clip_top5=100 * clip["top5"],
@@ -318,6 +334,11 @@ class Result:
             videos=video["n"],
             left_out=len(evaluation["skipped"]),
         )
+
+    @property
+    def pair(self) -> tuple[str | None, int]:
+        """What it shares with the base row's run that it is compared with: split and seed."""
+        return self.split, self.seed
 
 
 @dataclass(frozen=True)
@@ -341,9 +362,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """A row's figures over its seeds, and their differences from the base row's.
+    """A row's figures over its runs, and their differences from the base row's.
 
-    A difference is between runs of the same seed; seeds that only one of the two has are left out.
+    A difference is between runs of the same split and seed; those that only one of the two has are
+    left out.
     """
 
     name: str
@@ -353,9 +375,9 @@ class Row:
 
     @classmethod
     def of(cls, name: str, results: Sequence[Result]) -> "Row":
-        own = {result.seed: result for result in results if result.row == name}
-        base = {result.seed: result for result in results if result.row == BASE}
-        pairs = [(own[seed], base[seed]) for seed in own if seed in base and name != BASE]
+        own = {result.pair: result for result in results if result.row == name}
+        base = {result.pair: result for result in results if result.row == BASE}
+        pairs = [(own[pair], base[pair]) for pair in own if pair in base and name != BASE]
         return cls(
             name=name,
             results=tuple(own.values()),
@@ -368,24 +390,24 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether the row differs from the base by more than seeds do, in a sentence."""
+        """Whether the row differs from the base by more than runs do, in a sentence."""
         difference = self.differences["clip_top1"]
         if not self.results:
             return f"{self.name}: not measured."
         if difference is None:
-            return f"{self.name}: no difference, because {BASE} is not measured with its seeds."
+            return f"{self.name}: no difference, because {BASE} has no run of its seeds and splits."
         points = f"{shown(difference, '+')} points"
         start = f"{self.name}: clip-level Top-1 differs from {BASE}'s by {points}"
-        seeds = counted(difference.n, "seed")
-        if difference.n < SEEDS_TO_TELL:
+        runs = counted(difference.n, "run")
+        if difference.n < RUNS_TO_TELL:
             return (
-                f"{start}; with {seeds} it can't be told whether this is more than the spread "
-                f"between seeds, {SEEDS_TO_TELL} are needed."
+                f"{start}; with {runs} it can't be told whether this is more than the spread "
+                f"between runs, {RUNS_TO_TELL} are needed."
             )
         larger = abs(difference.mean) > difference.std
         return (
-            f"{start} over {seeds}, {'larger' if larger else 'not larger'} than the spread of "
-            "this difference between seeds."
+            f"{start} over {runs}, {'larger' if larger else 'not larger'} than the spread of "
+            "this difference between runs."
         )
 
 
@@ -405,7 +427,7 @@ class Table:
             rows=tuple(Row.of(name, results) for name in dict.fromkeys(run.row for run in runs)),
             protocol={
                 "dataset": config.dataset,
-                "split": config.split,
+                "split": " ".join(dict.fromkeys(run.config.split for run in runs)),
                 "backbone": config.backbone,
                 "initialisation": config.weights,
                 "epochs": config.epochs,
@@ -438,6 +460,11 @@ def origin(protocol: dict[str, Any]) -> str:
     return "random weights" if weights == "none" else Path(weights).name
 
 
+def named_splits(protocol: dict[str, Any]) -> str:
+    several = " " in protocol["split"]
+    return f"{'splits' if several else 'split'} {protocol['split']}"
+
+
 def markdown(table: Table) -> str:
     """The whole table with its protocol, per row and per run, and what it says in sentences."""
     protocol = table.protocol
@@ -445,20 +472,20 @@ def markdown(table: Table) -> str:
     lines = [
         "# Table 7",
         "",
-        f"Measured: {protocol['dataset']}, split {protocol['split']}; {protocol['backbone']} "
+        f"Measured: {protocol['dataset']}, {named_splits(protocol)}; {protocol['backbone']} "
         f"from {origin(protocol)}, clips of {protocol['clip']}; "
         f"{counted(protocol['epochs'], 'epoch')}, figures of the last (not of the best, which is "
         f"chosen on the same videos); {counted(protocol['clips'], 'clip')} x "
         f"{counted(protocol['crops'], 'crop')} of every video; "
         f"seeds {', '.join(map(str, seeds)) or '-'}.",
-        "Accuracies in percent, mean ± standard deviation over seeds (none with one seed); "
-        f"differences from {BASE} are taken seed by seed.",
+        "Accuracies in percent, mean ± standard deviation over runs (none with one); differences "
+        f"from {BASE} are taken between runs of the same split and seed.",
         "",
         f"Paper: {PAPER_PROTOCOL}. Its figures compare with the measured ones only as far as the "
         "protocols agree.",
         "",
     ]
-    head = ["row", "seeds", "videos", "clip Top-1", "clip Top-5", f"clip Top-1 - {BASE}"]
+    head = ["row", "runs", "videos", "clip Top-1", "clip Top-5", f"clip Top-1 - {BASE}"]
     head += ["video Top-1", "video Top-5", f"video Top-1 - {BASE}"]
     head += ["paper: clip Top-1", "paper: clip Top-5", "paper: clip Top-1 - I3D"]
     lines += [cells(head), cells(["---"] + ["---:"] * (len(head) - 1))]
@@ -475,7 +502,7 @@ def markdown(table: Table) -> str:
     for row in table.rows:
         for result in row.results:
             figures = [f"{getattr(result, name):.2f}" for name in FIGURES]
-            lines.append(cells([f"{result.row} seed {result.seed}", *figures]))
+            lines.append(cells([run_name(result.row, *result.pair), *figures]))
     return "\n".join(lines) + "\n"
 
 
@@ -508,7 +535,7 @@ def csv_of_row(row: Row, table: Table) -> dict[str, Any]:
     """A line of table7.csv; None becomes an empty cell."""
     line: dict[str, Any] = {
         "row": row.name,
-        "seeds": " ".join(str(result.seed) for result in row.results),
+        "seeds": " ".join(str(seed) for seed in sorted({result.seed for result in row.results})),
         "videos": " ".join(str(n) for n in sorted({result.videos for result in row.results})),
     }
     for kind, spreads in (("", row.figures), ("_difference", row.differences)):
@@ -526,7 +553,9 @@ def csv_of_run(result: Result, table: Table) -> dict[str, Any]:
     """A line of table7_runs.csv."""
     figures = {name: round(getattr(result, name), 4) for name in FIGURES}
     counts = {"videos": result.videos, "videos_left_out": result.left_out}
-    return {"row": result.row, "seed": result.seed} | figures | counts | table.protocol
+    # Of several splits, its own.
+    own = {} if result.split is None else {"split": result.split}
+    return {"row": result.row, "seed": result.seed} | figures | counts | table.protocol | own
 
 
 def write_csv(path: Path, lines: list[dict[str, Any]]) -> None:
@@ -537,33 +566,33 @@ def write_csv(path: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def draw(table: Table, path: Path) -> None:
-    """A point a seed, and mean and standard deviation: the figures, and what is over the base."""
+    """A point a run, and mean and standard deviation: the figures, and what is over the base."""
     rows = [row for row in table.rows if row.results]
     figure = Figure(figsize=(11, 1.8 + 0.45 * len(rows)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for y, row in enumerate(rows):
         draw_row(left, y, [result.clip_top1 for result in row.results])
         base = {
-            result.seed: result.clip_top1
+            result.pair: result.clip_top1
             for other in rows
             if other.name == BASE and row.name != BASE
             for result in other.results
         }
-        draw_row(right, y, [r.clip_top1 - base[r.seed] for r in row.results if r.seed in base])
+        draw_row(right, y, [r.clip_top1 - base[r.pair] for r in row.results if r.pair in base])
     left.set_yticks(range(len(rows)), [row.name for row in rows])
     left.set_ylim(len(rows) - 0.4, -0.6)
     left.set_xlabel("clip-level Top-1, %")
-    right.set_xlabel(f"difference from {BASE} with the same seed, points")
+    right.set_xlabel(f"difference from {BASE} with the same split and seed, points")
     right.axvline(0, color="0.6", linewidth=1, zorder=0)
     for axes in (left, right):
         axes.grid(axis="x", color="0.9")
         axes.set_axisbelow(True)
     protocol = table.protocol
     figure.suptitle(
-        f"{protocol['dataset']}, split {protocol['split']}: {protocol['backbone']} from "
+        f"{protocol['dataset']}, {named_splits(protocol)}: {protocol['backbone']} from "
         f"{origin(protocol)}, last of {counted(protocol['epochs'], 'epoch')}, "
         f"{counted(protocol['clips'], 'clip')} x {counted(protocol['crops'], 'crop')}\n"
-        "a point a seed; bar: mean ± standard deviation over seeds",
+        "a point a run; bar: mean ± standard deviation over runs",
         fontsize=10,
     )
     with replacing(path) as temporary:
@@ -613,7 +642,9 @@ def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]
     parser.add_argument("--config", help="YAML file for `actionrec train`, yours or shipped")
     parser.add_argument("--dataset", help="as for `actionrec train`")
     parser.add_argument("--root", help="folder of the data set, or its CSV file")
-    parser.add_argument("--split", help="as for `actionrec train`")
+    parser.add_argument(
+        "--split", nargs="+", metavar="S", help="as for `actionrec train`; several, such as 1 2 3"
+    )
     choices = list(dict.fromkeys([*PAPER, *get_args(BlockName)]))
     parser.add_argument(
         "--rows",
@@ -633,6 +664,7 @@ def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]
         parser.error("--jobs and --clips must be at least 1")
     arguments.rows = list(dict.fromkeys(BASE if row == "none" else row for row in arguments.rows))
     arguments.seeds = list(dict.fromkeys(arguments.seeds))
+    arguments.split = arguments.split and list(dict.fromkeys(arguments.split))
     return arguments, words[end + 1 :]
 
 

@@ -158,6 +158,7 @@ def test_a_folder_that_another_process_works_in_is_left_alone(table7, tmp_path, 
         (["--rows", "nll"], "nll"),
         (["--jobs", "0"], "--jobs"),
         (["--", "--block", "snl"], "--block can't stand after --"),
+        (["--", "--split", "2"], "--split can't stand after --"),
         (["--", "--typo", "1"], "typo"),
     ],
 )
@@ -214,7 +215,7 @@ def gathered(table7, tmp_path):
     runs = []
     for (row, seed), figures in MADE_UP.items():
         config = TrainConfig("demo", output=str(tmp_path / f"{row}-seed{seed}"), epochs=7)
-        run = table7.Run(row, seed, config, (), clips=10, crops=3)
+        run = table7.Run(row, None, seed, config, (), clips=10, crops=3)
         runs.append(run)
         if figures:
             clip1, clip5, video1, video5 = figures
@@ -234,7 +235,7 @@ def test_mean_deviation_and_paired_difference_are_those_worked_out_by_hand(gathe
     base, snl = line(gathered, "i3d"), line(gathered, "snl")
     assert base["clip_top1_mean"] == "82.0" and base["clip_top1_std"] == "2.0"
     assert (snl["clip_top1_mean"], snl["clip_top1_std"]) == ("87.0", "2.6458")
-    # 5, 4 and 6 points, seed by seed.
+    # 5, 4 and 6 points, run by run.
     assert snl["clip_top1_difference_mean"] == "5.0" and snl["clip_top1_difference_std"] == "1.0"
     assert snl["video_top1_difference_mean"] == "5.0" and snl["video_top1_difference_std"] == "0.0"
     text = (gathered / "table7.md").read_text()
@@ -248,6 +249,28 @@ def test_a_difference_takes_only_seeds_that_both_rows_have(gathered):
     gsnl = line(gathered, "gsnl")
     assert (gsnl["clip_top1_mean"], gsnl["clip_top1_n"]) == ("90.0", "2")
     assert (gsnl["clip_top1_difference_mean"], gsnl["clip_top1_difference_n"]) == ("1.0", "1")
+
+
+def test_splits_are_runs_of_their_own_and_compared_with_those_of_the_same_split(table7, tmp_path):
+    words = ["--dataset", "demo", "--rows", "i3d", "snl", "--split", "2", "1", "2", "--seeds", "4"]
+    arguments, _ = table7.parse_arguments([*words, "--output", str(tmp_path)])
+    runs = table7.plan(arguments, [])
+    names = [f"{row}-split{split}-seed4" for split in "21" for row in ("i3d", "snl")]
+    assert [run.folder.name for run in runs] == names
+    assert [run.config.split for run in runs] == ["2", "2", "1", "1"]
+    for run, top1 in zip(runs, (0.5, 0.6, 0.7, 0.9), strict=True):
+        run.folder.mkdir()
+        figures = {"top1": top1, "top5": 1.0, "n": 39}
+        run.evaluation.write_text(json.dumps({"clip": figures, "video": figures, "skipped": []}))
+    table7.write_all(table7.Table.of(runs), tmp_path)
+    snl = line(tmp_path, "snl")
+    # 10 and 20 points.
+    assert (snl["clip_top1_difference_mean"], snl["clip_top1_difference_std"]) == ("15.0", "7.0711")
+    assert (snl["split"], snl["seeds"], snl["clip_top1_n"]) == ("2 1", "4", "2")
+    text = (tmp_path / "table7.md").read_text()
+    assert "Measured: demo, splits 2 1;" in text and "| snl split 1 seed 4 | 90.00 |" in text
+    with (tmp_path / "table7_runs.csv").open() as file:
+        assert [run["split"] for run in csv.DictReader(file)] == ["2", "1", "2", "1"]
 
 
 def test_nothing_that_was_not_measured_is_printed(gathered):
@@ -264,13 +287,11 @@ def test_nothing_that_was_not_measured_is_printed(gathered):
 
 def test_a_sentence_tells_whether_a_difference_is_more_than_the_spread(gathered):
     text = (gathered / "table7.md").read_text()
-    assert (
-        "- snl: clip-level Top-1 differs from i3d's by +5.00 ± 1.00 points over 3 seeds, " in text
-    )
-    assert "points over 3 seeds, larger than the spread of this difference between seeds." in text
+    assert "- snl: clip-level Top-1 differs from i3d's by +5.00 ± 1.00 points over 3 runs, " in text
+    assert "points over 3 runs, larger than the spread of this difference between runs." in text
     # nl: -1, 2 and -1 points.
-    assert "i3d's by +0.00 ± 1.73 points over 3 seeds, not larger than the spread" in text
-    assert "i3d's by +1.00 points; with 1 seed it can't be told whether" in text
+    assert "i3d's by +0.00 ± 1.73 points over 3 runs, not larger than the spread" in text
+    assert "i3d's by +1.00 points; with 1 run it can't be told whether" in text
 
 
 def test_the_protocol_stands_beside_the_figures(gathered):
