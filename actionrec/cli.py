@@ -12,8 +12,9 @@ import logging
 import os
 import shlex
 import sys
-from argparse import RawDescriptionHelpFormatter
+from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -291,7 +292,7 @@ def train(config: TrainConfig) -> int:
     Examples:
         actionrec train --dataset demo --config demo.yaml
         actionrec train --dataset ucf101 --root UCF-101 --split 1
-        actionrec train --dataset folder --root my_videos --freeze_batchnorm true --epochs 24
+        actionrec train --dataset folder --root my_videos --freeze-batchnorm true --epochs 24
         actionrec train --config runs/mine/config.yaml --output runs/again
     """
     from actionrec import distributed
@@ -912,7 +913,10 @@ def build_parser() -> Parser:
 
     predict_parser = verb_parser(predict)
     predict_parser.add_argument(
-        "paths", nargs="*", help="Video files, folders with videos, or patterns in quotes."
+        "paths",
+        nargs="*",
+        default=[],
+        help="Video files, folders with videos, or patterns in quotes.",
     )
     predict_parser.add_argument(
         "--timeline", action="store_true", help="Tell which action begins and ends when."
@@ -1036,7 +1040,22 @@ def summary(function: Callable[..., int]) -> str:
 
 
 class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Leaves the line ends of descriptions alone, so that examples can be copied."""
+    """Leaves the line ends of descriptions alone, so that examples can be copied; says nothing of
+    Python's types, of defaults only those that are something, and each name in one spelling."""
+
+    def _format_action_invocation(self, action: Action) -> str:
+        action = copy(action)
+        action.option_strings = [name for name in action.option_strings if "_" not in name]
+        return super()._format_action_invocation(action)
+
+    def _get_help_string(self, action: Action) -> str:
+        text = super()._get_help_string(action)
+        for type_of_value in ("type: %(type)s, ", ", type: %(type)s", " (type: %(type)s)"):
+            text = text.replace(type_of_value, "")
+        is_switch = action.nargs == 0
+        if is_switch or action.default in (None, []):
+            text = text.removesuffix(" (default: %(default)s)")
+        return text
 
 
 def run(options: Namespace) -> int:

@@ -63,6 +63,15 @@ def test_the_help_of_every_verb_has_an_example_that_can_be_copied(command, verb)
     assert re.search(rf"^ +actionrec {' '.join(verb)}", run.stdout, re.MULTILINE)
 
 
+def test_help_names_each_flag_once_with_its_choices_and_default_and_no_type_of_python(command):
+    said = command("train", "--help").stdout
+    options = said.partition("options:")[2]
+    assert "--freeze-batchnorm {true,false}" in options and "(default: 0.01)" in options
+    assert not re.search(r"--\w+_\w+|type:|Literal|None", options)
+    paths = command("predict", "--help").stdout.partition("positional arguments:")[2]
+    assert "(required)" not in paths.partition("options:")[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
