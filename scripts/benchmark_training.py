@@ -38,6 +38,7 @@ from actionrec.config import TrainConfig
 from actionrec.datasets import VideoDataset, open_dataset
 from actionrec.training import build_recognizer, quiet_lightning, resolve, train
 from actionrec.training.clips import loaders
+from actionrec.training.precision import sound_gradients
 
 # Dense bfloat16, in 1e12 operations a second, by the makers' data sheets.
 PEAK = {
@@ -96,7 +97,8 @@ def plain_loop(config: TrainConfig, dataset: VideoDataset) -> Pace:
             pixels = batch.clips.to(device, non_blocking=True)
             labels = batch.labels.to(device, non_blocking=True)
             optimizer.zero_grad()
-            with torch.autocast(device.type, half, enabled=half is not None):
+            autocast = torch.autocast(device.type, half, enabled=half is not None)
+            with autocast, sound_gradients(device):
                 loss = F.cross_entropy(recognizer(pixels), labels)
             scaler.scale(loss).backward()
             scaler.step(optimizer)

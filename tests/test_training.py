@@ -23,7 +23,7 @@ from actionrec.config import TrainConfig
 from actionrec.datasets import open_dataset
 from actionrec.errors import ActionrecError, Stopped, UsageError
 from actionrec.models.recognizer import Recognizer, RecognizerConfig
-from actionrec.training import build_recognizer, resolve, train
+from actionrec.training import build_recognizer, train
 from actionrec.training.clips import EpochSampler, TrainingClips, collate
 from actionrec.training.module import Training
 from actionrec.training.resume import Checkpoints, read_progress
@@ -533,13 +533,6 @@ def test_settings_that_cannot_work_are_wrong_usage(config, change, words):
 def test_weights_that_do_not_exist_are_named(config):
     with pytest.raises(ActionrecError, match="no weights 'nowhere.safetensors'"):
         train(replace(config, weights="nowhere.safetensors"))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU trains in bfloat16")
-def test_half_precision_on_the_cpu_is_refused_because_its_gradients_are_wrong(config):
-    assert resolve(config).precision == "32-true"
-    with pytest.raises(UsageError, match="needs a GPU"):
-        resolve(replace(config, precision="bf16-mixed"))
 
 
 def test_a_batch_of_bad_videos_only_is_empty():

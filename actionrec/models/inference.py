@@ -3,8 +3,7 @@
     python -c "import actionrec; from actionrec.models.inference import for_inference; \
                print(for_inference(actionrec.load('kinetics400-i3d')).network)"
 
-Training never uses this form: its batch normalisations are gone, and in bfloat16 the gradients of
-3D convolutions can't be relied upon on a CPU.
+Training never uses this form: its batch normalisations are gone.
 """
 
 import copy

@@ -33,6 +33,7 @@ from actionrec.models import checkpoints
 from actionrec.models.recognizer import BlockConfig, Recognizer, RecognizerConfig
 from actionrec.training.clips import loaders
 from actionrec.training.module import Training
+from actionrec.training.precision import resolved_precision
 from actionrec.training.resume import Checkpoints, read_progress
 from actionrec.training_report import write_training_report
 from actionrec.video.reader import require_decoder
@@ -213,19 +214,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     areas = config.crop_area
     if areas is not None and not (len(areas) == 2 and 0 < areas[0] <= areas[1] <= 1):
         raise UsageError(f"crop_area is {areas}; it must be two shares in (0, 1], the least first.")
-    precision = config.precision
-    if precision == "auto":
-        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        precision = "bf16-mixed" if bf16 else "32-true"
-    if precision != "32-true" and not torch.cuda.is_available():
-        # oneDNN 3.13 in torch 2.15 gives 3x3x3 convolutions over two time steps, those of I3D's
-        # last stage, weight gradients of 1e20 and more in bfloat16.
-        raise UsageError(
-            f"--precision {precision} needs a GPU: on the CPU the gradients of 3D convolutions in "
-            "less than 32 bits are not reliable; use --precision auto."
-        )
     output = config.output or f"runs/{config.dataset}-{config.backbone}-{config.block}"
-    return replace(config, precision=precision, output=output)
+    return replace(config, precision=resolved_precision(config), output=output)
 
 
 def prepare_output(config: TrainConfig, output: Path) -> Path | None:

@@ -27,6 +27,7 @@ from actionrec.files import replacing
 from actionrec.models.recognizer import Recognizer
 from actionrec.prediction import Failure
 from actionrec.training.clips import Batch, Progress
+from actionrec.training.precision import sound_gradients
 from actionrec.training_report import EpochFigures
 from actionrec.video.transforms import augment, mix
 
@@ -189,7 +190,8 @@ class Training(lightning.LightningModule):
             clips, targets = mix(
                 clips, labels, self.config.mix, len(self.recognizer.config.labels), seed
             )
-        logits = self.recognizer(clips)
+        with sound_gradients(clips.device):
+            logits = self.recognizer(clips)
         loss = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
         self.epoch_metrics["train_loss"].update(loss, len(labels))
         self.epoch_metrics["train_top1"].update(logits, labels)
