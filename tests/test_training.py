@@ -303,6 +303,13 @@ def test_a_folder_with_another_run_is_left_alone(config, tmp_path):
     assert (tmp_path / "run" / "notes.txt").read_text() == "precious"
 
 
+def test_a_file_in_the_place_of_the_folder_is_left_alone(config, tmp_path):
+    (tmp_path / "run").write_text("precious")
+    with pytest.raises(UsageError, match="run is a file; choose another folder"):
+        train(config)
+    assert (tmp_path / "run").read_text() == "precious"
+
+
 @pytest.mark.parametrize(("workers", "crop_area"), [(0, None), (1, None), (3, [0.2, 1.0])])
 def test_the_clips_of_an_epoch_do_not_depend_on_the_workers(class_folders, workers, crop_area):
     dataset = open_dataset("folder", class_folders)

@@ -224,6 +224,8 @@ def prepare_output(config: TrainConfig, output: Path) -> Path | None:
     Raises:
         UsageError: the folder is not empty and the run there is another, or not to be resumed.
     """
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is a file; choose another folder with --output.")
     # A run that was killed while it wrote its first file has left a hidden one.
     if not output.exists() or all(path.name.startswith(".") for path in output.iterdir()):
         return None
