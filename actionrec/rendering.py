@@ -22,7 +22,7 @@ from rich.progress import track
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
 from actionrec.timeline import INTERRUPTED, Step, Timeline, require_free, stop_on_request
-from actionrec.video.index import opened
+from actionrec.video.index import index_of, opened
 from actionrec.video.reader import Crop, VideoError, VideoReader
 
 if TYPE_CHECKING:
@@ -44,10 +44,12 @@ def require_rendering(source: Path, path: Path) -> None:
     Raises:
         UsageError: the suffix of `path` is no format that we write.
         ActionrecError: there is such a file already, or it can't hold the sound of `source`.
+        VideoError: `source` is missing, is no video, has no frames, or was cut off.
     """
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"--render {path} must end in {', '.join(FORMATS)}.")
     require_free(path)
+    index_of(source)
     with opened(source) as (container, _):
         codecs = {sound.codec_context.name for sound in container.streams.audio}
     holding = [suffix for suffix in FORMATS if codecs <= sound_codecs(suffix)]

@@ -211,6 +211,14 @@ def test_sound_that_the_file_can_not_hold_is_told_before(encode, tmp_path):
     require_rendering(silent, tmp_path / "out.mp4")
 
 
+def test_a_source_that_is_missing_or_empty_is_told_before(tmp_path):
+    with pytest.raises(VideoError, match="missing.mp4 is not a file"):
+        require_rendering(tmp_path / "missing.mp4", tmp_path / "out.mp4")
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(VideoError, match="empty.mp4 is empty"):
+        require_rendering(tmp_path / "empty.mp4", tmp_path / "out.mp4")
+
+
 FULL = """
 import resource, sys
 from pathlib import Path
