@@ -23,6 +23,7 @@ import argparse
 import csv
 import fcntl
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -48,6 +49,9 @@ BASE = "i3d"
 FIGURES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
 # With fewer, the spread of the differences is hardly known itself.
 RUNS_TO_TELL = 3
+# Student's t that 95 % of all samples stay within, of RUNS_TO_TELL runs, one more, and so on; of
+# more than these the last one, which is then a little wide.
+STUDENT_T = (4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 OURS = ("--block", "--seed", "--split", "--output", "--resume")
 
 
@@ -359,6 +363,13 @@ class Spread:
             n=len(values),
         )
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence of the mean of at least RUNS_TO_TELL figures (Student 1908)."""
+        t = STUDENT_T[min(self.n - RUNS_TO_TELL, len(STUDENT_T) - 1)]
+        half = t * self.std / math.sqrt(self.n)
+        return self.mean - half, self.mean + half
+
 
 @dataclass(frozen=True)
 class Row:
@@ -390,7 +401,10 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether the row differs from the base by more than runs do, in a sentence."""
+        """Whether the row differs from the base by more than runs do, in a sentence.
+
+        Runs on splits of one data set share videos, so that their interval is rather narrow.
+        """
         difference = self.differences["clip_top1"]
         if not self.results:
             return f"{self.name}: not measured."
@@ -404,10 +418,11 @@ class Row:
                 f"{start}; with {runs} it can't be told whether this is more than the spread "
                 f"between runs, {RUNS_TO_TELL} are needed."
             )
-        larger = abs(difference.mean) > difference.std
+        low, high = difference.interval
+        more = "more" if low > 0 or high < 0 else "not more"
         return (
-            f"{start} over {runs}, {'larger' if larger else 'not larger'} than the spread of "
-            "this difference between runs."
+            f"{start} over {runs}, 95 % interval of the mean {low:+.2f} to {high:+.2f}: "
+            f"{more} than the spread between runs explains."
         )
 
 

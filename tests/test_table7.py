@@ -287,11 +287,23 @@ def test_nothing_that_was_not_measured_is_printed(gathered):
 
 def test_a_sentence_tells_whether_a_difference_is_more_than_the_spread(gathered):
     text = (gathered / "table7.md").read_text()
-    assert "- snl: clip-level Top-1 differs from i3d's by +5.00 ± 1.00 points over 3 runs, " in text
-    assert "points over 3 runs, larger than the spread of this difference between runs." in text
-    # nl: -1, 2 and -1 points.
-    assert "i3d's by +0.00 ± 1.73 points over 3 runs, not larger than the spread" in text
+    # 5, 4 and 6 points, and -1, 2 and -1; Student's t of two degrees of freedom is 4.303.
+    assert (
+        "- snl: clip-level Top-1 differs from i3d's by +5.00 ± 1.00 points over 3 runs, 95 % "
+        "interval of the mean +2.52 to +7.48: more than the spread between runs explains." in text
+    )
+    assert (
+        "i3d's by +0.00 ± 1.73 points over 3 runs, 95 % interval of the mean -4.30 to +4.30: not "
+        "more than the spread between runs explains." in text
+    )
     assert "i3d's by +1.00 points; with 1 run it can't be told whether" in text
+
+
+@pytest.mark.parametrize(("runs", "t"), [(3, 4.303), (4, 3.182), (11, 2.228), (30, 2.228)])
+def test_the_interval_is_students_and_rather_too_wide_than_too_narrow(table7, runs, t):
+    low, high = table7.Spread(mean=1.0, std=2.0, n=runs).interval
+    assert (high - low) / 2 == pytest.approx(t * 2.0 / runs**0.5)
+    assert (high + low) / 2 == pytest.approx(1.0)
 
 
 def test_the_protocol_stands_beside_the_figures(gathered):
