@@ -124,3 +124,20 @@ def small_training(class_folders):
         batch_size=4,
         workers=0,
     )
+
+
+@pytest.fixture
+def losses(monkeypatch):
+    """The loss of every batch that is trained on while the test lasts."""
+    from actionrec.training.module import Training
+
+    noted = []
+    loss_of = Training.loss_of
+
+    def noting(self, batch, index):
+        loss = loss_of(self, batch, index)
+        noted.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(Training, "loss_of", noting)
+    return noted

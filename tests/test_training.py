@@ -399,16 +399,7 @@ def test_the_average_of_the_weights_is_what_is_validated_and_saved(config, tmp_p
 LOSSES = [0.69172, 0.6987, 0.67715, 0.70582, 0.66329, 0.71579, 0.73144, 0.69277, 0.70396, 0.66529]
 
 
-def test_a_seed_gives_the_recorded_losses(config, monkeypatch):
-    losses = []
-    loss_of = Training.loss_of
-
-    def noting(self, batch, index):
-        loss = loss_of(self, batch, index)
-        losses.append(loss.item())
-        return loss
-
-    monkeypatch.setattr(Training, "loss_of", noting)
+def test_a_seed_gives_the_recorded_losses(config, losses):
     train(replace(config, block="snl", epochs=5, lr=0.01, warmup=1, schedule="cosine", seed=7))
     assert losses == pytest.approx(LOSSES, rel=1e-3)
 

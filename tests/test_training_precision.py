@@ -13,7 +13,6 @@ from actionrec.errors import UsageError
 from actionrec.models.inference import has_bfloat16
 from actionrec.models.recognizer import BACKBONES
 from actionrec.training import train
-from actionrec.training.module import Training
 from actionrec.training.precision import resolved_precision, sound_gradients
 
 CPU = torch.device("cpu")
@@ -92,16 +91,7 @@ def test_every_convolution_of_a_backbone_gets_the_gradients_of_float32(name):
 
 @without_gpu
 @with_bfloat16
-def test_a_run_in_bfloat16_has_the_losses_of_one_in_float32(small_training, tmp_path, monkeypatch):
-    losses = []
-    loss_of = Training.loss_of
-
-    def noting(self, batch, index):
-        loss = loss_of(self, batch, index)
-        losses.append(loss.item())
-        return loss
-
-    monkeypatch.setattr(Training, "loss_of", noting)
+def test_a_run_in_bfloat16_has_the_losses_of_one_in_float32(small_training, tmp_path, losses):
     for precision in ("32-true", "bf16-mixed"):
         train(replace(small_training, precision=precision, output=str(tmp_path / precision)))
     assert len(losses) == 8
