@@ -47,6 +47,22 @@ class BatchNormNoScale(nn.BatchNorm3d):
         super().__init__(channels, eps=1e-3)
         self.weight = None
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        # Without a scale, CUDA's backward pass gives the shift a gradient of no elements.
+        scale = torch.ones_like(self.running_var)
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            scale,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
 
 class ConvUnit(nn.Module):
     """Convolution with "SAME" padding, batch normalisation, ReLU: the paper's `Unit3D`."""
