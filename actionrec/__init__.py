@@ -5,55 +5,60 @@ recognizer = actionrec.load("kinetics400-i3d")     # or a model file of `actionr
 prediction = recognizer.predict("video.mp4")       # prediction.top[0].label, .score, .clips
 for result in recognizer.predict(["a.mp4", "b.mp4"]):  # a Prediction or a Failure each
     print(result)
+timeline = recognizer.timeline("match.mp4")        # timeline.segments[0].label, .start, .end
 embeddings = recognizer.features("video.mp4")      # float32 (clips, features)
 scores = recognizer.scores(clips)                  # uint8 (B, 3, T, H, W) -> (B, classes)
 """
 
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from actionrec.config import PrecisionName
-    from actionrec.models.recognizer import Recognizer
+    from actionrec.models.classifier import VideoClassifier
+    from actionrec.models.registry import PrecisionName
+    from actionrec.recognizer import Recognizer
 
-__all__ = ["Recognizer", "list_models", "load"]
+__all__ = ["Recognizer", "VideoClassifier", "list_models", "load"]
 __version__ = version("actionrec")
+
+# torch takes seconds to import; the command line's help should not wait for it.
+_LAZY = {
+    "Recognizer": "actionrec.recognizer:Recognizer",
+    "VideoClassifier": "actionrec.models.classifier:VideoClassifier",
+}
 
 
 def load(
-    model: str | Path, device: str | None = None, precision: "PrecisionName" = "auto"
+    model: str | Path,
+    device: str | None = None,
+    precision: "PrecisionName" = "auto",
+    decoder: str = "pyav",
+    topk: int = 5,
 ) -> "Recognizer":
-    """The recognizer in a model file, or the pretrained one of that name (see `list_models`).
+    """A model file, or the pretrained model of that name, made ready to predict.
 
     Args:
-        model: A file or a name.
+        model: A file or a name (see `list_models`).
         device: Such as "cpu" or "cuda:1"; by default the first GPU, if there is one.
-        precision: Numbers that `predict` and `features` compute with: float32, bfloat16, or auto,
-            bfloat16 where the device has it in hardware. The weights stay as they are.
+        precision: Numbers that the network computes with: float32, bfloat16, or auto, bfloat16
+            where the device has it in hardware.
+        decoder: Library that decodes videos: pyav, decord or torchcodec.
+        topk: How many of the best classes predictions tell.
 
     Raises:
         actionrec.errors.ActionrecError: there is no such model, or it can't be downloaded.
     """
-    from actionrec.models.inference import fastest_device
-    from actionrec.models.recognizer import Recognizer
-
-    recognizer = Recognizer.load(model).to(device or fastest_device())
-    recognizer.precision = precision
-    return recognizer
+    return resolve_name(_LAZY["Recognizer"]).load(model, device, precision, decoder, topk)
 
 
 def list_models() -> list[str]:
     """The names of the pretrained models that `load` takes."""
-    from actionrec.models.weights import WEIGHTS
-
-    return list(WEIGHTS)
+    return list(resolve_name("actionrec.models.catalogue:WEIGHTS"))
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import; the command line's help should not wait for it.
-    if name == "Recognizer":
-        from actionrec.models.recognizer import Recognizer
-
-        return Recognizer
+    if name in _LAZY:
+        return resolve_name(_LAZY[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

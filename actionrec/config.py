@@ -7,29 +7,16 @@ the record beside its results are all this one data class.
 from dataclasses import dataclass, field
 from typing import Literal
 
-BackboneName = Literal["i3d", "r3d50", "i3d_r50", "c3d_small"]
-BlockName = Literal[
-    "none",
-    "nl",
-    "nl_dot",
-    "ns",
-    "a2",
-    "cgnl",
-    "cc",
-    "dnl",
-    "snl",
-    "snl_a1",
-    "snl_a2",
-    "gsnl",
-    "cheb",
-    "cayley",
-]
+from actionrec.datasets.registry import DATASETS
+from actionrec.models.registry import BACKBONES, BLOCKS
+
+BackboneName = Literal[*BACKBONES]
+BlockName = Literal["none", *BLOCKS]
 TrainFromName = Literal["all", "stage2", "stage3", "stage4", "stage5", "block"]
 DecoderName = Literal["pyav", "decord", "torchcodec"]
-PrecisionName = Literal["auto", "float32", "bfloat16"]  # of inference
 AugmentName = Literal["none", "color", "randaugment"]
 MixName = Literal["none", "mixup", "cutmix", "both"]
-DatasetName = Literal["ucf101", "hmdb51", "kinetics", "folder", "csv", "demo"]
+DatasetName = Literal[*DATASETS]
 
 
 @dataclass
@@ -50,7 +37,7 @@ class TrainConfig:
         reduction: Channels of the feature map over those in the block: 1, 2 or 4.
         order: Order of the filter, for gsnl, cheb and cayley.
         groups: Groups of channels, for cgnl.
-        stage_num: Units of a block that share one affinity.
+        units: Units of a block that share one affinity.
         clip_length: Frames of a clip.
         stride: Frames from one frame of a clip to the next.
         fps: Rate that the stride is meant for, such as 25, so that videos of all rates are seen at
@@ -112,7 +99,7 @@ class TrainConfig:
     reduction: int = 2
     order: int | None = None
     groups: int | None = None
-    stage_num: int = 1
+    units: int = 1
     clip_length: int = 16
     stride: int = 1
     fps: float | None = None

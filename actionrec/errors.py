@@ -1,4 +1,9 @@
-"""Errors that reach the user as one sentence: what went wrong, where, and what to do about it."""
+"""Errors that reach the user as one sentence: what went wrong, where, and what to do about it.
+
+An error ends a command. A `Failure` is the error of one video, kept in the place of its result.
+"""
+
+from dataclasses import dataclass
 
 
 class ActionrecError(Exception):
@@ -13,6 +18,10 @@ class UsageError(ActionrecError):
     exit_code = 2
 
 
+class VideoError(ActionrecError):
+    """A video file could not be read as a whole."""
+
+
 class Stopped(ActionrecError):
     """A run did what was asked for by Ctrl-C (exit code 130) or SIGTERM (143): it kept what it had
     and ended, and can be continued."""
@@ -20,3 +29,12 @@ class Stopped(ActionrecError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+# Not frozen: Lightning, which moves a batch to its device, refuses frozen data classes in it.
+@dataclass
+class Failure:
+    """A video that gave no result, and the reason, as a sentence."""
+
+    video: str
+    error: str

@@ -1,4 +1,4 @@
-"""Write a recognizer for programs without actionrec: as ONNX, or as a graph of torch.export.
+"""Write a model for programs without actionrec: as ONNX, or as a graph of torch.export.
 
     actionrec export --model kinetics400-i3d --output i3d.onnx
     python examples/onnx_predict.py i3d.onnx video.mp4
@@ -36,9 +36,9 @@ from torch.nn import functional as F
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
-from actionrec.models.inference import for_inference
-from actionrec.models.recognizer import METADATA_KEY, Recognizer, RecognizerConfig
-from actionrec.prediction import read_clips
+from actionrec.models.classifier import METADATA_KEY, ClassifierConfig, VideoClassifier
+from actionrec.models.inference import InferenceModel
+from actionrec.video.clips import ClipReader
 
 EXTRA_FILE = "actionrec.json"
 AXES = {0: "batch", 2: "time", 3: "height", 4: "width"}
@@ -69,13 +69,13 @@ class Exported:
 
 
 def export(
-    recognizer: Recognizer, output: Path, clip: str | None = None, video: Path | None = None
+    model: VideoClassifier, output: Path, clip: str | None = None, video: Path | None = None
 ) -> Exported:
-    """Write a recognizer to `output`, *.onnx or *.pt2, once its logits on the CPU agree with
+    """Write a model to `output`, *.onnx or *.pt2, once its logits on the CPU agree with
     PyTorch's on a clip of `video` (or a generated one) at several batch sizes, and at another
     clip size where that is free.
 
-    `clip` is TxHxW, by default what the recognizer was trained for.
+    `clip` is TxHxW, by default what the model was trained for.
 
     Raises:
         UsageError: another suffix, a file that is there, a clip that is not possible, or a library
@@ -90,17 +90,18 @@ def export(
         require_onnx()
     if output.exists():
         raise UsageError(f"{output} is there already; choose another name or remove it.")
-    original = copy.deepcopy(recognizer).cpu().eval()
+    original = copy.deepcopy(model).cpu().eval()
     if clip is not None:
         original.config = resized(original.config, clip)
     length, size = original.config.sampling.length, original.config.preprocessing.crop
     if video is None:
         pixels = generated_clip(length, size)
     else:
-        pixels = read_clips(video, original.config, clips=1).pixels
+        reader = ClipReader(original.config.sampling, original.config.preprocessing)
+        pixels = reader.read(video, clips=1).pixels
     free = free_axes(original, pixels)
     description = original.description() | {
-        "model": Path(recognizer.name).name,
+        "model": Path(model.name).name,
         "clip": [length, size, size],
         "free": list(free.values()),
     }
@@ -155,7 +156,7 @@ def require_onnx() -> None:
         ) from error
 
 
-def resized(config: RecognizerConfig, clip: str) -> RecognizerConfig:
+def resized(config: ClassifierConfig, clip: str) -> ClassifierConfig:
     """`config` for clips of another size, TxHxW, that show the same part of a frame.
 
     Raises:
@@ -184,7 +185,7 @@ def generated_clip(length: int, size: int) -> Tensor:
     return (clip * 255).round().to(torch.uint8)
 
 
-def free_axes(recognizer: Recognizer, pixels: Tensor) -> dict[int, str]:
+def free_axes(model: VideoClassifier, pixels: Tensor) -> dict[int, str]:
     """The axes of a clip (1, 3, T, H, W) that may have other sizes in the graph, and their names.
 
     torch.export takes an axis with a single position for one that always has just one. I3D's
@@ -193,29 +194,29 @@ def free_axes(recognizer: Recognizer, pixels: Tensor) -> dict[int, str]:
     Raises:
         UsageError: the clip is too small for the network.
     """
-    normalised = recognizer.config.preprocessing.normalise(pixels)
+    normalised = model.config.preprocessing.normalise(pixels)
     try:
         with torch.no_grad():
-            left = recognizer.network.feature_map(normalised).shape
+            left = model.network.feature_map(normalised).shape
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(
             f"A clip of {'x'.join(map(str, pixels.shape[2:]))} is not possible for "
-            f"{recognizer.config.backbone} ({reason})."
+            f"{model.config.backbone} ({reason})."
         ) from error
-    fixed = recognizer.config.backbone == "i3d"
+    fixed = model.config.backbone == "i3d"
     return {
         axis: name for axis, name in AXES.items() if axis == 0 or (left[axis] > 1 and not fixed)
     }
 
 
-def trace(recognizer: Recognizer, pixels: Tensor, free: dict[int, str]) -> ExportedProgram:
-    """The graph of `recognizer`, batch norms folded into convolutions, for clips of the size of
+def trace(model: VideoClassifier, pixels: Tensor, free: dict[int, str]) -> ExportedProgram:
+    """The graph of `model`, batch norms folded into convolutions, for clips of the size of
     `pixels` but for the axes that are free."""
     clips = pixels.repeat(TRACED_BATCH, 1, 1, 1, 1)
     shapes = ({axis: Dim.DYNAMIC for axis in free},)
-    prepared = for_inference(recognizer, "float32")
-    return torch.export.export(prepared, (clips,), dynamic_shapes=shapes)
+    folded = InferenceModel(model, "cpu", "float32").model
+    return torch.export.export(folded, (clips,), dynamic_shapes=shapes)
 
 
 def checked_inputs(pixels: Tensor, free: dict[int, str]) -> list[Tensor]:

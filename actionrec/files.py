@@ -1,13 +1,14 @@
 """Files on disk: which are videos, and how to write one so that it is whole or not there."""
 
+import glob
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from actionrec.errors import ActionrecError
+from actionrec.errors import ActionrecError, Failure
 
 VIDEO_SUFFIXES = frozenset(
     ".avi .mp4 .mkv .mov .m4v .webm .mpg .mpeg .ts .m2ts .wmv .flv .3gp .ogv".split()
@@ -40,6 +41,29 @@ def videos_below(folder: Path) -> list[Path]:
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     )
+
+
+def find_videos(paths: Iterable[str | Path]) -> list[Path | Failure]:
+    """Every video that `paths` name: files, folders (searched to the bottom) and patterns.
+
+    A file is taken whatever it is called; in a folder those with the suffix of a video are. A
+    path that leads to nothing becomes a Failure in its place.
+    """
+    found: list[Path | Failure] = []
+    for path in paths:
+        text = os.path.expanduser(path)
+        if os.path.isdir(text):
+            found += videos_below(Path(text)) or [
+                Failure(str(path), f"{path} has no videos in it; name a folder that has some.")
+            ]
+        elif os.path.exists(text) or not glob.has_magic(text):
+            found.append(Path(text))
+        else:
+            matches = sorted(glob.glob(text, recursive=True))
+            found += [Path(match) for match in matches if not os.path.isdir(match)] or [
+                Failure(str(path), f"No file matches {path}; check the pattern.")
+            ]
+    return found
 
 
 @contextmanager
@@ -75,3 +99,23 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(path: Path, message: str) -> Iterator[None]:
+    """Keep other processes that ask for the same `path` out while the block lasts.
+
+    The lock lies beside `path` under the name .NAME.lock.
+
+    Raises:
+        ActionrecError: another process has it; `message` is what the user reads.
+    """
+    # Imported here, so that the command line answers at once.
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
+            yield
+    except Timeout as error:
+        raise ActionrecError(message) from error

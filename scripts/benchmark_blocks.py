@@ -40,13 +40,13 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from actionrec.models import nonlocal_blocks
-from actionrec.models.nonlocal_blocks import BLOCK_NAMES, REDUCTIONS, NonlocalBlock, build_block
-from actionrec.models.recognizer import (
-    BACKBONES,
+from actionrec.models.classifier import (
     BlockConfig,
-    RecognizerConfig,
+    ClassifierConfig,
     build_network,
 )
+from actionrec.models.nonlocal_blocks import REDUCTIONS, NonlocalBlock, build_block
+from actionrec.models.registry import BACKBONES, BLOCKS
 
 CHANNELS = {2: 256, 3: 512, 4: 1024}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -399,7 +399,7 @@ def training_step(
     """A function that takes one training step on random clips."""
     torch.manual_seed(0)
     labels = tuple(f"class {index}" for index in range(101))
-    network = build_network(RecognizerConfig(labels, backbone, BlockConfig(block)))
+    network = build_network(ClassifierConfig(labels, backbone, BlockConfig(block)))
     network.to(device, memory_format=LAYOUT).train()
     optimiser = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     clips = torch.randn(batch, 3, *map(int, clip.split("x")), device=device)
@@ -513,7 +513,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--blocks", nargs="+", choices=BLOCK_NAMES, default=["nl", "ns", "a2", "cgnl", "snl"]
+        "--blocks", nargs="+", choices=tuple(BLOCKS), default=["nl", "ns", "a2", "cgnl", "snl"]
     )
     parser.add_argument("--stages", nargs="+", type=int, choices=CHANNELS, default=[4, 3, 2])
     parser.add_argument(

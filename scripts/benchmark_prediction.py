@@ -31,9 +31,9 @@ from rich.table import Table
 from torch import nn
 
 import actionrec
+from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
 from actionrec.models.inference import fastest_device, for_inference, has_bfloat16
-from actionrec.models.recognizer import BlockConfig, Recognizer, RecognizerConfig
-from actionrec.prediction import MOST_CLIPS, Prediction, predict_video, read_clips
+from actionrec.prediction.videos import MOST_CLIPS, Prediction, predict_video, read_clips
 
 Seconds = dict[str, np.ndarray]
 PLAIN = "plain PyTorch, float32"
@@ -57,7 +57,7 @@ def make_video(path: Path, seconds: int = 10) -> None:
         container.mux(stream.encode(None))
 
 
-def plain_network(recognizer: Recognizer) -> nn.Module:
+def plain_network(recognizer: VideoClassifier) -> nn.Module:
     """The network as one would write it, without anything that makes it fast."""
     network = copy.deepcopy(recognizer.network).eval()
     return network.to(memory_format=torch.contiguous_format)
@@ -65,7 +65,7 @@ def plain_network(recognizer: Recognizer) -> nn.Module:
 
 @torch.inference_mode()
 def plain_predict(
-    network: nn.Module, config: RecognizerConfig, path: Path, spent: dict[str, float]
+    network: nn.Module, config: ClassifierConfig, path: Path, spent: dict[str, float]
 ) -> np.ndarray:
     """Mean softmax scores (classes,) of a video's clips, the plain way; adds to `spent`, by step,
     the seconds that it takes."""
@@ -128,8 +128,8 @@ def measure_networks(
     table = Table("network", "way", "ms", "speed / plain", title=f"forward pass, 1x3x{clip}")
     for backbone in backbones:
         for block in blocks:
-            config = RecognizerConfig(tuple(map(str, range(400))), backbone, BlockConfig(block))
-            recognizer = Recognizer(config).to(device).eval()
+            config = ClassifierConfig(tuple(map(str, range(400))), backbone, BlockConfig(block))
+            recognizer = VideoClassifier(config).to(device).eval()
             pixels = torch.randint(0, 256, (1, 3, length, height, width), dtype=torch.uint8)
             pixels = pixels.to(device)
             ways = {PLAIN: forward(plain_network(recognizer), normalised(recognizer, pixels))}
@@ -143,7 +143,7 @@ def measure_networks(
     Console().print(table)
 
 
-def normalised(recognizer: Recognizer, pixels: torch.Tensor) -> torch.Tensor:
+def normalised(recognizer: VideoClassifier, pixels: torch.Tensor) -> torch.Tensor:
     return recognizer.config.preprocessing.normalise(pixels).contiguous()
 
 
@@ -200,7 +200,7 @@ def measure_prediction(model: str, path: Path, device: torch.device, rounds: int
 
 def measure_command(model: str, path: Path, rounds: int) -> None:
     """`actionrec predict` as a whole, with the start of Python and the loading of everything."""
-    command = [sys.executable, "-m", "actionrec.cli", "predict", str(path), "--model", model]
+    command = [sys.executable, "-m", "actionrec", "predict", str(path), "--model", model]
 
     def run(*more: str) -> Callable[[], None]:
         return lambda: subprocess.run([*command, *more], check=True, capture_output=True)

@@ -33,12 +33,13 @@ from rich.console import Console
 from rich.progress import track
 from torch.nn import functional as F
 
-from actionrec.complexity import measure
 from actionrec.config import TrainConfig
-from actionrec.datasets import VideoDataset, open_dataset
-from actionrec.training import build_recognizer, quiet_lightning, resolve, train
+from actionrec.datasets.dataset import VideoDataset
+from actionrec.datasets.registry import open_dataset
+from actionrec.models.complexity import measure
 from actionrec.training.clips import loaders
 from actionrec.training.precision import sound_gradients
+from actionrec.training.run import build_recognizer, quiet_lightning, resolve, train
 
 # Dense bfloat16, in 1e12 operations a second, by the makers' data sheets.
 PEAK = {

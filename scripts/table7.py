@@ -39,11 +39,11 @@ from typing import Any, get_args
 
 from matplotlib.figure import Figure
 
-from actionrec.cli import build_parser
+from actionrec.cli.main import build_parser
 from actionrec.config import BlockName, TrainConfig
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
-from actionrec.training import prepare_output, resolve
+from actionrec.training.run import prepare_output, resolve
 
 BASE = "i3d"
 FIGURES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
@@ -251,7 +251,7 @@ def actionrec(run: Run, words: list[str], lock: int, threads: int | None) -> str
         environment.setdefault("OMP_NUM_THREADS", str(threads))
     with run.log.open("a") as log:
         process = subprocess.run(
-            [sys.executable, "-m", "actionrec.cli", *words],
+            [sys.executable, "-m", "actionrec", *words],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,

@@ -10,8 +10,8 @@ it also counts an operation for each element of a batch normalisation.
 
 from dataclasses import dataclass
 
-from actionrec.complexity import measure
-from actionrec.models.recognizer import BlockConfig, RecognizerConfig
+from actionrec.models.classifier import BlockConfig, ClassifierConfig
+from actionrec.models.complexity import measure
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def main() -> None:
     print(f"{'':6} {'parameters, M':>21} {'multiply-adds, G':>20} {'with A z':>10}")
     print(f"{'row':6} {'ours':>11} {'paper':>9} {'ours':>10} {'paper':>9} {'ours':>10}")
     for name, row in PAPER.items():
-        result = measure(RecognizerConfig(labels, "r3d50", BlockConfig(row.block)), "16x112x112")
+        result = measure(ClassifierConfig(labels, "r3d50", BlockConfig(row.block)), "16x112x112")
         base = row.block == "none"
         params = result.params if base else result.block["params"]
         macs = result.macs if base else result.block["conv_macs"]

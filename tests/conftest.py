@@ -56,7 +56,7 @@ def command():
 
     def command(*arguments, **options):
         return subprocess.run(
-            [sys.executable, "-m", "actionrec.cli", *map(str, arguments)],
+            [sys.executable, "-m", "actionrec", *map(str, arguments)],
             capture_output=True,
             text=True,
             timeout=1200,
@@ -82,13 +82,13 @@ def class_folders(tmp_path_factory, encode):
 @pytest.fixture(scope="session")
 def small_recognizer():
     """An untrained recognizer that is quick to run: 4 frames of 32x32, the classes a, b and c."""
-    from actionrec.models.recognizer import BlockConfig, Recognizer, RecognizerConfig
+    from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
     from actionrec.video.sampling import ClipSampling
     from actionrec.video.transforms import Preprocessing
 
     torch.manual_seed(0)
-    return Recognizer(
-        RecognizerConfig(
+    return VideoClassifier(
+        ClassifierConfig(
             labels=("a", "b", "c"),
             backbone="c3d_small",
             block=BlockConfig("snl"),

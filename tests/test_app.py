@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 import requests
 
-from actionrec import cli
 from actionrec.app import service
-from actionrec.explanation import explain_video
-from actionrec.overlays import overlay
-from actionrec.timeline import score_timeline
+from actionrec.cli import main as cli
+from actionrec.explanation.heat_maps import explain_video
+from actionrec.explanation.pictures import overlay
+from actionrec.prediction.timeline import score_timeline
 from actionrec.video.reader import VideoReader
 
 BROWSER = next(
@@ -63,7 +63,7 @@ def served(model, temporary):
     port = free_port()
     arguments = ["--model", model, "--port", port, "--max-seconds", 3, "--max-megabytes", 1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "actionrec.cli", "app", *map(str, arguments)]
+        [sys.executable, "-m", "actionrec", "app", *map(str, arguments)]
         + ["--precision", "float32"],
         env=os.environ | {"TMPDIR": str(temporary), "GRADIO_ALLOWED_PATHS": "/etc"},
         cwd=temporary,

@@ -529,7 +529,8 @@ def test_prediction_gives_each_file_in_turn_a_class_of_the_model_or_an_error(fil
 READ_TWICE = """
 import json, sys
 import numpy as np
-from actionrec.video.reader import VideoError, VideoReader
+from actionrec.errors import VideoError
+from actionrec.video.reader import VideoReader
 outcomes = {}
 for path in sys.argv[1:]:
     try:

@@ -12,15 +12,14 @@ from zipfile import ZipFile
 import pytest
 
 from actionrec.config import BackboneName, BlockName
-from actionrec.models.nonlocal_blocks import BLOCK_NAMES
-from actionrec.models.recognizer import BACKBONES
+from actionrec.models.registry import BACKBONES, BLOCKS
 
 PROJECT = Path(__file__).parents[1]
 
 
 def test_the_choices_on_the_command_line_are_those_that_exist():
     assert get_args(BackboneName) == tuple(BACKBONES)
-    assert get_args(BlockName) == ("none", *BLOCK_NAMES)
+    assert get_args(BlockName) == ("none", *tuple(BLOCKS))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +39,7 @@ def test_the_choices_on_the_command_line_are_those_that_exist():
 )
 def test_help_wrong_usage_and_lists_do_not_wait_for_torch(arguments, tmp_path):
     script = (
-        "import sys; from actionrec.cli import main\n"
+        "import sys; from actionrec.cli.main import main\n"
         f"try: main({arguments!r})\n"
         "except SystemExit: pass\n"
         "slow = {'torch', 'torchvision', 'pytorch_lightning', 'av', 'numpy'} & set(sys.modules)\n"
@@ -158,7 +157,7 @@ def test_the_wheel_works_from_another_folder_with_its_configs(tmp_path):
     shutil.unpack_archive(wheel, tmp_path / "installed", "zip")
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'installed')!r})\n"
-        "import actionrec.cli as cli; print(cli.__file__)\n"
+        "import actionrec.cli.main as cli; print(cli.__file__)\n"
         "cli.main(['train', '--config', 'demo.yaml', '--print-config'])"
     )
     run = subprocess.run(

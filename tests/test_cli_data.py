@@ -11,11 +11,12 @@ from typing import get_args
 
 import pytest
 
-from actionrec.cli import DATASETS, main
+from actionrec.cli.main import main
 from actionrec.config import DatasetName
 from actionrec.datasets.check import ALL_SPLITS
 from actionrec.datasets.hmdb51 import LABELS as HMDB51
 from actionrec.datasets.hmdb51 import SPLITS
+from actionrec.datasets.registry import DATASETS
 
 SHARED = Path(
     os.environ.get("ACTIONREC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")
@@ -210,6 +211,6 @@ def test_a_download_tells_the_counts_and_how_to_go_on(capsys, tmp_path, monkeypa
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     make_folder(tmp_path)
     (tmp_path / "val" / "a" / "1.mp4").touch()
-    script = f"{sys.executable} -m actionrec.cli data list folder --root {tmp_path} | true"
+    script = f"{sys.executable} -m actionrec data list folder --root {tmp_path} | true"
     run = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert "Traceback" not in run.stderr and "Error" not in run.stderr

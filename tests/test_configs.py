@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from actionrec.cli import build_parser, configs_folder
+from actionrec.cli.main import build_parser
+from actionrec.cli.parser import configs_folder
 from actionrec.config import TrainConfig
 
 PROJECT = Path(__file__).parents[1]

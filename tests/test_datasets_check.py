@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from actionrec.datasets import check as module
-from actionrec.datasets import open_dataset
 from actionrec.datasets.check import Judgement, Report, Stamp, check, without_bad
+from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.workers import Limits
+from actionrec.processes import Limits
 
 QUICK = Limits(timeout=60)
 
@@ -181,7 +181,7 @@ def count_unless_slow(path):
 SCRIPT = """
 import sys
 import slow
-from actionrec.cli import main
+from actionrec.cli.main import main
 from actionrec.datasets import check
 
 if __name__ == "__main__":

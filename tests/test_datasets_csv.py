@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from actionrec.datasets import open_dataset
 from actionrec.datasets.csv import open_csv
+from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, UsageError
 
 SHARED = Path(

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from actionrec.datasets import demo, open_dataset
+from actionrec.datasets.registry import demo, open_dataset
 from actionrec.errors import ActionrecError
 
 # Fewer groups than a user gets, so that the tests stay quick; 7 of them validate.
@@ -186,7 +186,7 @@ def test_cache_is_used_without_a_root(tmp_path, tiny, monkeypatch):
 def test_two_at_once(tmp_path):
     code = (
         "import sys\n"
-        "from actionrec.datasets import demo\n"
+        "from actionrec.datasets.registry import demo\n"
         "demo.GROUPS, demo.CLIPS, demo.MOTIONS = 12, 1, {'MoveUp': (0, -1, 0, 0)}\n"
         "demo.open_demo(sys.argv[1])"
     )
@@ -204,7 +204,7 @@ def test_two_at_once(tmp_path):
 def test_data_sets_import_without_heavy_packages():
     code = (
         "import sys\n"
-        "from actionrec.datasets import csv, demo, folder, ucf101\n"
+        "from actionrec.datasets.registry import csv, demo, folder, ucf101\n"
         "print([name for name in ('torch', 'av', 'numpy', 'rich') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

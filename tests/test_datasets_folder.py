@@ -2,8 +2,8 @@
 
 import pytest
 
-from actionrec.datasets import open_dataset
 from actionrec.datasets.folder import open_folder
+from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, UsageError
 
 

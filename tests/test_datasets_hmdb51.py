@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from actionrec.datasets import open_dataset
 from actionrec.datasets.hmdb51 import LABELS, open_hmdb51
+from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, UsageError
 
 # Names of the official lists, with the characters and the ten people that trip a naming rule.

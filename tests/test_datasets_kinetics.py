@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from actionrec.datasets import open_dataset
 from actionrec.datasets.kinetics import open_kinetics
+from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, UsageError
 
 SHARED = Path(

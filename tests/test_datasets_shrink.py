@@ -18,8 +18,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-from actionrec.datasets import open_dataset
 from actionrec.datasets import shrink as module
+from actionrec.datasets.registry import open_dataset
 from actionrec.datasets.shrink import shrink
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.video.reader import VideoReader
@@ -289,7 +289,7 @@ def shrink_unless_slow(path, folder, output, short_side):
 SCRIPT = """
 import sys
 import slow
-from actionrec.cli import main
+from actionrec.cli.main import main
 from actionrec.datasets import shrink
 
 if __name__ == "__main__":
@@ -356,7 +356,7 @@ def test_a_full_disk_stops_the_copy_with_one_sentence(encode, tmp_path):
     for side, label in (("train", "a"), ("val", "a")):
         (tmp_path / "videos" / side / label).mkdir(parents=True)
         encode(tmp_path / "videos" / side / label / "v.avi", frames=200, size=(320, 240))
-    command = [sys.executable, "-m", "actionrec.cli", "data", "shrink", "folder", "--root"]
+    command = [sys.executable, "-m", "actionrec", "data", "shrink", "folder", "--root"]
     run = subprocess.run(
         [*command, str(tmp_path / "videos"), "--output", str(tmp_path / "small")],
         capture_output=True,

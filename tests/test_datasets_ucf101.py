@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actionrec.datasets import open_dataset
+from actionrec.datasets.registry import open_dataset
 from actionrec.datasets.ucf101 import LABELS, open_ucf101
 from actionrec.errors import ActionrecError, UsageError
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from actionrec.datasets import open_dataset
-from actionrec.evaluation import ranks
-from actionrec.models.recognizer import Recognizer
-from actionrec.prediction import VideoClips, read_clips, score_clips
+from actionrec.datasets.registry import open_dataset
+from actionrec.evaluation.scoring import ranks
+from actionrec.models.classifier import VideoClassifier
+from actionrec.prediction.videos import VideoClips, read_clips, score_clips
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_the_demo_reaches_90_percent_clip_level_top_1_and_names_a_clip(run, comm
 
 @pytest.mark.slow
 def test_the_same_network_stays_near_chance_when_it_sees_one_frame_repeated(run):
-    recognizer = Recognizer.load(run / "runs" / "demo" / "model.safetensors")
+    recognizer = VideoClassifier.load(run / "runs" / "demo" / "model.safetensors")
     dataset = open_dataset("demo")
     scores, truths = [], []
     for video in dataset.val:

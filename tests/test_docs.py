@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import actionrec
-from actionrec import cli
-from actionrec.models.recognizer import BlockConfig, Recognizer
+from actionrec.cli import main as cli
+from actionrec.models.classifier import BlockConfig, VideoClassifier
 
 PROJECT = Path(__file__).parents[1]
 PAGES = sorted((PROJECT / "docs").glob("*.md"))
@@ -70,7 +70,7 @@ def readers_folder(tmp_path, encode, class_folders, small_recognizer, monkeypatc
         ("nl.safetensors", "nl"),
     ):
         config = replace(small_recognizer.config, block=BlockConfig(block))
-        Recognizer(config, {"note": "untrained"}).save(tmp_path / name)
+        VideoClassifier(config, {"note": "untrained"}).save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
 
 
@@ -125,8 +125,8 @@ def test_the_flags_of_a_page_exist(page, monkeypatch):
         for words in commands(text):
             if "actionrec" in words:
                 words = words[words.index("actionrec") + 1 :]
-            elif "actionrec.cli" in words:
-                words = words[words.index("actionrec.cli") + 1 :]
+            elif "actionrec.cli.main" in words:
+                words = words[words.index("actionrec.cli.main") + 1 :]
             else:
                 continue
             for mark in (">", "&&", "|"):

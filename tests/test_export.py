@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from actionrec import export as export_module
-from actionrec.cli import main
+from actionrec.cli.main import main
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.export import (
     EXTRA_FILE,
@@ -25,19 +25,20 @@ from actionrec.export import (
     write_onnx,
     write_torch,
 )
-from actionrec.models.nonlocal_blocks import BLOCK_NAMES, build_block
-from actionrec.models.recognizer import METADATA_KEY, BlockConfig, Recognizer, RecognizerConfig
+from actionrec.models.classifier import METADATA_KEY, BlockConfig, ClassifierConfig, VideoClassifier
+from actionrec.models.nonlocal_blocks import build_block
+from actionrec.models.registry import BLOCKS
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "onnx_predict.py"
 
 
-def trained(backbone: str, block: str = "none", length: int = 8, size: int = 32) -> Recognizer:
+def trained(backbone: str, block: str = "none", length: int = 8, size: int = 32) -> VideoClassifier:
     """A recognizer whose norms and blocks all do something, as after training."""
     torch.manual_seed(0)
-    recognizer = Recognizer(
-        RecognizerConfig(
+    recognizer = VideoClassifier(
+        ClassifierConfig(
             labels=("a", "b", "c"),
             backbone=backbone,
             block=BlockConfig(block),
@@ -59,10 +60,10 @@ def randomised(module: nn.Module) -> nn.Module:
     return module
 
 
-def one_block_after_the_other() -> Recognizer:
+def one_block_after_the_other() -> VideoClassifier:
     """A network with a block of every kind, none of which is the identity."""
     recognizer = trained("c3d_small")
-    blocks = [build_block(name, 64) for name in BLOCK_NAMES]
+    blocks = [build_block(name, 64) for name in tuple(BLOCKS)]
     recognizer.network.blocks["conv4"] = randomised(nn.Sequential(*blocks))
     return recognizer.eval()
 
@@ -267,7 +268,7 @@ def test_wrong_usage_is_told_before_anything_is_written(tmp_path, capsys, monkey
 
 
 def test_another_clip_size_shows_the_same_part_of_a_frame():
-    config = RecognizerConfig(("a",), preprocessing=Preprocessing(128, 124))
+    config = ClassifierConfig(("a",), preprocessing=Preprocessing(128, 124))
     larger = resized(config, "32x248x248")
     assert larger.preprocessing.square((240, 320)) == config.preprocessing.square((240, 320))
     assert larger.sampling.length == 32

@@ -11,9 +11,9 @@ from torch.overrides import TorchFunctionMode
 from actionrec.config import TrainConfig
 from actionrec.errors import UsageError
 from actionrec.models.inference import has_bfloat16
-from actionrec.models.recognizer import BACKBONES
-from actionrec.training import train
+from actionrec.models.registry import BACKBONES
 from actionrec.training.precision import resolved_precision, sound_gradients
+from actionrec.training.run import train
 
 CPU = torch.device("cpu")
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="precision is that of a CPU")

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from actionrec.complexity import TrainedPart
 from actionrec.config import TrainConfig
-from actionrec.training_report import (
+from actionrec.models.complexity import TrainedPart
+from actionrec.training.report import (
     MOST_BAD_VIDEOS,
     EpochFigures,
     loss_figure,

@@ -18,11 +18,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from actionrec import load
-from actionrec.app.service import Service
-from actionrec.config import PrecisionName
+from actionrec.app.service import TOP, Service
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.models.inference import for_inference
+from actionrec.models.registry import PrecisionName
+from actionrec.recognizer import Recognizer
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -56,7 +55,7 @@ def serve(
         port: Where the page is served.
         max_seconds: Longer videos are refused.
         max_megabytes: Larger uploads are refused.
-        precision: As of `for_inference`.
+        precision: As of `InferenceModel`.
         open_browser: Open the page in the user's browser.
 
     Raises:
@@ -66,13 +65,13 @@ def serve(
     if find_spec("gradio") is None:
         raise UsageError('The page needs Gradio; `pip install "actionrec[app]"`.')
     require_free(port)
-    recognizer = for_inference(load(model), precision)
+    recognizer = Recognizer.load(model, precision=precision, topk=TOP)
     with tempfile.TemporaryDirectory(prefix="actionrec-app-") as folder:
         keep_to_itself(Path(folder))
         # Here, because Gradio reads its environment when it is imported.
         from actionrec.app.page import page
 
-        service = Service(recognizer, model, max_seconds, Path(folder))
+        service = Service(recognizer, max_seconds, Path(folder))
         blocks = page(service, max_megabytes)
         try:
             launch(blocks, port, max_megabytes, open_browser)

@@ -22,11 +22,11 @@ from actionrec.app.service import (
     Result,
     Scored,
     Service,
-    clock_time,
 )
 from actionrec.errors import ActionrecError
-from actionrec.explanation import Explanation
-from actionrec.timeline import Timeline
+from actionrec.explanation.heat_maps import Explanation
+from actionrec.prediction.timeline import Timeline
+from actionrec.text import clock_time
 
 logger = logging.getLogger(__name__)
 

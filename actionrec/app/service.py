@@ -13,19 +13,22 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import av
 import numpy as np
 import torch
 
-from actionrec.errors import ActionrecError
-from actionrec.explanation import Explanation, explain_video
-from actionrec.models.recognizer import Recognizer
-from actionrec.overlays import overlay
-from actionrec.rendering import ENCODER_OPTIONS, frame_size
-from actionrec.timeline import Timeline, count_windows, frames_of_hop, score_timeline
+from actionrec.errors import ActionrecError, VideoError
+from actionrec.explanation.heat_maps import Explanation, explain_video
+from actionrec.explanation.pictures import overlay
+from actionrec.models.inference import InferenceModel
+from actionrec.prediction.rendering import ENCODER_OPTIONS, frame_size
+from actionrec.prediction.timeline import Timeline, count_windows, frames_of_hop, score_timeline
+from actionrec.recognizer import Recognizer
+from actionrec.text import clock_time
 from actionrec.video.index import opened
-from actionrec.video.reader import VideoError, VideoReader
+from actionrec.video.reader import VideoReader
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +78,8 @@ class Stop(Exception):
 class Service:
     """Recognises one video after the other, in a thread of its own."""
 
-    def __init__(
-        self, recognizer: Recognizer, model: str, max_seconds: float, folder: Path
-    ) -> None:
-        self.recognizer, self.model = recognizer, model
+    def __init__(self, recognizer: Recognizer, max_seconds: float, folder: Path) -> None:
+        self.recognizer = recognizer
         self.max_seconds, self.folder = max_seconds, folder
         self.thread = ThreadPoolExecutor(max_workers=1)
         self.closed = threading.Event()
@@ -132,8 +133,8 @@ class Service:
             )
         playable = plays_in_browsers(path)
         tell(Playable(path if playable else None))
-        counting = CountingRecognizer(self.recognizer, video, tell)
-        timeline = score_timeline(counting, path, self.model, topk=TOP, min_score=MIN_SCORE)
+        counting = CountingModel(self.recognizer, video, tell)
+        timeline = score_timeline(counting, path, min_score=MIN_SCORE)
         tell(Scored(timeline))
         if not playable:
             convert(video, folder / "video.mp4", tell)
@@ -144,21 +145,24 @@ class Service:
         tell(Explained(explanation, folder / "explanation.mp4"))
 
 
-class CountingRecognizer:
-    """What `score_timeline` needs of a recognizer, which tells how many clips it has scored."""
+class CountingModel:
+    """What `score_timeline` needs of a model, which tells how many clips it has scored."""
 
     def __init__(
-        self, recognizer: Recognizer, video: VideoReader, tell: Callable[[Result], None]
+        self, model: InferenceModel, video: VideoReader, tell: Callable[[Result], None]
     ) -> None:
-        self.recognizer, self.config, self.tell = recognizer, recognizer.config, tell
-        sampling = recognizer.config.sampling.at(video.fps)
+        self.model, self.tell = model, tell
+        sampling = model.config.sampling.at(video.fps)
         hop = frames_of_hop(None, sampling, video.fps)
         self.scored, self.clips = 0, count_windows(len(video), sampling.span, hop)
         self._tell()
 
-    def scores(self, clips: torch.Tensor) -> torch.Tensor:
-        """As of `Recognizer`."""
-        scores = self.recognizer.scores(clips)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def scores(self, clips: torch.Tensor) -> np.ndarray:
+        """As of `InferenceModel`."""
+        scores = self.model.scores(clips)
         self.scored += len(clips)
         self._tell()
         return scores
@@ -250,10 +254,3 @@ def write_mp4(
             frame.pts, frame.time_base = round(seconds / float(unit)), unit
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
-
-
-def clock_time(seconds: float, digits: int = 0) -> str:
-    """Such as 1:02, or 1:02.5."""
-    units = round(seconds * 10**digits)
-    minutes, rest = divmod(units, 60 * 10**digits)
-    return f"{minutes}:{rest / 10**digits:0{2 + (digits and digits + 1)}.{digits}f}"

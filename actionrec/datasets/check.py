@@ -30,14 +30,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actionrec.datasets import LabelledVideo, VideoDataset, open_dataset
+from actionrec.datasets.dataset import LabelledVideo, VideoDataset
+from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError
 from actionrec.files import replacing
+from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each
 from actionrec.video.reader import VideoReader
-from actionrec.workers import STANDARD_LIMITS, Limits, WorkerError, run_each
 
 if TYPE_CHECKING:
-    from actionrec.prediction import Failure
+    from actionrec.errors import Failure
 
 logger = logging.getLogger("actionrec")
 
@@ -291,7 +292,7 @@ def without_bad(
         ActionrecError: the report is damaged, or nothing is left of a class to train on or of all
             videos to validate on.
     """
-    from actionrec.prediction import Failure
+    from actionrec.errors import Failure
 
     file = report_file(dataset, Path(root) if root is not None else None)
     report = Report.load(file)

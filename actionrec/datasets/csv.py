@@ -14,7 +14,7 @@ import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from actionrec.datasets import LabelledVideo, VideoDataset
+from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.errors import ActionrecError, UsageError
 
 logger = logging.getLogger("actionrec")

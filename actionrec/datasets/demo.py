@@ -19,10 +19,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actionrec.datasets import LabelledVideo, VideoDataset
+from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.datasets.ucf101 import side_of_group
 from actionrec.errors import ActionrecError
-from actionrec.files import replacing
+from actionrec.files import cache_folder, replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,8 +65,6 @@ def open_demo(root: str | Path | None = None) -> VideoDataset:
         ActionrecError: `root` holds files of another origin, or can't be written.
     """
     if root is None:
-        from actionrec.models.weights import cache_folder
-
         root = cache_folder() / "demo"
     root = Path(root)
     labels = tuple(MOTIONS)

@@ -10,7 +10,7 @@ import logging
 import os
 from pathlib import Path
 
-from actionrec.datasets import LabelledVideo, VideoDataset
+from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.errors import ActionrecError
 from actionrec.files import VIDEO_SUFFIXES
 

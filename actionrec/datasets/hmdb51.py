@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from actionrec.datasets import LabelledVideo, VideoDataset, absent_classes, scan_videos
+from actionrec.datasets.dataset import LabelledVideo, VideoDataset, absent_classes, scan_videos
 from actionrec.errors import ActionrecError, UsageError
 
 logger = logging.getLogger("actionrec")

@@ -20,7 +20,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from actionrec.datasets import LabelledVideo, VideoDataset, absent_classes, scan_videos
+from actionrec.datasets.dataset import LabelledVideo, VideoDataset, absent_classes, scan_videos
 from actionrec.errors import ActionrecError, UsageError
 
 logger = logging.getLogger("actionrec")

@@ -36,10 +36,10 @@ from av.video.reformatter import VideoReformatter
 
 from actionrec.datasets.check import REPORT, Stamp, every_video, report_file, rows_of_csv
 from actionrec.datasets.hmdb51 import SPLIT_FOLDERS
-from actionrec.errors import ActionrecError, UsageError
+from actionrec.errors import ActionrecError, UsageError, VideoError
 from actionrec.files import replacing
-from actionrec.video.reader import VideoError, VideoReader
-from actionrec.workers import STANDARD_LIMITS, Limits, WorkerError, run_each
+from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each
+from actionrec.video.reader import VideoReader
 
 logger = logging.getLogger("actionrec")
 

@@ -11,7 +11,7 @@ import logging
 import re
 from pathlib import Path
 
-from actionrec.datasets import LabelledVideo, VideoDataset, absent_classes
+from actionrec.datasets.dataset import LabelledVideo, VideoDataset, absent_classes
 from actionrec.errors import ActionrecError, UsageError
 
 logger = logging.getLogger("actionrec")

@@ -1,7 +1,7 @@
 """The Hugging Face Hub's own way to save, share and load a model, where huggingface_hub is there.
 
-    python -c "from actionrec import Recognizer; \\
-               print(Recognizer.from_pretrained('a_folder_or_owner/name').config.labels)"
+    python -c "from actionrec import VideoClassifier; \\
+               print(VideoClassifier.from_pretrained('a_folder_or_owner/name').config.labels)"
 
 A repository or folder holds model.safetensors, which is all that loading needs, config.json for
 those who look before they load, and a model card.
@@ -22,9 +22,9 @@ A recognizer of human actions in video, for actionrec (`pip install 'actionrec[h
 clips and preprocessing are in `config.json`.
 
 ```python
-from actionrec import Recognizer
+from actionrec import VideoClassifier
 
-recognizer = Recognizer.from_pretrained("owner/name")  # the name of this repository
+recognizer = VideoClassifier.from_pretrained("owner/name")  # the name of this repository
 print(recognizer.predict("video.mp4").top[0].label)
 ```
 """

@@ -35,6 +35,7 @@ A is an operator z -> A z. Its N x N matrix is formed only where N is small and 
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
+from inspect import signature
 from typing import Protocol
 
 import torch
@@ -42,6 +43,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from actionrec.errors import UsageError
+from actionrec.models.registry import BLOCKS, find
 
 REDUCTIONS = (1, 2, 4)
 DEGREE_EPS = 1e-6
@@ -412,7 +414,7 @@ class FilterUnit(nn.Module):
 class NonlocalBlock(nn.Module):
     """Y = X + Norm(sum_m p_m(A) Z W_m) for X of shape (B, channels, T, H, W); Y has X's shape.
 
-    With `stage_num` above 1 it is a stage of that many units one after the other, which share
+    With `units` above 1 it is a stage of that many units one after the other, which share
     the affinity of the first one's input; each has a Z, weights and a norm of its own (nonlocal
     stage: Tao et al. 2018; SNL: the SNL paper).
 
@@ -425,7 +427,7 @@ class NonlocalBlock(nn.Module):
         unary: Psi gets one channel more, for an affinity that weights positions by it.
         project_z: Z is a projection of X; otherwise Z = X.
         groups: of channels in the output weights and in a group norm; None is batch norm.
-        stage_num: units that share the affinity.
+        units: units that share the affinity.
     """
 
     def __init__(
@@ -439,7 +441,7 @@ class NonlocalBlock(nn.Module):
         unary: bool = False,
         project_z: bool = True,
         groups: int | None = None,
-        stage_num: int = 1,
+        units: int = 1,
     ) -> None:
         super().__init__()
         self.make_affinity = affinity
@@ -448,11 +450,11 @@ class NonlocalBlock(nn.Module):
         self.projection = _projection(channels, self.widths)
         z_channels = reduced if project_z else channels
         self.units = nn.ModuleList(
-            FilterUnit(channels, z_channels, graph_filter(), groups) for _ in range(stage_num)
+            FilterUnit(channels, z_channels, graph_filter(), groups) for _ in range(units)
         )
         self.later_z = nn.ModuleList(
             _projection(channels, [reduced]) if project_z else nn.Identity()
-            for _ in range(stage_num - 1)
+            for _ in range(units - 1)
         )
 
     def affinity(self, x: Tensor) -> Affinity:
@@ -481,47 +483,45 @@ def _projection(channels: int, widths: list[int]) -> nn.Conv3d:
     return projection
 
 
-# The blocks by name. A builder takes (channels C1, reduced Cs, stage_num) and what its block has.
+# The blocks by name. A builder takes (channels C1, reduced Cs, units) and what its block has.
 
 
-def nl(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+def nl(channels: int, reduced: int, units: int) -> NonlocalBlock:
     """NL: Y = X + BN(A Z W), A_ij = softmax_j(Phi_i . Psi_j).
 
     Embedded Gaussian, Wang et al. 2018 (Eq. 3 and 6); SNL paper, Table 1.
     """
-    return NonlocalBlock(channels, reduced, SoftmaxAffinity, first_order, stage_num=stage_num)
+    return NonlocalBlock(channels, reduced, SoftmaxAffinity, first_order, units=units)
 
 
-def nl_dot(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+def nl_dot(channels: int, reduced: int, units: int) -> NonlocalBlock:
     """NL, dot product: Y = X + BN(A Z W), A = Phi Psi^T / N.
 
     Wang et al. 2018 (Eq. 4 and 6). It grows with the cube of X: float16 can overflow where the
     features are far above 1, bfloat16 can't.
     """
-    return NonlocalBlock(channels, reduced, dot_product_affinity, first_order, stage_num=stage_num)
+    return NonlocalBlock(channels, reduced, dot_product_affinity, first_order, units=units)
 
 
-def ns(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+def ns(channels: int, reduced: int, units: int) -> NonlocalBlock:
     """NS, nonlocal stage: Y = X + BN((A Z - Z) W), A_ij = softmax_j(Phi_i . Psi_j).
 
     Tao et al. 2018; SNL paper, Table 1. (The SNL paper's code subtracts the other way round,
     which the sign of W absorbs.)
     """
-    return NonlocalBlock(channels, reduced, SoftmaxAffinity, difference, stage_num=stage_num)
+    return NonlocalBlock(channels, reduced, SoftmaxAffinity, difference, units=units)
 
 
-def a2(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+def a2(channels: int, reduced: int, units: int) -> NonlocalBlock:
     """A2, double attention: Y = X + BN(A Z W), A = softmax_c(Phi) softmax_j(Psi)^T.
 
     Chen et al. 2018; SNL paper, Table 1. (The SNL paper's code has relu(Phi) relu(Psi)^T instead,
     without normalisation.)
     """
-    return NonlocalBlock(
-        channels, reduced, double_attention_affinity, first_order, stage_num=stage_num
-    )
+    return NonlocalBlock(channels, reduced, double_attention_affinity, first_order, units=units)
 
 
-def cgnl(channels: int, reduced: int, stage_num: int, groups: int = 1) -> NonlocalBlock:
+def cgnl(channels: int, reduced: int, units: int, groups: int = 1) -> NonlocalBlock:
     """CGNL, compact generalised: Y = X + GN(A Z W), A = vec(Phi) vec(Psi)^T in every group.
 
     The vertices are N Cs pairs of position and channel; W and the norm have the same groups.
@@ -534,11 +534,11 @@ def cgnl(channels: int, reduced: int, stage_num: int, groups: int = 1) -> Nonloc
         partial(ChannelPositionAffinity, groups=groups),
         first_order,
         groups=groups,
-        stage_num=stage_num,
+        units=units,
     )
 
 
-def cc(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+def cc(channels: int, reduced: int, units: int) -> NonlocalBlock:
     """CC, criss-cross over T, H and W: Y = X + BN(A X W), A_ij the softmax of Phi_i . Psi_j over
     the positions j that share two of the three coordinates with i.
 
@@ -551,11 +551,11 @@ def cc(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
         first_order,
         on_grid=True,
         project_z=False,
-        stage_num=stage_num,
+        units=units,
     )
 
 
-def dnl(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+def dnl(channels: int, reduced: int, units: int) -> NonlocalBlock:
     """DNL, disentangled: Y = X + BN(A Z W),
     A_ij = softmax_j((Phi_i - mean Phi) . (Psi_j - mean Psi)) + softmax_j(m_j), m = X W_m.
 
@@ -567,59 +567,59 @@ def dnl(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
         DisentangledAffinity,
         first_order,
         unary=True,
-        stage_num=stage_num,
+        units=units,
     )
 
 
-def snl(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+def snl(channels: int, reduced: int, units: int) -> NonlocalBlock:
     """SNL, spectral nonlocal: Y = X + BN(Z W0 + A Z W1), A = D^-1/2 (M + M^T)/2 D^-1/2 with
     M = relu(Phi) relu(Psi)^T.
 
     SNL paper, Eq. 13 and Table 1.
     """
-    return gsnl(channels, reduced, stage_num, order=1)
+    return gsnl(channels, reduced, units, order=1)
 
 
-def snl_a1(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+def snl_a1(channels: int, reduced: int, units: int) -> NonlocalBlock:
     """SNL without its term of order 0: Y = X + BN(A Z W), A as in snl.
 
     SNL paper, Table 8.
     """
-    return NonlocalBlock(channels, reduced, symmetric_affinity, first_order, stage_num=stage_num)
+    return NonlocalBlock(channels, reduced, symmetric_affinity, first_order, units=units)
 
 
-def snl_a2(channels: int, reduced: int, stage_num: int) -> NonlocalBlock:
+def snl_a2(channels: int, reduced: int, units: int) -> NonlocalBlock:
     """SNL with an affinity that is not symmetric: Y = X + BN(Z W0 + A Z W1), A = D^-1 M.
 
     SNL paper, Table 8.
     """
     return NonlocalBlock(
-        channels, reduced, row_normalised_affinity, partial(each_power, 1), stage_num=stage_num
+        channels, reduced, row_normalised_affinity, partial(each_power, 1), units=units
     )
 
 
-def gsnl(channels: int, reduced: int, stage_num: int, order: int = 2) -> NonlocalBlock:
+def gsnl(channels: int, reduced: int, units: int, order: int = 2) -> NonlocalBlock:
     """gSNL, of any order: Y = X + BN(sum_k A^k Z Wk), k = 0..order, A as in snl.
 
     SNL paper; with order 1 it is snl.
     """
     return NonlocalBlock(
-        channels, reduced, symmetric_affinity, partial(each_power, order), stage_num=stage_num
+        channels, reduced, symmetric_affinity, partial(each_power, order), units=units
     )
 
 
-def cheb(channels: int, reduced: int, stage_num: int, order: int = 2) -> NonlocalBlock:
+def cheb(channels: int, reduced: int, units: int, order: int = 2) -> NonlocalBlock:
     """Chebyshev filter: Y = X + BN(sum_k T_k(-A) Z Wk), k = 0..order, A as in snl.
 
     The same functions of A as gsnl can learn, in the basis that stays well conditioned as the
     order grows. Defferrard et al. 2016, on the graph of the SNL paper.
     """
     return NonlocalBlock(
-        channels, reduced, symmetric_affinity, partial(ChebyshevFilter, order), stage_num=stage_num
+        channels, reduced, symmetric_affinity, partial(ChebyshevFilter, order), units=units
     )
 
 
-def cayley(channels: int, reduced: int, stage_num: int, order: int = 1) -> NonlocalBlock:
+def cayley(channels: int, reduced: int, units: int, order: int = 1) -> NonlocalBlock:
     """Cayley filter: Y = X + BN(Z W0 + sum_j Re(C^j) Z Wj + Im(C^j) Z Vj), j = 1..order, with
     C = (h L - i) (h L + i)^-1, L = 1 - A, A as in snl and h learnt.
 
@@ -628,28 +628,8 @@ def cayley(channels: int, reduced: int, stage_num: int, order: int = 1) -> Nonlo
     unit that is the polynomial Z W0 + (Z Wh + L^2 Z) W2.)
     """
     return NonlocalBlock(
-        channels, reduced, symmetric_affinity, partial(CayleyFilter, order), stage_num=stage_num
+        channels, reduced, symmetric_affinity, partial(CayleyFilter, order), units=units
     )
-
-
-BLOCKS: dict[str, Callable[..., NonlocalBlock]] = {
-    "nl": nl,
-    "nl_dot": nl_dot,
-    "ns": ns,
-    "a2": a2,
-    "cgnl": cgnl,
-    "cc": cc,
-    "dnl": dnl,
-    "snl": snl,
-    "snl_a1": snl_a1,
-    "snl_a2": snl_a2,
-    "gsnl": gsnl,
-    "cheb": cheb,
-    "cayley": cayley,
-}
-BLOCK_NAMES = tuple(BLOCKS)
-ORDERED_BLOCKS = ("gsnl", "cheb", "cayley")
-GROUPED_BLOCKS = ("cgnl",)
 
 
 def build_block(
@@ -659,24 +639,23 @@ def build_block(
     reduction: int = 2,
     order: int | None = None,
     groups: int | None = None,
-    stage_num: int = 1,
+    units: int = 1,
 ) -> NonlocalBlock:
     """The block `name`, which maps (B, channels, T, H, W) to the same shape and starts as the
     identity.
 
     Args:
-        name: one of BLOCK_NAMES; `BLOCKS[name].__doc__` has its formula and source.
+        name: a key of `BLOCKS`; the function of that name has its formula and source.
         channels: C1, the channels of the feature map.
         reduction: C1 / Cs, 1, 2 or 4.
         order: of the filter, from 1: for gsnl and cheb (default 2) and cayley (default 1).
         groups: of channels, for cgnl (default 1); must divide C1 and Cs.
-        stage_num: units, one after the other, that share one affinity.
+        units: units, one after the other, that share one affinity.
 
     Raises:
         UsageError: a name, or a value, that is not among the valid ones.
     """
-    if name not in BLOCKS:
-        raise UsageError(f"There is no nonlocal block {name!r}; choose from {_listed(BLOCKS)}.")
+    builder = find(BLOCKS, name, "nonlocal block")
     dividing = [choice for choice in REDUCTIONS if channels % choice == 0]
     if reduction not in dividing:
         raise UsageError(
@@ -686,11 +665,11 @@ def build_block(
     reduced = channels // reduction
     options = {}
     if order is not None:
-        _require_option("order", name, ORDERED_BLOCKS)
+        _require_option("order", name)
         _require_positive("order", order)
         options["order"] = order
     if groups is not None:
-        _require_option("groups", name, GROUPED_BLOCKS)
+        _require_option("groups", name)
         _require_positive("groups", groups)
         if channels % groups or reduced % groups:
             divisors = [d for d in range(1, reduced + 1) if channels % d == reduced % d == 0]
@@ -699,13 +678,14 @@ def build_block(
                 f"choose from {_listed(divisors)}."
             )
         options["groups"] = groups
-    _require_positive("stage_num", stage_num)
-    return BLOCKS[name](channels, reduced, stage_num, **options)
+    _require_positive("units", units)
+    return builder(channels, reduced, units, **options)
 
 
-def _require_option(option: str, name: str, blocks: Sequence[str]) -> None:
-    if name not in blocks:
-        raise UsageError(f"The block {name!r} has no {option}; it is for {_listed(blocks)}.")
+def _require_option(option: str, name: str) -> None:
+    having = [other for other in BLOCKS if option in signature(find(BLOCKS, other, "")).parameters]
+    if name not in having:
+        raise UsageError(f"The block {name!r} has no {option}; it is for {_listed(having)}.")
 
 
 def _require_positive(option: str, value: int) -> None:

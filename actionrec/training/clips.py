@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from actionrec import distributed
+from actionrec import devices
 from actionrec.config import TrainConfig
-from actionrec.datasets import LabelledVideo, VideoDataset
-from actionrec.models.recognizer import RecognizerConfig
-from actionrec.prediction import Failure, read_clips
-from actionrec.video.reader import VideoError, open_video
-from actionrec.video.transforms import channels_first, random_area, stack_clips
+from actionrec.datasets.dataset import LabelledVideo, VideoDataset
+from actionrec.errors import Failure, VideoError
+from actionrec.models.classifier import VideoClassifier
+from actionrec.video.clips import ClipReader
+from actionrec.video.transforms import stack_clips
 
 SECONDS_FOR_A_STEP = 10
 
@@ -55,14 +55,14 @@ class EpochSampler(Sampler):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.size // distributed.world_size()
+        return self.size // devices.world_size()
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
         if self.resumed and self.resumed.epoch == self.epoch:
             order = order[self.resumed.clips :]
-        processes = distributed.world_size()
-        own = order[: len(order) // processes * processes][distributed.rank() :: processes]
+        processes = devices.world_size()
+        own = order[: len(order) // processes * processes][devices.rank() :: processes]
         return ((self.epoch, int(index)) for index in own)
 
 
@@ -74,10 +74,10 @@ class ShareSampler(Sampler):
         self.size = size
 
     def __len__(self) -> int:
-        return len(range(distributed.rank(), self.size, distributed.world_size()))
+        return len(range(devices.rank(), self.size, devices.world_size()))
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(distributed.rank(), self.size, distributed.world_size()))
+        return iter(range(devices.rank(), self.size, devices.world_size()))
 
 
 class Sample(NamedTuple):
@@ -94,12 +94,12 @@ class TrainingClips(Dataset):
     def __init__(
         self,
         videos: tuple[LabelledVideo, ...],
-        recognizer: RecognizerConfig,
+        reader: ClipReader,
         config: TrainConfig,
         flip: bool,
     ) -> None:
         self.videos = videos
-        self.recognizer = recognizer
+        self.reader = reader
         self.config = config
         self.flip = flip
 
@@ -110,31 +110,20 @@ class TrainingClips(Dataset):
         epoch, index = key
         generator = np.random.default_rng((self.config.seed, epoch, index))
         path = self.videos[index].path
-        preprocessing = self.recognizer.preprocessing
+        area = self.config.crop_area and tuple(self.config.crop_area)
         try:
-            video = open_video(path, self.config.decoder)
-            indices = self.recognizer.sampling.at(video.fps).random(len(video), generator)
-            if self.config.crop_area:
-                crop = random_area(video.size, tuple(self.config.crop_area), generator)
-            else:
-                crop = preprocessing.random_square(video.size, generator)
-            frames = video.read(indices, (preprocessing.crop,) * 2, crop)
+            clip = self.reader.random(path, generator, area, self.flip)
         except VideoError as error:
             return Failure(str(path), str(error))
-        if self.flip and generator.random() < 0.5:
-            frames = frames[:, :, ::-1]
-        return Sample(channels_first(frames), self.videos[index].label, str(path))
+        return Sample(clip, self.videos[index].label, str(path))
 
 
 class ValidationClips(Dataset):
     """The middle clip of each video; a bad video as a Failure."""
 
-    def __init__(
-        self, videos: tuple[LabelledVideo, ...], recognizer: RecognizerConfig, decoder: str
-    ) -> None:
+    def __init__(self, videos: tuple[LabelledVideo, ...], reader: ClipReader) -> None:
         self.videos = videos
-        self.recognizer = recognizer
-        self.decoder = decoder
+        self.reader = reader
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -142,7 +131,7 @@ class ValidationClips(Dataset):
     def __getitem__(self, index: int) -> Sample | Failure:
         path = self.videos[index].path
         try:
-            read = read_clips(path, self.recognizer, clips=1, decoder=self.decoder)
+            read = self.reader.read(path, clips=1)
         except VideoError as error:
             return Failure(str(path), str(error))
         return Sample(read.pixels[0], self.videos[index].label, str(path))
@@ -171,7 +160,7 @@ def collate(items: list[Sample | Failure]) -> Batch:
 def loaders(
     config: TrainConfig,
     dataset: VideoDataset,
-    recognizer: RecognizerConfig,
+    reader: ClipReader,
     flip: bool,
     resumed: Progress | None = None,
 ) -> tuple[DataLoader, DataLoader]:
@@ -188,17 +177,22 @@ def loaders(
     }
     return (
         DataLoader(
-            TrainingClips(dataset.train, recognizer, config, flip),
+            TrainingClips(dataset.train, reader, config, flip),
             sampler=EpochSampler(len(dataset.train), config.seed, resumed),
             drop_last=len(dataset.train) > config.batch_size,
             **shared,
         ),
         DataLoader(
-            ValidationClips(dataset.val, recognizer, config.decoder),
+            ValidationClips(dataset.val, reader),
             sampler=ShareSampler(len(dataset.val)),
             **shared,
         ),
     )
+
+
+def reader_of(model: VideoClassifier, config: TrainConfig) -> ClipReader:
+    """The reader of the clips that a model is trained on."""
+    return ClipReader(model.config.sampling, model.config.preprocessing, config.decoder)
 
 
 def outlast_signals(_: int) -> None:

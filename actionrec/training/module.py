@@ -20,34 +20,33 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from actionrec import distributed
+from actionrec import devices
 from actionrec.config import TrainConfig
-from actionrec.errors import ActionrecError
+from actionrec.errors import ActionrecError, Failure
 from actionrec.files import replacing
-from actionrec.models.recognizer import Recognizer
-from actionrec.prediction import Failure
+from actionrec.models.classifier import VideoClassifier
 from actionrec.training.clips import Batch, Progress
 from actionrec.training.precision import sound_gradients
-from actionrec.training_report import EpochFigures
+from actionrec.training.report import EpochFigures
 from actionrec.video.transforms import augment, mix
 
 log = logging.getLogger(__name__)
 
 
 class Training(lightning.LightningModule):
-    """Cross-entropy on clips by SGD; keeps the best recognizer in the run's folder.
+    """Cross-entropy on clips by SGD; keeps the best model in the run's folder.
 
     Whatever a step draws at random depends on the seed, the epoch, the batch and the process
     alone, so that a run that is continued draws the same.
     """
 
-    def __init__(self, recognizer: Recognizer, config: TrainConfig, output: Path, videos: int):
+    def __init__(self, model: VideoClassifier, config: TrainConfig, output: Path, videos: int):
         super().__init__()
-        self.recognizer = recognizer
+        self.model = model
         self.average = None
         if config.ema is not None:
             average = get_ema_multi_avg_fn(config.ema)
-            self.average = AveragedModel(recognizer, multi_avg_fn=average, use_buffers=True)
+            self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
             self.average.requires_grad_(False)
         self.config = config
         self.output = output
@@ -56,7 +55,7 @@ class Training(lightning.LightningModule):
         self.bad_for_training: set[str] = set()
         self.results: dict[str, Any] = {}
         self.epochs: list[EpochFigures] = []
-        classes = len(recognizer.config.labels)
+        classes = len(model.config.labels)
         top5 = min(5, classes)
         self.epoch_metrics = nn.ModuleDict(
             {
@@ -79,13 +78,13 @@ class Training(lightning.LightningModule):
         self.first_epoch = 0
 
     @property
-    def judged(self) -> Recognizer:
+    def judged(self) -> VideoClassifier:
         """What is validated and saved: the average of the weights, where there is one."""
-        return self.average.module if self.average else self.recognizer
+        return self.average.module if self.average else self.model
 
     def on_train_start(self) -> None:
         self.started, self.first_epoch = time.perf_counter(), self.current_epoch
-        if not distributed.is_first():
+        if not devices.is_first():
             # A checkpoint holds the sums over all processes, which the first one has now.
             for metric in self.epoch_metrics.values():
                 metric.reset()
@@ -97,7 +96,7 @@ class Training(lightning.LightningModule):
         self.learning_rate = self.optimizers().param_groups[0]["lr"]
         self.validated = []
         # Not those of the nonlocal blocks: they are new and have no statistics yet.
-        for module in self.recognizer.network.units.modules():
+        for module in self.model.network.units.modules():
             if isinstance(module, _BatchNorm):
                 # I3D's normalisation has no scale, but always a shift.
                 if self.config.freeze_batchnorm or not module.bias.requires_grad:
@@ -135,23 +134,23 @@ class Training(lightning.LightningModule):
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         super().optimizer_step(*arguments, **options)
         if self.average:
-            self.average.update_parameters(self.recognizer)
+            self.average.update_parameters(self.model)
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor | None:
         self.note_bad(batch.failures)
         self.bad_for_training.update(failure.video for failure in batch.failures)
         loss = None
         # A process that has no clips takes part all the same: the others wait for its gradients.
-        if batch.videos or distributed.world_size() > 1:
+        if batch.videos or devices.world_size() > 1:
             loss = self.loss_of(batch, index)
         finite = loss is None or bool(torch.isfinite(loss))
         own = [len(batch.videos), len(self.bad_for_training), int(not finite)]
-        found = distributed.total(torch.tensor(own, device=self.device))
+        found = devices.total(torch.tensor(own, device=self.device))
         clips, bad, infinite = found.tolist()
         self.clips += clips
         if bad > self.config.max_bad * self.videos:
             self.share_bad()
-            distributed.stop_together(
+            devices.stop_together(
                 ActionrecError(
                     f"Training stopped: {bad} of {self.videos} training videos could not "
                     f"be read, more than the {self.config.max_bad:.1%} that --max-bad allows; "
@@ -159,10 +158,10 @@ class Training(lightning.LightningModule):
                 )
             )
         if infinite:
-            said = distributed.gather(
+            said = devices.gather(
                 None if finite else f"the loss of {', '.join(batch.videos)} is {loss.item()}"
             )
-            distributed.stop_together(
+            devices.stop_together(
                 ActionrecError(
                     f"Training stopped in epoch {self.current_epoch + 1}: "
                     f"{'; '.join(filter(None, said))}; use a smaller --lr."
@@ -171,27 +170,27 @@ class Training(lightning.LightningModule):
         if loss is None:
             return None
         # The mean over processes, which is taken of the gradients, is to be that over clips.
-        return loss * (len(batch.videos) * distributed.world_size() / max(1, clips))
+        return loss * (len(batch.videos) * devices.world_size() / max(1, clips))
 
     def loss_of(self, batch: Batch, index: int) -> torch.Tensor:
         """The mean loss of a batch; that of a black clip if it is empty."""
-        key = (self.config.seed, self.current_epoch, index, distributed.rank())
+        key = (self.config.seed, self.current_epoch, index, devices.rank())
         seed = int(np.random.SeedSequence(key).generate_state(1)[0])
         torch.manual_seed(seed)
         clips, labels = batch.clips, batch.labels
         if not batch.videos:
             length, side = self.config.clip_length, self.config.crop
             clips = torch.zeros(1, 3, length, side, side, device=self.device)
-            return F.cross_entropy(self.recognizer(clips), clips.new_zeros(1, dtype=torch.long))
+            return F.cross_entropy(self.model(clips), clips.new_zeros(1, dtype=torch.long))
         if self.config.augment != "none":
             clips = augment(clips, self.config.augment, seed)
         targets = labels
         if self.config.mix != "none":
             clips, targets = mix(
-                clips, labels, self.config.mix, len(self.recognizer.config.labels), seed
+                clips, labels, self.config.mix, len(self.model.config.labels), seed
             )
         with sound_gradients(clips.device):
-            logits = self.recognizer(clips)
+            logits = self.model(clips)
         loss = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
         self.epoch_metrics["train_loss"].update(loss, len(labels))
         self.epoch_metrics["train_top1"].update(logits, labels)
@@ -200,7 +199,7 @@ class Training(lightning.LightningModule):
 
     def on_validation_start(self) -> None:
         # Each process has batch statistics of its own; those of the first are saved.
-        distributed.copy_from_first(list(self.judged.buffers()))
+        devices.copy_from_first(list(self.judged.buffers()))
 
     def validation_step(self, batch: Batch, _: int) -> None:
         self.note_bad(batch.failures)
@@ -216,9 +215,9 @@ class Training(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.share_bad()
-        self.validated = [part for parts in distributed.gather(self.validated) for part in parts]
+        self.validated = [part for parts in devices.gather(self.validated) for part in parts]
         if not self.validated:
-            distributed.stop_together(
+            devices.stop_together(
                 ActionrecError(
                     "Not one validation video could be read; see "
                     f"{self.output / 'bad_videos.json'} for the reasons."
@@ -269,11 +268,11 @@ class Training(lightning.LightningModule):
         return f"{hours}:{minutes:02d}:{seconds:02d}"
 
     def keep(self, result: dict[str, Any]) -> None:
-        """Save the recognizer as the last one and, if it is, as the best one."""
+        """Save the model as the last one and, if it is, as the best one."""
         best = self.results.get("best")
         better = best is None or result["clip"]["top1"] > best["clip"]["top1"]
         self.results = {"best": result if better else best, "last": result}
-        if not distributed.is_first():
+        if not devices.is_first():
             return
         self.judged.training_record = {"config": asdict(self.config), "result": result}
         self.judged.save(self.output / "last.safetensors")
@@ -286,20 +285,20 @@ class Training(lightning.LightningModule):
         for failure in failures:
             if failure.video not in self.bad:
                 self.bad[failure.video] = failure.error
-                if distributed.is_first():
+                if devices.is_first():
                     log.warning("left out: %s", failure.error)
                     report = [asdict(Failure(*item)) for item in self.bad.items()]
                     write_json(self.output / "bad_videos.json", report)
 
     def share_bad(self) -> None:
         """Let every process, and so the report, know the unreadable videos of all of them."""
-        for bad in distributed.gather(self.bad):
+        for bad in devices.gather(self.bad):
             self.note_bad([Failure(*item) for item in bad.items()])
 
     @contextmanager
     def metrics_of_all(self) -> Iterator[None]:
         """While it lasts, the metrics of each process are those of all of them."""
-        several = distributed.world_size() > 1
+        several = devices.world_size() > 1
         for metric in self.epoch_metrics.values() if several else ():
             metric.sync()
         try:

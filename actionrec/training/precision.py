@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from actionrec.config import TrainConfig
+from actionrec.devices import has_bfloat16
 from actionrec.errors import UsageError
-from actionrec.models.inference import has_bfloat16
 
 
 def resolved_precision(config: TrainConfig) -> str:

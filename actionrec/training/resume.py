@@ -12,7 +12,7 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-from actionrec import distributed
+from actionrec import devices
 from actionrec.errors import ActionrecError, Stopped
 from actionrec.files import replacing
 from actionrec.training.clips import Progress
@@ -71,13 +71,13 @@ class Checkpoints(Checkpoint):
     def agree(self) -> tuple[int, bool]:
         """The signal that any process was sent, 0 if none was; and whether it is time to save."""
         due = time.monotonic() > self.saved + SAVED_EVERY
-        signals, dues = zip(*distributed.gather((self.asked or 0, due)), strict=True)
+        signals, dues = zip(*devices.gather((self.asked or 0, due)), strict=True)
         return max(signals), any(dues)
 
     def save(self, trainer: lightning.Trainer) -> None:
         """Write the checkpoint; all processes take part, the first one writes."""
         with trainer.lightning_module.metrics_of_all():
-            if distributed.is_first():
+            if devices.is_first():
                 with replacing(self.path) as temporary:
                     trainer.save_checkpoint(temporary)
             else:
@@ -86,7 +86,7 @@ class Checkpoints(Checkpoint):
 
     def stop_if(self, asked: int, trainer: lightning.Trainer) -> None:
         if asked:
-            distributed.stop_together(
+            devices.stop_together(
                 Stopped(
                     f"Training was stopped in epoch {trainer.current_epoch + 1} of "
                     f"{trainer.max_epochs}; the same command with --resume auto continues it.",

@@ -18,14 +18,14 @@ from pytorch_lightning.tuner import Tuner
 from torch.utils.data import DataLoader
 
 from actionrec.config import TrainConfig
-from actionrec.datasets import open_dataset
 from actionrec.datasets.check import without_bad
+from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
-from actionrec.training import build_recognizer, quiet_lightning, resolve
-from actionrec.training.clips import Batch, loaders
+from actionrec.training.clips import Batch, loaders, reader_of
 from actionrec.training.module import Training
-from actionrec.video.reader import require_decoder
+from actionrec.training.run import build_recognizer, quiet_lightning, resolve
+from actionrec.video.decoders import require_decoder
 
 LOWEST_LR, HIGHEST_LR = 1e-5, 1.0
 STEPS = 100
@@ -65,8 +65,8 @@ class Trial(Training):
         dataset = open_dataset(config.dataset, config.root, config.split)
         self.dataset, _ = without_bad(dataset, config.root and Path(config.root))
         lightning.seed_everything(config.seed, workers=True, verbose=False)
-        recognizer = build_recognizer(config, self.dataset)
-        super().__init__(recognizer, config, Path(config.output), len(self.dataset.train))
+        model = build_recognizer(config, self.dataset)
+        super().__init__(model, config, Path(config.output), len(self.dataset.train))
         self.lr = config.lr
         self.batch_size = config.batch_size
         self.largest = 0
@@ -80,7 +80,7 @@ class Trial(Training):
     def loaders(self) -> tuple[DataLoader, DataLoader]:
         flip = self.dataset.flip if self.config.flip is None else self.config.flip
         config = replace(self.config, batch_size=self.batch_size)
-        return loaders(config, self.dataset, self.recognizer.config, flip)
+        return loaders(config, self.dataset, reader_of(self.model, config), flip)
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor | None:
         loss = self.loss_of(batch, index) if batch.videos else None

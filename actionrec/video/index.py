@@ -24,7 +24,7 @@ import av
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 
-from actionrec.errors import ActionrecError
+from actionrec.errors import VideoError
 from actionrec.files import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -57,10 +57,6 @@ MOST_PIXELS = 1 << 27
 # PyAV below 19 raises UnicodeDecodeError at a title, say, that isn't UTF-8, unless told otherwise;
 # later it never does, and has no such argument.
 OPTIONS = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-
-
-class VideoError(ActionrecError):
-    """A video file could not be read as a whole."""
 
 
 @dataclass(frozen=True)

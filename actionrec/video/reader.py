@@ -18,9 +18,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from actionrec.video.index import FrameIndex, VideoError, index_of, opened
-
-__all__ = ["Crop", "VideoError", "VideoReader", "open_video", "require_decoder"]
+from actionrec.errors import VideoError
+from actionrec.video.index import FrameIndex, index_of, opened
 
 # Rows and columns of a frame: top, left, height, width, in pixels.
 Crop = tuple[int, int, int, int]
@@ -30,28 +29,6 @@ CHUNK = 1 << 20
 MOST_HELD = 1000
 # Fewer frames than this are decoded sooner than the decoder has started anew at a key frame.
 WORTH_A_LEAP = 8
-
-
-def open_video(path: str | Path, decoder: str = "pyav") -> "VideoReader":
-    """A reader of `path` by PyAV or one of the optional decoders (see `other_decoders`).
-
-    Raises:
-        VideoError: the file is missing, is no video, has no frames, or was cut off.
-        UsageError: the decoder is unknown or not installed.
-    """
-    if decoder == "pyav":
-        return VideoReader(path)
-    from actionrec.video.other_decoders import reader_class
-
-    return reader_class(decoder)(path)
-
-
-def require_decoder(decoder: str) -> None:
-    """Raise UsageError if the decoder is unknown or not installed."""
-    if decoder != "pyav":
-        from actionrec.video.other_decoders import reader_class
-
-        reader_class(decoder)
 
 
 class VideoReader:

@@ -1,0 +1,75 @@
+"""`actionrec explain`: where in a video a model looked."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from actionrec.config import DecoderName
+
+
+def explain(
+    video: str,
+    model: str = "kinetics400-i3d",
+    compare: str | None = None,
+    method: Literal["auto", "affinity", "features", "hirescam"] = "auto",
+    label: str | None = None,
+    start: float | None = None,
+    point: Sequence[int] | None = None,
+    at: float | None = None,
+    block: str | None = None,
+    decoder: DecoderName = "pyav",
+    output: str = ".",
+) -> int:
+    """Show where in a video a model looked, as heat maps over its frames.
+
+    Examples:
+        actionrec explain video.mp4
+        actionrec explain video.mp4 --label archery --output archery.png
+        actionrec explain video.mp4 --model snl.safetensors --compare nl.safetensors
+        actionrec explain video.mp4 --model snl.safetensors --point 160 90 --at 2.5
+
+    Args:
+        video: Video file.
+        model: A pretrained model (see `actionrec weights list`) or a model file.
+        compare: Another model, shown with the first one for the same clip and point.
+        method: What is shown: affinity, from where a nonlocal block takes the features of a point;
+            features, how strong those are that the block receives and gives (without a block, of
+            the last stage); hirescam, what speaks for the class; or auto, affinity where the models
+            have a block, else hirescam.
+        label: Class to explain; by default the predicted one.
+        start: Where the clip begins, in seconds; by default the clip that scores highest is shown.
+        point: Column and row, in pixels of the video, whose affinity is shown; by default where the
+            features are strongest.
+        at: Time of that point in seconds; by default the middle of the clip.
+        block: Which block, by the unit that it stands before (see `actionrec info`); by default
+            the last one.
+        decoder: Library that decodes videos; those but pyav are extras and less exact.
+        output: File to write, *.png (a sheet of frames) or *.mp4 (the clip), or a folder for both.
+    """
+    from actionrec.explanation.heat_maps import default_method, explain_same_moment
+    from actionrec.explanation.pictures import picture_paths, write_picture
+    from actionrec.recognizer import Recognizer
+
+    paths = picture_paths(output, video)
+    recognizers = [
+        Recognizer.load(name, precision="float32", decoder=decoder)
+        for name in (model, compare)
+        if name is not None
+    ]
+    if method == "auto":
+        method = default_method(*recognizers)
+    moment = {"start": start, "point": point and tuple(point), "at": at}
+    shared = {"label": label, "block": block}
+    explanations = [recognizers[0].explain(video, method, **moment, **shared)]
+    for other in recognizers[1:]:
+        explanations.append(explain_same_moment(explanations[0], other, **shared))
+    for explanation in explanations:
+        print(
+            f"{explanation.model}: {explanation.label} {explanation.score:.2%} "
+            f"from {explanation.start:.2f} to {explanation.end:.2f} s"
+        )
+    if (marked := explanations[0].point) is not None:
+        print(f"point: column {marked.x}, row {marked.y} at {marked.seconds:.2f} s")
+    for path in paths:
+        write_picture(explanations, path)
+        print(path)
+    return 0

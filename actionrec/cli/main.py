@@ -1,0 +1,155 @@
+"""The command line: `actionrec --help`.
+
+One function a verb, in the module of its family; `VERBS` lists them. What a verb needs is imported
+inside it, so that help and wrong usage answer at once. Exit codes: 0 done, 1 something of the input
+failed, 2 wrong usage.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Literal
+
+from jsonargparse import Namespace
+
+from actionrec.cli.app import app
+from actionrec.cli.data import data_check, data_download, data_list, data_shrink
+from actionrec.cli.evaluate import compare, evaluate
+from actionrec.cli.explain import explain
+from actionrec.cli.models import export, info, weights_download, weights_list
+from actionrec.cli.parser import (
+    STAGES,
+    HelpFormatter,
+    Parser,
+    complain,
+    summary,
+    train_settings_parser,
+    verb_parser,
+)
+from actionrec.cli.predict import predict, timeline, watch
+from actionrec.cli.train import train, tune
+from actionrec.config import DatasetName, TrainConfig
+from actionrec.errors import ActionrecError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: the function that does it, and the maker of the parser of its flags."""
+
+    function: Callable[..., int]
+    parser: Callable[[], Parser]
+
+
+def _verb(function: Callable[..., int], *positional: str, **special: dict) -> Verb:
+    return Verb(function, lambda: verb_parser(function, *positional, **special))
+
+
+SWITCH = {"action": "store_true"}
+DATASET = {"type": DatasetName}
+
+VERBS = {
+    "predict": _verb(predict, "paths", paths={"nargs": "*", "default": []}),
+    "timeline": _verb(
+        timeline,
+        "paths",
+        paths={"nargs": "+"},
+        output={"nargs": "+", "default": [], "metavar": "FILE"},
+    ),
+    "watch": _verb(watch, "source"),
+    "train": Verb(train, lambda: train_settings_parser(train)),
+    "tune": Verb(
+        tune,
+        lambda: train_settings_parser(
+            tune, what={"type": Literal["lr", "batch_size"], "help": "What to find."}
+        ),
+    ),
+    "evaluate": _verb(evaluate),
+    "compare": _verb(
+        compare,
+        "files",
+        files={"nargs": "*", "default": []},
+        a={"nargs": "+", "default": [], "metavar": "FILE"},
+        b={"nargs": "+", "default": [], "metavar": "FILE"},
+    ),
+    "explain": _verb(explain, "video", point={"nargs": 2, "type": int, "metavar": ("X", "Y")}),
+    "export": _verb(export),
+    "info": _verb(info, stages=STAGES),
+    "app": _verb(app, open=SWITCH),
+    "weights list": _verb(weights_list),
+    "weights download": _verb(weights_download, "name"),
+    "data list": _verb(data_list, "dataset", dataset=DATASET | {"nargs": "?"}),
+    "data download": _verb(data_download, "dataset", dataset={"type": Literal["ucf101"]}),
+    "data check": _verb(data_check, "dataset", dataset=DATASET, again=SWITCH),
+    "data shrink": _verb(data_shrink, "dataset", dataset=DATASET),
+}
+FAMILIES = {
+    "weights": "Pretrained weights.",
+    "data": "Data sets: count, download, check and shrink them.",
+}
+
+
+def build_parser() -> Parser:
+    """The parser of the whole command line, a subcommand a verb."""
+    parser = Parser(
+        prog="actionrec",
+        description="Recognise human actions in video.",
+        epilog="`actionrec VERB --help` has examples; --debug shows where an error arose.",
+        version=f"actionrec {version('actionrec')}",
+        formatter_class=HelpFormatter,
+    )
+    verbs = parser.add_subcommands(dest="verb", metavar="VERB")
+    families = {}
+    for name, verb in VERBS.items():
+        family, _, member = name.rpartition(" ")
+        if family and family not in families:
+            subparser = Parser(description=FAMILIES[family])
+            verbs.add_subcommand(family, subparser, help=FAMILIES[family])
+            families[family] = subparser.add_subcommands(dest=f"{family}_verb", metavar="VERB")
+        place = families[family] if family else verbs
+        place.add_subcommand(member, verb.parser(), help=summary(verb.function))
+    return parser
+
+
+def run(options: Namespace) -> int:
+    """Call the verb that was asked for."""
+    name, values = options.verb, options[options.verb]
+    if name in FAMILIES:
+        member = values[f"{name}_verb"]
+        name, values = f"{name} {member}", values[member]
+    arguments = vars(values)
+    if name in ("train", "tune"):
+        del arguments["config"]
+        positional = [arguments.pop("what")] if name == "tune" else []
+        return VERBS[name].function(*positional, TrainConfig(**arguments))
+    return VERBS[name].function(**arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    options = build_parser().parse_args([word for word in arguments if word != "--debug"])
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("actionrec").setLevel(logging.INFO)
+    try:
+        return run(options)
+    except ActionrecError as error:
+        if debug:
+            raise
+        complain(str(error))
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does; Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if debug:
+            raise
+        complain(f"{error.filename or 'A file'} could not be used: {error.strerror}.")
+        return 1
+    except KeyboardInterrupt:
+        complain("interrupted; what was printed or saved until now is complete.")
+        return 130

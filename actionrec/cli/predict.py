@@ -1,0 +1,253 @@
+"""`actionrec predict`, `actionrec timeline` and `actionrec watch`: what people do in videos."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
+
+from actionrec.cli.parser import complain
+from actionrec.cli.printing import PREDICTION_PRINTERS, TIMELINE_PRINTERS, Format
+from actionrec.config import DecoderName
+from actionrec.errors import ActionrecError, Failure, UsageError, VideoError
+from actionrec.models.registry import PrecisionName
+
+if TYPE_CHECKING:
+    from actionrec.prediction.timeline import Timeline
+    from actionrec.prediction.videos import Prediction
+
+
+def predict(
+    paths: list[str],
+    model: str = "kinetics400-i3d",
+    topk: PositiveInt = 5,
+    clips: PositiveInt | None = None,
+    precision: PrecisionName = "auto",
+    decoder: DecoderName = "pyav",
+    format: Format = "table",
+    files_from: str | None = None,
+    output: str | None = None,
+    workers: PositiveInt | None = None,
+    shard: str | None = None,
+    timeout: PositiveFloat | None = None,
+    memory: PositiveInt | None = None,
+) -> int:
+    """Name the actions in videos.
+
+    With --output, any number of videos are predicted in processes of their own, and each result is
+    written the moment it is known; the same command goes on where it was stopped.
+
+    Examples:
+        actionrec predict video.mp4
+        actionrec predict holiday/ 'more/*.avi' --format csv > actions.csv
+        actionrec predict video.mp4 --model runs/mine/model.safetensors --topk 3
+        actionrec predict --files-from videos.txt --output actions.jsonl --workers 8
+        find . -name '*.mp4' | actionrec predict --files-from - --output actions.parquet
+
+    Args:
+        paths: Video files, folders with videos, or patterns in quotes.
+        model: A pretrained model (see `actionrec weights list`) or a model file.
+        topk: How many of the best classes to print.
+        clips: Clips spread over each video; by default as many as cover it, ten at most.
+        precision: Numbers that the network computes with: float32; bfloat16, which moves scores by
+            up to 0.02 and is slow on hardware without it; or auto, bfloat16 where the hardware has
+            it.
+        decoder: Library that decodes videos; those but pyav are extras and less exact.
+        format: What to print.
+        files_from: Text file with the path of a video on each line, or - for standard input.
+        output: File for the results, *.jsonl or *.parquet.
+        workers: Processes that predict for --output, about 1 GB of memory each; by default one a
+            GPU or, without one, one a core, four at most.
+        shard: Predict only this part for --output, such as 3/8 on the third of eight machines.
+        timeout: Seconds after which a video is given up, with --output; by default 300.
+        memory: MiB that a video may take before it is given up, with --output and without a GPU;
+            by default 4096.
+    """
+    if not paths and files_from is None:
+        raise UsageError("No paths are given; name videos or folders, or a list with --files-from.")
+    if output is None and (workers, shard, timeout, memory) != (None,) * 4:
+        raise UsageError(
+            "--workers, --shard, --timeout and --memory need --output with a *.jsonl or *.parquet."
+        )
+    if output is not None and format != "table":
+        raise UsageError("--output writes to a file and prints nothing; leave out --format.")
+
+    from actionrec.prediction.batch import (
+        WHOLE,
+        Shard,
+        VideoList,
+        predict_to_file,
+        require_output,
+    )
+    from actionrec.processes import STANDARD_LIMITS, Limits
+
+    videos = VideoList(paths, files_from, WHOLE if shard is None else Shard.parse(shard))
+    if output is not None:
+        limits = Limits(timeout or STANDARD_LIMITS.timeout, memory or STANDARD_LIMITS.memory)
+        path = require_output(output)
+        totals = predict_to_file(
+            videos, path, model, topk, clips, precision, decoder, workers, limits, complain
+        )
+        return 1 if totals.failed else 0
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from actionrec.models.inference import InferenceModel
+    from actionrec.prediction.videos import predict_videos
+
+    found = list(videos)
+    ready = InferenceModel.load(model, precision=precision, decoder=decoder, topk=topk)
+    failures: list[Failure] = []
+
+    def results() -> "Iterable[Prediction | Failure]":
+        predicted = predict_videos(ready, found, clips)
+        console = Console(stderr=True)
+        for result in track(predicted, "predicting", total=len(found), console=console):
+            if isinstance(result, Failure):
+                failures.append(result)
+                complain(result.error)
+            yield result
+
+    PREDICTION_PRINTERS[format](results())
+    return 1 if failures else 0
+
+
+def timeline(
+    paths: list[str],
+    model: str = "kinetics400-i3d",
+    hop: PositiveFloat | None = None,
+    min_score: ClosedUnitInterval = 0.2,
+    topk: PositiveInt = 5,
+    precision: PrecisionName = "auto",
+    format: Format = "table",
+    output: Sequence[str] = (),
+    render: str | None = None,
+) -> int:
+    """Find which action begins and ends when in videos of any length.
+
+    A clip slides over the whole video; neighbours with the same best class become a segment.
+    Ctrl-C keeps what was scored until then.
+
+    Examples:
+        actionrec timeline match.mp4
+        actionrec timeline match.mp4 --output match.srt match.json --render drawn.mp4
+        actionrec timeline recordings/ --min-score 0.5 --format csv > segments.csv
+
+    Args:
+        paths: Video files, folders with videos, or patterns in quotes.
+        model: A pretrained model (see `actionrec weights list`) or a model file.
+        hop: Seconds from one clip to the next; by default half a clip.
+        min_score: Where the best class scores less, from 0 to 1, nothing is said.
+        topk: How many of the best classes to keep of each clip.
+        precision: Numbers that the network computes with: float32; bfloat16; or auto, bfloat16
+            where the hardware has it.
+        format: What to print.
+        output: Files for the timeline of one video: *.json, *.csv, *.vtt (WebVTT) or *.srt.
+        render: File, *.mp4, *.mov or *.mkv, for the video with its timeline drawn on it.
+    """
+    from actionrec.files import find_videos
+    from actionrec.prediction.timeline import (
+        INTERRUPTED,
+        require_outputs,
+        score_timeline,
+        write_timeline,
+    )
+
+    outputs, rendered = [Path(name) for name in output], render and Path(render)
+    found = find_videos(paths)
+    if len(found) > 1 and (outputs or rendered):
+        raise UsageError(f"--output and --render are for one video; here are {len(found)}.")
+    require_outputs(outputs)
+    if rendered is not None:
+        from actionrec.prediction.rendering import render as draw
+        from actionrec.prediction.rendering import require_rendering
+
+        if not isinstance(found[0], Failure):
+            require_rendering(found[0], rendered)
+
+    from actionrec.models.inference import InferenceModel
+
+    ready = InferenceModel.load(model, precision=precision, topk=topk)
+    problems: list[str] = []
+    scored: list[Timeline] = []
+    interrupted = False
+
+    def report(problem: str) -> None:
+        problems.append(problem)
+        complain(problem)
+
+    def results() -> "Iterable[Timeline | Failure]":
+        nonlocal interrupted
+        for video in found:
+            try:
+                if isinstance(video, Failure):
+                    raise VideoError(video.error)
+                result = score_timeline(ready, video, hop, min_score)
+            except VideoError as error:
+                report(str(error))
+                yield Failure(video.video if isinstance(video, Failure) else str(video), str(error))
+                continue
+            for path in outputs:
+                # A full disk shall not cost what hours have computed.
+                try:
+                    write_timeline(result, path)
+                except ActionrecError as error:
+                    report(str(error))
+            scored.append(result)
+            yield result
+            interrupted = result.incomplete == INTERRUPTED
+            if interrupted:
+                complain(
+                    f"interrupted at {result.scored_until:.0f} of {result.duration:.0f} s of "
+                    f"{result.video}; what was scored until then is complete."
+                )
+                return
+            if result.incomplete is not None:
+                report(result.incomplete)
+            if rendered is None:
+                scored.clear()
+
+    TIMELINE_PRINTERS[format](results())
+    if rendered is not None and scored and not interrupted:
+        reason = draw(scored[0], rendered, min_score)
+        interrupted = reason == INTERRUPTED
+        if reason is not None:
+            report(f"{reason}; {rendered} holds what was drawn until then.")
+    return 130 if interrupted else 1 if problems else 0
+
+
+def watch(
+    source: str,
+    model: str = "kinetics400-i3d",
+    hop: PositiveFloat | None = None,
+    topk: PositiveInt = 5,
+    precision: PrecisionName = "auto",
+) -> int:
+    """Name the action in a camera or stream while it runs.
+
+    The newest clip is scored again and again, and each time a line of JSON is printed. A stream
+    that breaks off is opened again.
+
+    Examples:
+        actionrec watch camera:0
+        actionrec watch rtsp://192.168.1.20/stream1 --topk 1
+        ffmpeg -i match.mp4 -f mpegts - | actionrec watch -
+
+    Args:
+        source: camera:0, a URL (rtsp, rtmp, http, tcp, udp, srt) or -, standard input.
+        model: A pretrained model (see `actionrec weights list`) or a model file.
+        hop: Least seconds from one clip to the next; by default half a clip.
+        topk: How many of the best classes to print.
+        precision: Numbers that the network computes with: float32; bfloat16; or auto, bfloat16
+            where the hardware has it.
+    """
+    from actionrec.models.inference import InferenceModel
+    from actionrec.prediction.live import watch as watch_source
+
+    ready = InferenceModel.load(model, precision=precision, topk=topk)
+    for prediction in watch_source(ready, source, hop):
+        print(json.dumps(asdict(prediction)), flush=True)
+    return 0

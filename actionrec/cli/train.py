@@ -1,0 +1,56 @@
+"""`actionrec train` and `actionrec tune`: a network for one's own classes."""
+
+from actionrec.config import TrainConfig
+
+
+def train(config: TrainConfig) -> int:
+    """Train a recognizer.
+
+    Examples:
+        actionrec train --dataset demo --config demo.yaml
+        actionrec train --dataset ucf101 --root UCF-101 --split 1
+        actionrec train --dataset folder --root my_videos --freeze-batchnorm true --epochs 24
+        actionrec train --config runs/mine/config.yaml --output runs/again
+    """
+    from actionrec.devices import is_first
+    from actionrec.training.run import train as run
+
+    results = run(config)
+    if not is_first():
+        return 0
+    output = results["output"]
+    for name in ("best", "last"):
+        result = results[name]
+        clip = result["clip"]
+        print(
+            f"{name} epoch ({result['epoch']}): clip-level Top-1 {clip['top1']:.1%}, "
+            f"Top-5 {clip['top5']:.1%}, one clip of each of {clip['n']} validation videos"
+        )
+    print(f"model: {output}/model.safetensors")
+    print(f"report: {output}/report.html")
+    return 1 if results["bad_videos"] else 0
+
+
+def tune(what: str, config: TrainConfig) -> int:
+    """Find a learning rate or a batch size before training, with the settings of `train`.
+
+    lr trains for 100 steps while the learning rate rises from 1e-5 to 1, prints the rate at which
+    the loss falls most steeply and draws the curve beside the --output folder; batch_size doubles
+    the clips of a step until memory is used up. Both are Lightning's searches: a place to start
+    from. The run itself is not begun.
+
+    Examples:
+        actionrec tune lr --config demo.yaml
+        actionrec tune batch_size --dataset ucf101 --root UCF-101 --block snl
+    """
+    from actionrec.training.tuning import find_batch_size, find_learning_rate, picture_path
+
+    if what == "batch_size":
+        print(f"batch_size: {find_batch_size(config)}")
+        return 0
+    path = picture_path(config)
+    found = find_learning_rate(config)
+    print(f"lr: {found.suggestion:.2g}")
+    found.save_figure(path)
+    print(f"curve: {path}")
+    return 0

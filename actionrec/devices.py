@@ -1,0 +1,146 @@
+"""The device to compute on, and the processes that train or evaluate together, one a GPU, on one
+machine or many.
+
+    actionrec train --dataset ucf101 --root UCF-101 --devices 4
+    actionrec evaluate --model model.safetensors --dataset ucf101 --root UCF-101 --devices 4
+    torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \
+        -m actionrec train --dataset ucf101 --root UCF-101 --devices 4 --nodes 2
+
+Lightning starts the processes, or finds that torchrun or Slurm did. A process alone is the first
+of one, so that nobody needs to ask.
+"""
+
+import logging
+import os
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed, nn
+
+from actionrec.errors import ActionrecError, UsageError
+
+Value = TypeVar("Value")
+
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # set by torchrun, Lightning and Slurm
+
+
+def fastest_device() -> str:
+    """The first GPU, if there is one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware, about twice as fast as float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Older versions of PyTorch can't tell.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+# Processes that work together.
+
+
+def rank() -> int:
+    """The number of this process, from 0 on; also before the processes have met."""
+    if _have_met():
+        return distributed.get_rank()
+    return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files and speaks to the user."""
+    return rank() == 0
+
+
+def world_size() -> int:
+    """How many processes work together; 1 before they have met."""
+    return distributed.get_world_size() if _have_met() else 1
+
+
+def _have_met() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def gather(value: Value) -> list[Value]:
+    """What each process gives, in the order of their ranks; the same in all of them."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def total(counts: torch.Tensor) -> torch.Tensor:
+    """The sum of `counts` over the processes, in all of them."""
+    if world_size() > 1:
+        counts = counts.clone()
+        distributed.all_reduce(counts)
+    return counts
+
+
+def copy_from_first(tensors: list[torch.Tensor]) -> None:
+    """Overwrite the tensors of all processes with those of the first."""
+    if world_size() > 1:
+        for tensor in tensors:
+            distributed.broadcast(tensor, src=0)
+
+
+def stop_together(error: ActionrecError) -> None:
+    """End all processes because of `error`, which all of them have found at the same time.
+
+    The first raises it and so tells the user; the others leave without a word, since a launcher
+    that sees one of them fail would kill the first before it has spoken.
+    """
+    if is_first():
+        raise error
+    raise SystemExit(0)
+
+
+def require_devices(devices: int, nodes: int) -> None:
+    """Check that there can be so many processes.
+
+    Raises:
+        UsageError: there are fewer GPUs, or a number is below 1.
+    """
+    for name, number in (("devices", devices), ("nodes", nodes)):
+        if number < 1:
+            raise UsageError(f"{name} is {number}; it must be at least 1.")
+    if torch.cuda.is_available() and devices > torch.cuda.device_count():
+        raise UsageError(
+            f"--devices {devices} is more than this machine has: {torch.cuda.device_count()} GPUs."
+        )
+
+
+def join(devices: int, nodes: int) -> torch.device:
+    """Start the other processes, or meet those that torchrun or Slurm started; returns the device
+    of this one.
+
+    Raises:
+        UsageError: there are fewer GPUs.
+    """
+    require_devices(devices, nodes)
+    if devices * nodes == 1:
+        return torch.device(fastest_device())
+    from lightning_fabric import Fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    fabric = Fabric(accelerator="auto", devices=devices, num_nodes=nodes, strategy="ddp")
+    fabric.launch()
+    return fabric.device
+
+
+def synchronise_batchnorm(network: nn.Module) -> nn.Module:
+    """Let batch normalisation take its statistics over the clips of all processes.
+
+    The names of the weights stay. On the CPU, where PyTorch's own can't, it is PyTorchVideo's.
+    """
+    if torch.cuda.is_available():
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    from pytorchvideo.layers.batch_norm import NaiveSyncBatchNorm3d
+
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            # It has the same attributes; what differs is how it computes.
+            module.__class__ = NaiveSyncBatchNorm3d
+    return network

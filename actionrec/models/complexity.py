@@ -1,0 +1,212 @@
+"""What a network costs: parameters, multiply-adds and positions, without running it; and which
+of its parts a training run trains.
+
+    actionrec info --backbone r3d50 --block snl --clip 16x112x112
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from actionrec.errors import UsageError
+from actionrec.models.backbone import Backbone
+from actionrec.models.classifier import ClassifierConfig, build_network
+
+
+@dataclass(frozen=True)
+class BlockComplexity:
+    """A nonlocal block before `unit`: its channels C1, its N positions, and what it costs.
+
+    `macs` are those of the convolutions and of the products with the affinity, in the form (with
+    the N x N matrix or without) that the block takes at this size; `conv_macs` are those of the
+    convolutions alone, which is what the paper's Table 7 counts.
+    """
+
+    unit: str
+    channels: int
+    positions: int
+    params: int
+    macs: int
+    conv_macs: int
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Parameters, and multiply-adds for one clip, of a network and of its blocks together.
+
+    Counted are convolutions and matrix products, as by torch.utils.flop_counter; not counted are
+    normalisation, activation, pooling, softmax, and the linear solver of the block cayley.
+    """
+
+    params: int
+    macs: int
+    block: dict[str, int]
+    clip: str
+    classes: int
+    blocks: list[BlockComplexity] = field(default_factory=list)
+
+
+def measure(config: ClassifierConfig, clip: str) -> Complexity:
+    """The complexity of the network of `config` for a clip, given as TxHxW such as 16x112x112.
+
+    Raises:
+        UsageError: the clip is not of that form or too small for the network, or `config` is of
+            no possible network.
+    """
+    try:
+        frames, height, width = (int(size) for size in clip.split("x"))
+    except ValueError as error:
+        raise UsageError(f"--clip {clip} is not of the form TxHxW, such as 16x112x112.") from error
+    # Fake tensors have shapes and no content, so nothing is computed.
+    fake = FakeTensorMode()
+    with fake:
+        network = build_network(config).eval()
+        clips = torch.empty(1, 3, frames, height, width)
+    positions: dict[str, int] = {}
+    for unit, block in network.blocks.items():
+        block.register_forward_pre_hook(
+            lambda _, inputs, unit=unit: positions.update({unit: inputs[0][0, 0].numel()})
+        )
+    counter = FlopCounterMode(display=False)
+    try:
+        with fake, counter, torch.no_grad():
+            network(clips)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(
+            f"A clip of {clip} is not possible for {config.backbone} ({reason})."
+        ) from error
+    counts = counter.get_flop_counts()
+    blocks = [
+        BlockComplexity(
+            unit=unit,
+            channels=network.units.get_submodule(unit).in_channels,
+            positions=positions[unit],
+            params=parameters(block),
+            macs=macs(counts[f"{type(network).__name__}.blocks.{unit}"]),
+            conv_macs=macs(counts[f"{type(network).__name__}.blocks.{unit}"], "convolution"),
+        )
+        for unit, block in network.blocks.items()
+    ]
+    return Complexity(
+        params=parameters(network),
+        macs=counter.get_total_flops() // 2,
+        block={
+            "params": sum(block.params for block in blocks),
+            "macs": sum(block.macs for block in blocks),
+            "conv_macs": sum(block.conv_macs for block in blocks),
+        },
+        clip=clip,
+        classes=len(config.labels),
+        blocks=blocks,
+    )
+
+
+def parameters(module: torch.nn.Module) -> int:
+    """How many trainable numbers a module has."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def macs(operations: dict, kind: str = "") -> int:
+    """Multiply-adds of the operations whose name contains `kind`; the counter counts two each."""
+    return sum(flops for operation, flops in operations.items() if kind in str(operation)) // 2
+
+
+@dataclass(frozen=True)
+class TrainedPart:
+    """A part of a network: how many numbers it has, and how many of them are trained.
+
+    `batchnorm` says whose batch normalisation it has, if any: the backbone's can be frozen, that
+    of a nonlocal block is new and never is.
+    """
+
+    name: str
+    parameters: int
+    trained: int
+    batchnorm: Literal["none", "backbone", "block"] = "none"
+
+    def training(self) -> str:
+        """trained, frozen, or how many of its numbers are trained."""
+        if self.trained == self.parameters:
+            return "trained"
+        return f"{self.trained:,} trained" if self.trained else "frozen"
+
+    def normalisation(self, freeze_batchnorm: bool) -> str:
+        """Whether its batch normalisation is frozen, that is, keeps its statistics, or updated.
+
+        A part that is not trained keeps its statistics; with `freeze_batchnorm`, the setting of
+        that name, all of the backbone does.
+        """
+        if self.batchnorm == "backbone" and (freeze_batchnorm or not self.trained):
+            return "frozen"
+        return "-" if self.batchnorm == "none" else "updated"
+
+
+def trained_parts(network: Backbone) -> list[TrainedPart]:
+    """The stem, the stages, each nonlocal block after its stage, and the head, in that order.
+
+    What stands between two stages belongs to the one before it. Every number of the network is
+    in one part.
+    """
+    first_units = {names[0]: f"stage {stage}" for stage, names in network.stages.items()}
+    units: dict[str, dict[str, torch.nn.Module]] = {"stem": {}}
+    for name, unit in network.units.named_children():
+        if name in first_units:
+            units[first_units[name]] = {}
+        units[next(reversed(units))][name] = unit
+    parts = []
+    for part, members in units.items():
+        names = [name for name, unit in members.items() if parameters(unit)]
+        if len(names) > 1:
+            names = [f"{names[0]} to {names[-1]}"]
+        title = part if names == [part] else f"{part}: {names[0]}"
+        parts.append(_part(title, "backbone", *members.values()))
+        parts += [
+            _part(f"block before {name}", "block", network.blocks[name])
+            for name in members
+            if name in network.blocks
+        ]
+    return [*parts, _part("head", "backbone", network.head)]
+
+
+def _part(
+    name: str, normalisation: Literal["backbone", "block"], *modules: torch.nn.Module
+) -> TrainedPart:
+    values = [value for module in modules for value in module.parameters()]
+    layers = [layer for module in modules for layer in module.modules()]
+    return TrainedPart(
+        name,
+        parameters=sum(value.numel() for value in values),
+        trained=sum(value.numel() for value in values if value.requires_grad),
+        batchnorm=normalisation
+        if any(isinstance(layer, torch.nn.BatchNorm3d) for layer in layers)
+        else "none",
+    )
+
+
+def parts_table(parts: Sequence[TrainedPart], freeze_batchnorm: bool) -> str:
+    """The parts as lines of plain text, their columns aligned, with a head and a total."""
+    whole = sum(part.parameters for part in parts)
+    trained = sum(part.trained for part in parts)
+    rows = [
+        ("part", "parameters", "training", "batch norm"),
+        *(
+            (
+                part.name,
+                f"{part.parameters:,}",
+                part.training(),
+                part.normalisation(freeze_batchnorm),
+            )
+            for part in parts
+        ),
+        ("all", f"{whole:,}", f"{trained:,} trained", ""),
+    ]
+    name, number, training = (max(map(len, column)) for column in list(zip(*rows, strict=True))[:3])
+    return "\n".join(
+        f"{row[0]:{name}}  {row[1]:>{number}}  {row[2]:{training}}  {row[3]}".rstrip()
+        for row in rows
+    )

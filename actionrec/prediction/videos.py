@@ -1,0 +1,125 @@
+"""Name the action in video files: `actionrec predict video.mp4`.
+
+Clips are spread over the whole video, each is scored, and the softmax scores are averaged. While
+the network is busy with a clip, a thread reads the next one, of the same video or of the next.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from actionrec.errors import Failure, VideoError
+from actionrec.models.inference import InferenceModel
+from actionrec.video.clips import VideoClip, read_ahead
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    """A class and its softmax score in [0, 1]."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClipPrediction:
+    """The best classes of one clip, which lasts from `start` to `end`, in seconds."""
+
+    start: float
+    end: float
+    top: list[LabelScore]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best classes of a video, by the mean score of its clips, best first."""
+
+    video: str
+    model: str
+    top: list[LabelScore]
+    clips: list[ClipPrediction]
+
+
+def predict_videos(
+    model: InferenceModel, videos: Iterable[Path | Failure], clips: int | None = None
+) -> Iterator[Prediction | Failure]:
+    """Predict one video after the other; a bad one becomes a Failure and the others go on.
+
+    Args:
+        model: It says how many classes are told.
+        videos: Files; a Failure is passed on in its place.
+        clips: Clips spread over each video; by default as many as cover it, ten at most.
+    """
+
+    def read() -> Iterator[tuple[Path, VideoClip] | Failure]:
+        for video in videos:
+            if isinstance(video, Failure):
+                yield video
+                continue
+            try:
+                for clip in model.clips.stream(video, clips):
+                    yield video, clip
+            except VideoError as error:
+                yield Failure(str(video), str(error))
+
+    seconds, scores = [], []
+    for item in read_ahead(read()):
+        if not isinstance(item, Failure):
+            video, clip = item
+            seconds.append(clip.seconds)
+            scores.append(model.scores(clip.pixels)[0])
+            if not clip.last:
+                continue
+            item = summarise(model, video, seconds, scores)
+        # A failure may come after some clips of its video, which are dropped.
+        seconds, scores = [], []
+        yield item
+
+
+def predict_video(model: InferenceModel, path: str | Path, clips: int | None = None) -> Prediction:
+    """The best classes of a video and of each of its clips.
+
+    Raises:
+        VideoError: the video can't be read.
+    """
+    seconds, scores = [], []
+    for clip in read_ahead(model.clips.stream(path, clips)):
+        seconds.append(clip.seconds)
+        scores.append(model.scores(clip.pixels)[0])
+    return summarise(model, path, seconds, scores)
+
+
+def summarise(
+    model: InferenceModel,
+    path: str | Path,
+    seconds: Sequence[tuple[float, float]],
+    scores: Sequence[np.ndarray],
+) -> Prediction:
+    """The prediction that follows from the scores (classes,) of a video's clips."""
+    return Prediction(
+        video=str(path),
+        model=model.name,
+        top=best(np.mean(scores, axis=0), model.labels, model.topk),
+        clips=[
+            ClipPrediction(round(start, 3), round(end, 3), best(row, model.labels, model.topk))
+            for (start, end), row in zip(seconds, scores, strict=True)
+        ],
+    )
+
+
+def video_features(model: InferenceModel, path: str | Path, clips: int | None = None) -> np.ndarray:
+    """The pooled feature map of each clip of a video, float32 (clips, features).
+
+    Raises:
+        VideoError: the video can't be read.
+    """
+    read = read_ahead(model.clips.stream(path, clips))
+    return np.concatenate([model.clip_features(clip.pixels) for clip in read])
+
+
+def best(scores: np.ndarray, labels: tuple[str, ...], topk: int) -> list[LabelScore]:
+    """The `topk` labels with the highest scores (classes,), best first."""
+    order = np.argsort(-scores, kind="stable")[:topk]
+    return [LabelScore(labels[index], round(float(scores[index]), 6)) for index in order]

@@ -1,0 +1,116 @@
+"""A recognizer: everything that one does with a trained network and videos, in one object.
+
+recognizer = actionrec.load("kinetics400-i3d")
+recognizer.predict("video.mp4").top[0].label
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from actionrec.errors import Failure
+from actionrec.explanation.heat_maps import Explanation, Method, explain_video
+from actionrec.models.inference import InferenceModel
+from actionrec.prediction.live import LivePrediction, watch
+from actionrec.prediction.timeline import Timeline, score_timeline
+from actionrec.prediction.videos import (
+    Prediction,
+    predict_video,
+    predict_videos,
+    video_features,
+)
+
+
+class Recognizer(InferenceModel):
+    """A network made ready once, with its labels, preprocessing and sampling.
+
+    Example:
+        recognizer = Recognizer.load("kinetics400-i3d", precision="float32", topk=3)
+        prediction = recognizer.predict("video.mp4")
+        for label_score in prediction.top:
+            print(label_score.label, label_score.score)
+    """
+
+    @overload
+    def predict(self, videos: str | Path, clips: int | None = None) -> Prediction: ...
+
+    @overload
+    def predict(
+        self, videos: Iterable[str | Path], clips: int | None = None
+    ) -> Iterator[Prediction | Failure]: ...
+
+    def predict(
+        self, videos: str | Path | Iterable[str | Path], clips: int | None = None
+    ) -> Prediction | Iterator[Prediction | Failure]:
+        """Name the action in one video file, or in each of several.
+
+        Args:
+            videos: A file; or several, which give an iterator: the next one is read while one is
+                being scored, and one that can't be read is a Failure in its place.
+            clips: Clips spread over a video; by default as many as cover it, ten at most.
+
+        Raises:
+            VideoError: the only video can't be read.
+        """
+        if isinstance(videos, str | Path):
+            return predict_video(self, videos, clips)
+        return predict_videos(self, map(Path, videos), clips)
+
+    def timeline(
+        self, video: str | Path, hop: float | None = None, min_score: float = 0.2
+    ) -> Timeline:
+        """Find which action begins and ends when in a video of any length.
+
+        Args:
+            video: A file.
+            hop: Seconds from one window to the next; by default half a clip.
+            min_score: Steps whose best class scores less belong to no segment.
+
+        Raises:
+            VideoError: the video can't be read at all.
+        """
+        return score_timeline(self, video, hop, min_score)
+
+    def watch(self, source: str, hop: float | None = None) -> Iterator[LivePrediction]:
+        """Score the newest clip of a camera or stream again and again.
+
+        Args:
+            source: camera:0, a URL that FFmpeg opens, or - for standard input.
+            hop: Least seconds from one clip to the next; by default half a clip.
+
+        Raises:
+            ActionrecError: the source can't be opened.
+        """
+        return watch(self, source, hop)
+
+    def features(self, video: str | Path, clips: int | None = None) -> np.ndarray:
+        """An embedding of each clip of a video: float32 (clips, features), the last feature map
+        averaged over time and space.
+
+        Args:
+            video: A file.
+            clips: Clips spread over the video; by default as many as cover it, ten at most.
+
+        Raises:
+            VideoError: the video can't be read.
+        """
+        return video_features(self, video, clips)
+
+    def explain(
+        self, video: str | Path, method: Method | None = None, **moment: Any
+    ) -> Explanation:
+        """Show where in a clip the network looked, as heat maps.
+
+        Args:
+            video: A file.
+            method: affinity, features or hirescam; by default affinity where the network has a
+                nonlocal block, else hirescam.
+            **moment: Class, clip, point and block, as of `explain_video`.
+
+        Raises:
+            UsageError: the network has no such block, the class, point or time does not exist.
+            VideoError: the video can't be read.
+        """
+        return explain_video(self, video, method, **moment)

@@ -1,0 +1,64 @@
+"""Ctrl-C and SIGTERM as a wish to stop at the next good moment; the second one stops at once.
+
+with stop_requests() as requested:
+    for step in steps:
+        if requested():
+            break
+"""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+logger = logging.getLogger("actionrec")
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def stop_requests(
+    message: str = "Stopping; Ctrl-C again stops at once.",
+    on_request: Callable[[int], None] | None = None,
+) -> Iterator[Callable[[], int]]:
+    """A function that tells which signal asked to stop, 0 as long as none did.
+
+    In a thread other than the main one nothing can be asked.
+
+    Args:
+        message: Is logged when the first signal comes.
+        on_request: Is called with the signal's number then.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, _: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(number, signal.default_int_handler)
+        logger.info(message)
+        if on_request is not None:
+            on_request(number)
+
+    with _handlers(dict.fromkeys(STOP_SIGNALS, ask)):
+        yield lambda: asked[0] if asked else 0
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM, which clusters send before they kill, do what Ctrl-C does."""
+    with _handlers({signal.SIGTERM: signal.default_int_handler}):
+        yield
+
+
+@contextmanager
+def _handlers(handlers: dict[int, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

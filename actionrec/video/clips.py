@@ -1,0 +1,135 @@
+"""Clips of video files, as a network sees them: sampled, cropped and scaled.
+
+    python -c "from actionrec.video.clips import ClipReader; \
+               print(ClipReader().read('video.mp4', clips=3).pixels.shape)"
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from actionrec.video.decoders import open_video
+from actionrec.video.sampling import ClipSampling
+from actionrec.video.transforms import Preprocessing, channels_first, random_area, stack_clips
+
+MOST_CLIPS = 10
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class VideoClip:
+    """A clip of a video as uint8 (crops, 3, T, H, W), its start and end in seconds, and whether it
+    is the video's last one."""
+
+    pixels: torch.Tensor
+    seconds: tuple[float, float]
+    last: bool
+
+
+@dataclass(frozen=True)
+class VideoClips:
+    """Clips of one video as uint8 (clips * crops, 3, T, H, W), the crops of a clip side by side,
+    and where each clip starts and ends, in seconds."""
+
+    pixels: torch.Tensor
+    seconds: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class ClipReader:
+    """Reads clips of video files.
+
+    Attributes:
+        sampling: which frames make a clip.
+        preprocessing: what part of a frame is seen, and how large.
+        decoder: a key of `decoders.READERS`.
+    """
+
+    sampling: ClipSampling = field(default_factory=ClipSampling)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    decoder: str = "pyav"
+
+    def stream(
+        self, path: str | Path, clips: int | None = None, crops: int = 1
+    ) -> Iterator[VideoClip]:
+        """`clips` evenly spread clips of a video, each as soon as it is read.
+
+        Args:
+            path: The file.
+            clips: How many; by default as many as cover the video, ten at most.
+            crops: Squares of each clip: 1, the centre, or 3 along the longer side.
+
+        Raises:
+            VideoError: the video can't be read.
+        """
+        video = open_video(path, self.decoder)
+        sampling = self.sampling.at(video.fps)
+        if clips is None:
+            chosen = sampling.covering(len(video), at_most=MOST_CLIPS)
+        else:
+            chosen = sampling.uniform(len(video), clips)
+        side = self.preprocessing.crop
+        if crops == 1:
+            read = video.clips(chosen, (side, side), self.preprocessing.square(video.size))
+            squares = (channels_first(clip)[None] for clip in read)
+        else:
+            read = video.clips(chosen, side, self.preprocessing.strip(video.size))
+            squares = (self.preprocessing.squares(clip) for clip in read)
+        for indices, pixels in zip(chosen, squares, strict=True):
+            seconds = (indices[0] / video.fps, (indices[-1] + 1) / video.fps)
+            yield VideoClip(pixels, seconds, last=indices is chosen[-1])
+
+    def read(self, path: str | Path, clips: int | None = None, crops: int = 1) -> VideoClips:
+        """All clips of `stream` together.
+
+        Raises:
+            VideoError: the video can't be read.
+        """
+        read = list(self.stream(path, clips, crops))
+        pixels = stack_clips([square for clip in read for square in clip.pixels])
+        return VideoClips(pixels, [clip.seconds for clip in read])
+
+    def random(
+        self,
+        path: str | Path,
+        generator: np.random.Generator,
+        crop_area: tuple[float, float] | None = None,
+        flip: bool = False,
+    ) -> torch.Tensor:
+        """A training clip, uint8 (3, T, H, W): frames, crop and scale are drawn at random.
+
+        Args:
+            path: The file.
+            generator: The clip depends on nothing else.
+            crop_area: Least and most share of the frame's area that is cropped; by default a
+                square of `preprocessing.random_square`.
+            flip: Mirror half of the clips.
+
+        Raises:
+            VideoError: the video can't be read.
+        """
+        video = open_video(path, self.decoder)
+        indices = self.sampling.at(video.fps).random(len(video), generator)
+        if crop_area:
+            crop = random_area(video.size, crop_area, generator)
+        else:
+            crop = self.preprocessing.random_square(video.size, generator)
+        frames = video.read(indices, (self.preprocessing.crop,) * 2, crop)
+        if flip and generator.random() < 0.5:
+            frames = frames[:, :, ::-1]
+        return channels_first(frames)
+
+
+def read_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The `items`, each of which a thread makes while the one before it is being used."""
+    end = object()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        following = thread.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = thread.submit(next, items, end)
+            yield item

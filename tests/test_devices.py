@@ -1,0 +1,193 @@
+"""Several processes that train or evaluate together reach what one process reaches."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from actionrec.config import TrainConfig
+from actionrec.errors import UsageError
+from actionrec.models.classifier import VideoClassifier
+from actionrec.training.run import train
+
+pytestmark = pytest.mark.slow
+
+# Trains, and notes the loss of every batch of this process. Without dropout, since each process
+# draws masks of its own.
+DRIVER = """
+import json, sys
+from pathlib import Path
+import torch
+from actionrec import devices
+from actionrec.config import TrainConfig
+from actionrec.training.run import module, train
+
+torch.nn.Dropout.forward = lambda self, x: x
+loss_of, losses = module.Training.loss_of, []
+
+def noting(self, batch, index):
+    loss = loss_of(self, batch, index)
+    losses.append(loss.item())
+    return loss
+
+module.Training.loss_of = noting
+config = TrainConfig(**json.loads(sys.argv[1]))
+train(config)
+Path(f"{config.output}-losses{devices.rank()}.json").write_text(json.dumps(losses))
+"""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    path = tmp_path_factory.mktemp("driver") / "driver.py"
+    path.write_text(DRIVER)
+    return path
+
+
+@pytest.fixture
+def config(small_training, tmp_path):
+    output = str(tmp_path / "one")
+    return replace(small_training, epochs=3, sync_batchnorm=True, output=output)
+
+
+def one_thread():
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def run_driver(driver, config, launcher=(sys.executable,)):
+    words = [*launcher, str(driver), json.dumps(asdict(config))]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=300, env=one_thread())
+    assert run.returncode == 0, run.stderr
+    parts = sorted(Path(config.output).parent.glob(f"{Path(config.output).name}-losses*.json"))
+    losses = [json.loads(part.read_text()) for part in parts]
+    # The loss of the whole batch is the mean of those of its equal parts.
+    return [sum(step) / len(step) for step in zip(*losses, strict=True)]
+
+
+def test_two_processes_have_the_losses_and_weights_of_one_with_the_same_batches(
+    driver, config, tmp_path
+):
+    one = run_driver(driver, config)
+    assert len(one) == 6
+    two = run_driver(driver, replace(config, devices=2, output=str(tmp_path / "two")))
+    assert two == pytest.approx(one, rel=1e-5)
+    first, second = (
+        VideoClassifier.load(tmp_path / name / "last.safetensors").network.state_dict()
+        for name in ("one", "two")
+    )
+    for name, value in first.items():
+        # PyTorchVideo's layer, which stands in on the CPU, counts no batches, and its running
+        # variance has no Bessel's correction.
+        if not name.endswith(("num_batches_tracked", "running_var")):
+            torch.testing.assert_close(second[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    results = [
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")
+    ]
+    assert results[0]["last"]["clip"]["n"] == results[1]["last"]["clip"]["n"] == 4
+
+
+def test_torchrun_can_start_the_processes(driver, config, tmp_path):
+    config = replace(config, devices=2, epochs=1)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    run_driver(driver, config, launcher)
+    assert (tmp_path / "one" / "last.safetensors").exists()
+
+
+def test_evaluation_by_two_processes_is_that_of_one_to_the_last_bit(
+    command, class_folders, small_recognizer, tmp_path
+):
+    # Five videos, so that the shares differ.
+    root = tmp_path / "videos"
+    shutil.copytree(class_folders, root)
+    for side in ("train", "val"):
+        (root / side / "first").rename(root / side / "a")
+        (root / side / "second").rename(root / side / "b")
+    shutil.copy(root / "val" / "a" / "first0.avi", root / "val" / "a" / "third.avi")
+    model = tmp_path / "model.safetensors"
+    small_recognizer.save(model)
+    printed = []
+    for devices in (1, 2):
+        run = command(
+            *("evaluate", "--model", model, "--dataset", "folder", "--root", root, "--clips", 3),
+            *("--workers", 0, "--devices", devices, "--format", "json"),
+            *("--save-logits", tmp_path / f"logits{devices}.safetensors"),
+            env=one_thread(),
+        )
+        assert run.returncode == 0, run.stderr
+        printed.append(run.stdout)
+    assert json.loads(printed[0])["video"]["n"] == 5
+    assert printed[0] == printed[1]
+    logits = [(tmp_path / f"logits{devices}.safetensors").read_bytes() for devices in (1, 2)]
+    assert logits[0] == logits[1]
+
+
+def test_a_signal_to_the_first_process_stops_all_and_the_run_goes_on_with_another_number(
+    config, tmp_path
+):
+    config = replace(config, devices=2, epochs=15, resume="auto")
+    words = [
+        f"--{key.replace('_', '-')}={json.dumps(value) if not isinstance(value, str) else value}"
+        for key, value in asdict(config).items()
+        if value != getattr(TrainConfig("folder"), key, None)
+    ]
+    program = [sys.executable, "-m", "actionrec", "train", "--dataset", "folder", *words]
+    run = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, env=one_thread())
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "one" / "results.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(run.pid, signal.SIGTERM)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 143, said
+    assert said.count("--resume auto continues it") == 1
+    results = train(replace(config, devices=1))
+    assert results["last"]["epoch"] == 15
+
+
+def test_a_bad_video_of_any_process_is_reported_once_and_too_many_stop_all(
+    config, class_folders, tmp_path, command
+):
+    listing = tmp_path / "videos.csv"
+    rows = ["path,label,split"]
+    for index in range(2):
+        (tmp_path / f"broken{index}.avi").write_bytes(b"RIFF broken")
+        rows.append(f"{tmp_path / f'broken{index}.avi'},first,train")
+    for side in ("train", "val"):
+        rows += [f"{path},{path.parent.name},{side}" for path in class_folders.glob(f"{side}/*/*")]
+    listing.write_text("\n".join(rows))
+    config = replace(config, dataset="csv", root=str(listing), devices=2, epochs=1, batch_size=2)
+
+    def run(config):
+        settings = tmp_path / f"{Path(config.output).name}.yaml"
+        settings.write_text(json.dumps(asdict(config)))
+        return command("train", "--config", settings, env=one_thread())
+
+    stopped = run(config)
+    assert stopped.returncode == 1, stopped.stderr
+    assert stopped.stderr.count("Training stopped: ") == 1
+    tolerant = run(replace(config, max_bad=0.5, output=str(tmp_path / "tolerant")))
+    assert tolerant.returncode == 1, tolerant.stderr
+    report = json.loads((tmp_path / "tolerant" / "bad_videos.json").read_text())
+    assert len(report) == 2
+    assert tolerant.stderr.count("left out: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"devices": 0}, "devices is 0"),
+        ({"devices": 2, "batch_size": 3}, "choose a multiple of 2"),
+        ({"devices": 5, "batch_size": 5}, "5 processes can't share 4 videos"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there devices are GPUs")
+def test_processes_that_cannot_share_the_work_are_wrong_usage(config, change, words):
+    with pytest.raises(UsageError, match=words):
+        train(replace(config, **change))

@@ -1,0 +1,242 @@
+"""`actionrec predict --source`: the newest clip and never an old one, streams that break off and
+come back, pipes that end."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from fractions import Fraction
+from itertools import islice, pairwise
+
+import av
+import numpy as np
+import pytest
+
+from actionrec.errors import ActionrecError
+from actionrec.models.classifier import ClassifierConfig
+from actionrec.prediction.live import LONGEST_GAP, Backlog, NewestFrames, decode, watch
+from actionrec.video.sampling import ClipSampling
+from actionrec.video.transforms import Preprocessing
+
+FPS = 25
+SIZE = 64
+
+
+def picture(index):
+    """A frame that carries its index, as those of the fixture `encode` do."""
+    bits = (index >> np.arange(SIZE) * 8 // SIZE) & 1
+    pixels = np.tile((30 + 190 * bits[:, None]).astype(np.uint8), (SIZE, 1, 3))
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+    frame.pts, frame.time_base = index, Fraction(1, FPS)
+    return frame
+
+
+def index_of(pixels):
+    """The index that a frame, uint8 (H, W, 3), carries."""
+    width = pixels.shape[1]
+    columns = pixels[:, width // 16 :: width // 8].mean(axis=(0, 2))
+    return int((columns > 125) @ (1 << np.arange(8)))
+
+
+class Camera(threading.Thread):
+    """Serves frames by TCP as fast as a camera takes them, to one client after the other.
+
+    Attributes:
+        address: for `--source`.
+        taken: the index of the newest frame.
+    """
+
+    def __init__(self, frames, clients=1):
+        super().__init__(daemon=True)
+        self.frames, self.clients, self.taken = frames, clients, 0
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self.listening.getsockname()[1]}"
+        self.start()
+
+    def run(self):
+        for _ in range(self.clients):
+            connection, _ = self.listening.accept()
+            # PyAV's own server would hold the interpreter while it waits for a client.
+            file = connection.makefile("wb", buffering=0)
+            with (
+                connection,
+                suppress(OSError, av.FFmpegError),
+                av.open(file, "w", format="mpegts") as output,
+            ):
+                stream = output.add_stream("libx264", rate=FPS)
+                stream.width = stream.height = SIZE
+                stream.options = {"g": "5", "preset": "ultrafast", "tune": "zerolatency"}
+                began = time.monotonic()
+                for self.taken in range(self.frames):  # noqa: B020
+                    time.sleep(max(0, began + self.taken / FPS - time.monotonic()))
+                    output.mux(stream.encode(picture(self.taken)))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (ClipSampling(4, 2), [33, 35, 37, 39]),
+        (ClipSampling(4, 2, fps=10), [24, 29, 34, 39]),
+        (ClipSampling(4, 1, fps=40), [37, 38, 38, 39]),
+    ],
+)
+def test_a_clip_is_the_newest_frames_at_the_speed_that_the_network_knows(sampling, expected):
+    config = ClassifierConfig(("a", "b"), "c3d_small", sampling=sampling)
+    newest = NewestFrames("camera:0", config)
+    for index in range(40):
+        newest.add(picture(index), came=index / FPS)
+    clip = newest.wait()
+    assert [index_of(frame.pixels) for frame in clip] == expected
+    assert [round(frame.time * FPS) for frame in clip] == expected
+
+
+def test_no_clip_spans_a_gap():
+    config = ClassifierConfig(("a", "b"), "c3d_small", sampling=ClipSampling(4, 1))
+    newest = NewestFrames("camera:0", config)
+    for index in [*range(10), *range(100, 103)]:
+        newest.add(picture(index), came=index / FPS)
+    assert 90 / FPS > LONGEST_GAP
+    assert [index_of(frame.pixels) for frame in newest.frames] == [100, 101, 102]
+
+
+def test_a_frame_is_cut_and_scaled_as_a_file_is_read():
+    preprocessing = Preprocessing(short_side=36, crop=32)
+    config = ClassifierConfig(("a", "b"), "c3d_small", preprocessing=preprocessing)
+    newest = NewestFrames("camera:0", config)
+    newest.add(av.VideoFrame(120, 80, "rgb24"), came=0)
+    assert newest.frames[0].pixels.shape == (32, 32, 3)
+
+
+def test_lag_is_what_came_later_than_the_quickest_whatever_the_clocks_say():
+    backlog = Backlog()
+    assert backlog.lag(1000.0, 5.0) == 0
+    assert backlog.lag(1001.0, 5.5) == 0  # what had waited comes faster
+    assert backlog.lag(1002.0, 7.5) == pytest.approx(1, abs=0.01)
+    assert backlog.lag(1003.0, 7.6) == pytest.approx(0.1, abs=0.01)
+    assert backlog.lag(0.0, 8.0) == 0  # the camera's clock was set anew
+    # A clock that is slow by a second in three hours is no lag.
+    lags = [backlog.lag(second, 8 + second * (1 + 1e-4)) for second in range(1, 10_000)]
+    assert max(lags) < 0.1
+
+
+def test_a_reader_that_was_held_up_throws_away_what_is_old(caplog):
+    camera = Camera(frames=200)
+    frames = decode(camera.address)
+    # What opening has read ahead comes at once.
+    indices = [index_of(frame.to_ndarray(format="rgb24")) for frame, _ in islice(frames, 50)]
+    assert indices == list(range(50))
+    time.sleep(2.5)
+    ages = [camera.taken - index_of(frame.to_ndarray(format="rgb24")) for frame, _ in frames]
+    assert max(ages) < 1.5 * FPS  # 2.5 seconds waited; up to one counts as no lag
+    assert len(ages) < 200 - 50 - FPS
+    assert "faster than it is decoded" in caplog.text
+
+
+def test_a_slow_network_scores_less_often_and_not_late(small_recognizer, monkeypatch):
+    quick = type(small_recognizer).scores
+
+    def slow(self, clips):
+        time.sleep(1)
+        return quick(self, clips)
+
+    monkeypatch.setattr(type(small_recognizer), "scores", slow)
+    camera = Camera(frames=250)
+    predictions = watch(small_recognizer, camera.address)
+    next(predictions)
+    late = [camera.taken / FPS - next(predictions).end for _ in range(3)]
+    # The second that scoring takes, and what a busy machine adds.
+    assert max(late) < 2
+
+
+@pytest.mark.slow
+def test_a_stream_that_breaks_off_and_comes_back_is_watched_on(model):
+    camera = Camera(frames=75, clients=2)
+    with subprocess.Popen(
+        [sys.executable, "-m", "actionrec", "watch", camera.address] + ["--model", model],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as watching:
+        lines = []
+        for line in watching.stdout:
+            lines.append(json.loads(line))
+            if lines[-1]["end"] - lines[0]["start"] > 4:
+                break
+        watching.terminate()
+        told = watching.stderr.read()
+    assert "broke off" in told and "opened again in 1 s" in told
+    gaps = [after["start"] - before["end"] for before, after in pairwise(lines)]
+    assert max(gaps) > 0.9
+    assert all(0 < line["end"] - line["start"] < 1 for line in lines)
+    assert set(lines[0]) == {"source", "time", "start", "end", "delay", "top"}
+
+
+def test_a_pipe_is_watched_to_its_end(encode, tmp_path, model):
+    video = encode(tmp_path / "clip.ts", "mpeg2video", frames=60)
+    ended = watch_pipe(video.read_bytes(), model)
+    assert ended.returncode == 0, ended.stderr
+    last = json.loads(ended.stdout.splitlines()[-1])
+    assert last["source"] == "-"
+    assert last["end"] == pytest.approx(59 / FPS, abs=0.2)
+    assert {entry["label"] for entry in last["top"]} == {"a", "b", "c"}
+
+
+def watch_pipe(data, model):
+    return subprocess.run(
+        [sys.executable, "-m", "actionrec", "watch", "-", "--model", model],
+        input=data,
+        capture_output=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("frames", [0, 6])
+def test_a_pipe_without_a_clip_is_a_sentence(encode, tmp_path, model, frames):
+    data = encode(tmp_path / "clip.ts", "mpeg2video", frames=6).read_bytes() if frames else b"text"
+    ended = watch_pipe(data, model)
+    assert ended.returncode == 1
+    assert ended.stdout == b""
+    told = ended.stderr.decode()
+    assert ("less than a clip of 4 frames" if frames else "Standard input gives no video (") in told
+    assert "Traceback" not in told
+
+
+def test_a_packet_that_cannot_be_decoded_costs_its_frames_alone(encode, tmp_path):
+    path = encode(tmp_path / "clip.mkv", "mpeg4", frames=60, options={"g": "5"})
+    with av.open(str(path)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    data[places[30] + 2 : places[30] + 9] = bytes(7)
+    path.write_bytes(data)
+    indices = [index_of(frame.to_ndarray(format="rgb24")) for frame, _ in decode(str(path))]
+    assert set(range(60)) - set(indices) == {30}
+
+
+def test_a_source_without_pictures_is_a_sentence(tmp_path):
+    with av.open(str(tmp_path / "sound.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+    with pytest.raises(ActionrecError, match="has no pictures"):
+        next(decode(str(tmp_path / "sound.wav")))
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [("camera:77", "camera:77 gives no video ("), ("tcp://127.0.0.1:9", "Connection refused")],
+)
+def test_a_source_that_is_not_there_is_a_sentence(command, model, source, told):
+    done = command("watch", source, "--model", model)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and told in done.stderr
+
+
+@pytest.mark.parametrize("more", [["video.mp4"], ["--timeline"], ["--clips", "3"]])
+def test_a_source_is_watched_alone(command, more):
+    done = command("predict", *more, "--source", "camera:0")
+    assert done.returncode == 2
+    assert "--source is watched alone" in done.stderr

@@ -1,0 +1,225 @@
+"""A file that hangs, crashes or eats its process's memory gets the reason; the rest goes on."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from actionrec.errors import ActionrecError, UsageError, VideoError
+from actionrec.processes import (
+    KilledFromOutside,
+    Limits,
+    WorkerError,
+    deaths_of_readers_explained,
+    run_each,
+)
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+MEBIBYTE = 2**20
+
+
+def act(path):
+    """Do what the file's name says, in a worker."""
+    if path.name == "hang":
+        time.sleep(600)
+    if path.name == "hang without Python":
+        # Only SIGKILL ends it, as with native code that holds the GIL.
+        ctypes.PyDLL(None).sleep(600)
+    if path.name == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if path.name == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if path.name == "exit":
+        os._exit(3)
+    if path.name == "eat":
+        return len(bytearray(600 * MEBIBYTE))
+    if path.name == "eat in FFmpeg":
+        raise VideoError("could not be read (out of memory)") from MemoryError()
+    if path.name == "error":
+        raise VideoError(f"{path} is empty.")
+    if path.name == "fault":
+        raise ZeroDivisionError("by zero")
+    return path.name.upper()
+
+
+def outcomes(*names, workers=2, **limits):
+    limits = Limits(**{"timeout": 60, "memory": 1024} | limits)
+    return {path.name: out for path, out in run_each(act, map(Path, names), workers, limits)}
+
+
+def test_every_file_gets_its_result_or_its_error():
+    names = [f"video {index}" for index in range(20)]
+    results = outcomes(*names, "error", "fault")
+    assert [results[name] for name in names] == [name.upper() for name in names]
+    assert isinstance(results["error"], VideoError) and str(results["error"]) == "error is empty."
+    assert isinstance(results["fault"], WorkerError)
+    assert "ZeroDivisionError: by zero" in str(results["fault"])
+
+
+@posix
+def test_files_that_hang_crash_or_are_killed_do_not_stop_the_others():
+    names = ["a", "hang", "b", "hang without Python", "crash", "c", "killed", "exit", "d", "e"]
+    results = outcomes(*names, timeout=1)
+    assert [results[name] for name in "abcde"] == list("ABCDE")
+    for name, reason in {
+        "hang": "hang was given up after 1 s",
+        "hang without Python": "given up after 1 s",
+        "crash": "crash crashes the decoder (signal 11)",
+        "killed": "killed was given up, because the process that read it was killed from outside",
+        "exit": "exit crashes the decoder (exit code 3)",
+    }.items():
+        assert isinstance(results[name], WorkerError)
+        assert isinstance(results[name], KilledFromOutside) == (name == "killed")
+        assert reason in str(results[name])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory")
+def test_a_file_that_needs_more_memory_than_allowed_is_given_up():
+    results = outcomes("a", "eat", "eat in FFmpeg", "b", workers=1, memory=200)
+    assert results["a"] == "A" and results["b"] == "B"
+    for name in ("eat", "eat in FFmpeg"):
+        assert f"{name} needs more than 200 MiB of memory" in str(results[name])
+    assert outcomes("eat", memory=700) == {"eat": 600 * MEBIBYTE}
+    unlimited = outcomes("eat", "eat in FFmpeg", memory=None)
+    assert unlimited["eat"] == 600 * MEBIBYTE
+    assert "needs more memory than there is" in str(unlimited["eat in FFmpeg"])
+
+
+def act_after_a_slow_start():
+    time.sleep(1.5)
+    return act
+
+
+class SlowToStart:
+    """Takes longer to be taken up by a process than a file may take."""
+
+    def __reduce__(self):
+        return act_after_a_slow_start, ()
+
+
+def test_starting_a_process_does_not_count_as_time_of_the_file():
+    results = run_each(SlowToStart(), [Path("a")], 1, Limits(timeout=1))
+    assert list(results) == [(Path("a"), "A")]
+
+
+@posix
+def test_closing_the_iterator_ends_the_processes(tmp_path):
+    results = run_each(partial(note_pid, folder=tmp_path), map(Path, "ab"), 1, Limits())
+    next(results)
+    [pid] = [int(path.name) for path in tmp_path.iterdir()]
+    os.kill(pid, 0)
+    results.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def note_pid(path, folder):
+    (folder / str(os.getpid())).touch()
+    if path.name == "b":
+        time.sleep(600)
+
+
+def place_and_time_of_preparation(place):
+    return place, time.monotonic_ns()
+
+
+def place_and_time(path, prepared):
+    if path.name == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return prepared
+
+
+@posix
+def test_what_a_process_prepares_once_is_handed_to_the_function_also_in_its_place_taker():
+    paths = map(Path, ["a", "b", "crash", "c", "d", "e", "f", "g"])
+    results = dict(run_each(place_and_time, paths, 2, Limits(), place_and_time_of_preparation))
+    assert isinstance(results.pop(Path("crash")), WorkerError)
+    assert {place for place, _ in results.values()} <= {0, 1}
+    # Two processes, and one in place of that which crashed.
+    assert len(set(results.values())) <= 3
+
+
+def prepare_in_vain(place):
+    raise ActionrecError(f"Nothing for place {place}.")
+
+
+def test_a_preparation_that_fails_is_the_error_of_the_whole():
+    with pytest.raises(ActionrecError, match="Nothing for place 0"):
+        list(run_each(place_and_time, [Path("a")], 1, Limits(), prepare_in_vain))
+
+
+def test_paths_are_taken_as_they_are_needed():
+    taken = []
+    results = run_each(act, (taken.append(n) or Path(str(n)) for n in range(10**9)), 2)
+    assert len(taken) == 0
+    next(results)
+    results.close()
+    assert len(taken) <= 6
+
+
+class Unreadable:
+    """Can be sent to another process, which fails to take it up."""
+
+    def __reduce__(self):
+        return exec, ("1 / 0",)
+
+
+def test_processes_that_cannot_start_are_an_error_and_no_endless_loop():
+    with pytest.raises(WorkerError, match="could not be started"):
+        list(run_each(Unreadable(), [Path("a")], 1, Limits()))
+
+
+@pytest.mark.parametrize("limits", [{"timeout": 0}, {"timeout": float("nan")}, {"memory": 0}])
+def test_impossible_limits_are_wrong_usage(limits):
+    with pytest.raises(UsageError, match="must be above 0"):
+        Limits(**limits)
+
+
+def test_less_than_one_worker_is_wrong_usage():
+    with pytest.raises(UsageError, match="--workers 0"):
+        list(run_each(act, [Path("a")], 0))
+
+
+def test_no_files_are_no_work():
+    assert list(run_each(act, [])) == []
+
+
+class KillsItsReader(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@posix
+def test_a_killed_reader_is_a_sentence():
+    with pytest.raises(ActionrecError, match="that reads videos was killed"):
+        with deaths_of_readers_explained():
+            list(DataLoader(KillsItsReader(), num_workers=1))
+
+
+@posix
+@pytest.mark.parametrize("error", [ConnectionResetError, FileNotFoundError, EOFError])
+def test_a_reader_that_is_dying_while_its_batch_is_fetched_is_a_sentence(error, monkeypatch):
+    def reset(_):
+        raise error
+
+    # The reader still counts as alive, but no longer hands over the memory of what it sent.
+    monkeypatch.setattr("multiprocessing.resource_sharer.DupFd.detach", reset)
+    with pytest.raises(ActionrecError, match="that reads videos was killed"):
+        with deaths_of_readers_explained():
+            list(DataLoader(torch.zeros(2, 1000), num_workers=1))
+
+
+def test_errors_that_no_reader_caused_are_left_as_they_are():
+    for error in (RuntimeError("shapes"), FileNotFoundError("list.csv"), EOFError()):
+        with pytest.raises(type(error)), deaths_of_readers_explained():
+            raise error
