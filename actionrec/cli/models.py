@@ -135,7 +135,7 @@ def weights_download(name: str) -> int:
         actionrec weights download kinetics400-i3d
 
     Args:
-        name: Which (see `actionrec weights list`).
+        name: Name of the weights (see `actionrec weights list`).
     """
     from actionrec.models.catalogue import fetch
 

