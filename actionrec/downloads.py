@@ -130,11 +130,12 @@ def reason(error: OSError) -> str:
         return f"its certificate was not accepted: {refusal.verify_message}"
     if isinstance(error, exceptions.HTTPError):
         return f"the server answered {error.response.status_code}"
+    if isinstance(error, exceptions.Timeout) or "timed out" in str(error):
+        return "no answer in time"
     reasons = {
         exceptions.SSLError: "no secure connection",
-        exceptions.Timeout: "no answer in time",
         exceptions.ChunkedEncodingError: "the connection broke",
-        exceptions.ConnectionError: "no connection, or one that stalled",
+        exceptions.ConnectionError: "no connection",
         exceptions.InvalidSchema: "it redirects to an address that is not https",
         exceptions.RequestException: type(error).__name__,
     }

@@ -71,10 +71,12 @@ def test_pages_that_are_no_index_are_named(server, settings):
     assert find() == (
         [],
         [
-            "http://127.0.0.1:9/simple/some-thing/: no connection, or one that stalled",
+            "http://127.0.0.1:9/simple/some-thing/: no connection",
             "some-thing is in none of pip's 3 package sources",
         ],
     )
+    server.files["/simple/some-thing/"] = b'<meta name="pypi:repository-version" content="9.0">'
+    assert find()[1][0] == f"{server.url}/simple/some-thing/: not a list of packages"
     server.statuses = [503]
     assert find()[1][0] == f"{server.url}/simple/some-thing/: the server answered 503"
 

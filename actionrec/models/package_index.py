@@ -52,7 +52,7 @@ class PackageIndexes:
                 problems.append(f"{shown(page)}: {reason(error)}")
                 continue
             except (ValueError, UnsupportedRepoVersionError):
-                problems.append(f"{shown(page)}: this is no list of packages")
+                problems.append(f"{shown(page)}: not a list of packages")
                 continue
             for url, listed_sha256 in offers:
                 name = unquote(urlsplit(url).path).rpartition("/")[2]
