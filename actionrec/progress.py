@@ -5,6 +5,7 @@ for path in track(paths, "checking"):
 """
 
 from collections.abc import Iterable, Iterator
+from operator import length_hint
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -44,6 +45,12 @@ def track(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
+    if total is None:
+        total = length_hint(items) or None
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=transient, disable=disable) as bar:
-        yield from bar.track(items, total, completed, description=description)
+        task = bar.add_task(description, total=total, completed=completed)
+        # Not bar.track, which forgets what was completed before.
+        for item in items:
+            yield item
+            bar.advance(task)

@@ -3,20 +3,10 @@
     actionrec predict --files-from videos.txt --output actions.jsonl --workers 8
     actionrec predict --files-from videos.txt --output part3.parquet --shard 3/8
 
-Each result is a line of JSON, appended the moment it is known, in the order in which videos are
-done and in the form of `predict --format json`:
-
-    {"video": "a.mp4", "model": "kinetics400-i3d", "top": [{"label": "yoga", "score": 0.98}, ...],
-     "clips": [{"start": 0.0, "end": 2.56, "top": [...]}, ...]}
-    {"video": "b.mp4", "error": "b.mp4 is empty."}
-
-The same command goes on where it was stopped, be it by Ctrl-C, kill -9, a power cut or a full
-disk: a video that has a whole line is not predicted again. To retry the failed ones, delete their
-lines. The settings that results depend on are kept in actions.jsonl.settings.json, so that one
-file never mixes two models or settings.
-
-Parquet can't be appended to: the lines are collected in actions.parquet.jsonl and converted when
-the last one is there (see `prediction.parquet`).
+Each result is appended to a file of lines (`prediction.journal`) the moment it is known, in the
+order in which videos are done. The same command goes on where it was stopped, be it by Ctrl-C,
+kill -9, a power cut or a full disk: a video that has a whole line is not predicted again. Parquet
+can't be appended to, so actions.parquet.jsonl is converted when its last line is there.
 """
 
 import codecs
@@ -130,7 +120,7 @@ def predict_to_file(
     """
     # One video may be named several times.
     by_name = {v.video if isinstance(v, Failure) else v: v for v in videos}
-    to_parquet = output.suffix == ".parquet"
+    to_parquet = output.suffix.lower() == ".parquet"
     if to_parquet:
         parquet.require_pyarrow()
     busy = (
@@ -167,48 +157,43 @@ def _predict_missing(
     complain: Callable[[str], None],
 ) -> None:
     missing = [video for name, video in videos.items() if name not in journal.videos]
-    if journal.rows:
-        done = len(videos) - len(missing)
-        logger.info("%d of %d videos are done already.", done, len(videos))
-
-    def fail(failure: Failure) -> None:
-        complain(failure.error)
-        journal.append(json.dumps(asdict(failure)), failed=True)
-
-    begin, before = time.monotonic(), journal.rows
-    paths = []
-    for video in missing:
-        if isinstance(video, Failure):
-            fail(video)
-        else:
-            paths.append(video)
-    if paths:
-        total, completed = len(videos), len(videos) - len(paths)
-        with closing(_lines(paths, settings, workers, limits)) as lines:
-            for path, line in track(lines, "predicting", total, completed):
-                if isinstance(line, VideoError | WorkerError):
-                    fail(Failure(str(path), str(line)))
-                elif isinstance(line, ActionrecError):
-                    raise line
-                else:
-                    journal.append(line)
-    if missing:
-        seconds = max(time.monotonic() - begin, 1e-9)
-        logger.info(
-            "%d videos are done, %d of them failed; %d predicted in %.0f s, %.3g videos/s.",
-            journal.rows,
-            journal.failed,
-            journal.rows - before,
-            seconds,
-            (journal.rows - before) / seconds,
-        )
+    completed, before, begin = len(videos) - len(missing), journal.rows, time.monotonic()
+    if before:
+        logger.info("%d of %d videos are done already.", completed, len(videos))
+    if not missing:
+        return
+    with closing(_lines(missing, settings, workers, limits)) as lines:
+        for video, line in track(lines, "predicting", len(videos), completed):
+            if isinstance(line, VideoError | WorkerError):
+                complain(str(line))
+                failure = Failure(video, str(line))
+                journal.append(json.dumps(asdict(failure)), failed=True)
+            elif isinstance(line, ActionrecError):
+                raise line
+            else:
+                journal.append(line)
+    new, seconds = journal.rows - before, max(time.monotonic() - begin, 1e-9)
+    logger.info(
+        "%d videos are done, %d of them failed; %d predicted in %.0f s, %.3g videos/s.",
+        journal.rows,
+        journal.failed,
+        new,
+        seconds,
+        new / seconds,
+    )
 
 
 def _lines(
-    paths: list[str], settings: Settings, workers: int | None, limits: Limits
-) -> Iterator[tuple[Path, str | ActionrecError]]:
-    """Each path with its line or the error, as soon as it is known. A video whose process was
+    videos: list[str | Failure], settings: Settings, workers: int | None, limits: Limits
+) -> Iterator[tuple[str, str | ActionrecError]]:
+    """Each video with its line or the error, as soon as it is known. A video whose process was
     killed from outside is tried once more after the others, alone."""
+    paths = [Path(video) for video in videos if not isinstance(video, Failure)]
+    for video in videos:
+        if isinstance(video, Failure):
+            yield video.video, VideoError(video.error)
+    if not paths:
+        return
     gpus = torch.cuda.device_count()
     if gpus:
         limits = Limits(limits.timeout, memory=None)
@@ -217,13 +202,14 @@ def _lines(
     predict = partial(predict_line, clips=settings.clips)
     prepare = partial(_load, settings, workers, gpus)
     killed = []
-    with closing(run_each(predict, map(Path, paths), workers, limits, prepare)) as results:
+    with closing(run_each(predict, paths, workers, limits, prepare)) as results:
         for path, line in results:
             if isinstance(line, KilledFromOutside):
                 killed.append(path)
             else:
-                yield path, line
-    yield from run_each(predict, killed, 1, limits, prepare)
+                yield str(path), line
+    for path, line in run_each(predict, killed, 1, limits, prepare):
+        yield str(path), line
 
 
 def _load(settings: Settings, workers: int, gpus: int, place: int) -> InferenceModel:

@@ -1,8 +1,11 @@
-"""The results of a long run as lines of a file, appended one by one, whole after any crash.
+"""The results of a long run, a line of JSON a video in the form of `predict --format json`.
 
-with closing(Journal(Path("actions.jsonl"), settings)) as journal:
-    if "a.mp4" not in journal.videos:
-        journal.append('{"video": "a.mp4", ...}')
+    {"video": "a.mp4", "model": "kinetics400-i3d", "top": [{"label": "yoga", "score": 0.98}, ...],
+     "clips": [{"start": 0.0, "end": 2.56, "top": [...]}, ...]}
+    {"video": "b.mp4", "error": "b.mp4 is empty."}
+
+To retry the failed videos, delete their lines. The settings that results depend on are kept beside
+the lines, in actions.jsonl.settings.json, so that one file never mixes two models or settings.
 """
 
 import hashlib
