@@ -78,8 +78,9 @@ def require_free(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it when the block ends well.
 
-    When the block fails, the temporary file is removed and `path` is left as it was. The
-    temporary name keeps the suffix of `path`, because writers choose the format by it.
+    When the block fails, the temporary file is removed and `path` is left as it was; after a power
+    cut, `path` is either the old file or the whole new one. The temporary name keeps the suffix of
+    `path`, because writers choose the format by it.
 
     Raises:
         ActionrecError: the folder can't be written or the disk is full.
@@ -94,6 +95,9 @@ def replacing(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
+        # The contents must be on the disk before the name is, or a power cut leaves an empty file.
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
         # mkstemp makes private files; give the result the permissions that open() would give.
         umask = os.umask(0)
         os.umask(umask)

@@ -14,15 +14,11 @@ import pytest
 from filelock import FileLock
 
 from actionrec.cli.main import main
-from actionrec.errors import ActionrecError, UsageError
 from actionrec.models.inference import InferenceModel
-from actionrec.prediction import parquet
 from actionrec.prediction.batch import list_videos
-from actionrec.prediction.journal import Journal, Settings
 from actionrec.prediction.videos import predict_video
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-SETTINGS = Settings("model", None, 5, None, "float32", "pyav", "1/1")
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +179,7 @@ def children(parent):
 def test_shards_as_lines_and_as_parquet_hold_the_same_results_as_each_video_alone(
     videos, model, capsys, caplog
 ):
-    pyarrow_parquet = pytest.importorskip("pyarrow.parquet")
+    parquet = pytest.importorskip("pyarrow.parquet")
     arguments = ["predict", "--files-from", "videos.txt", "--model", model, "--topk", "2"]
     first = [*arguments, "--output", "new/one.jsonl", "--shard", "1/2"]
     second = [*arguments, "--output", "two.parquet", "--shard", "2/2"]
@@ -196,7 +192,7 @@ def test_shards_as_lines_and_as_parquet_hold_the_same_results_as_each_video_alon
     for row in lines:
         alone = asdict(predict_video(ready, row["video"]))
         assert_same_prediction(row, alone)
-    table = pyarrow_parquet.read_table("two.parquet").to_pylist()
+    table = parquet.read_table("two.parquet").to_pylist()
     assert {row["video"] for row in table} == {"text.mp4", "empty.avi", "missing.mp4"}
     assert all(row["error"] and row["clips"] is None for row in table)
     assert sorted(path.name for path in Path().glob("two*")) == ["two.parquet"]
@@ -222,84 +218,6 @@ def assert_same_prediction(row, expected):
         assert scores == pytest.approx({e["label"]: e["score"] for e in other["top"]}, abs=2e-6)
 
 
-def test_a_parquet_file_holds_every_value_of_its_lines(tmp_path):
-    pyarrow_parquet = pytest.importorskip("pyarrow.parquet")
-    rows = [
-        {
-            "video": f"{number}.avi",
-            "model": "model",
-            "top": [{"label": "ä", "score": 0.75}, {"label": "b", "score": 0.25}],
-            "clips": [
-                {"start": number / 8, "end": number + 0.5, "top": [{"label": "b", "score": 0.5}]}
-            ]
-            * (number % 3 + 1),
-        }
-        for number in range(4500)
-    ]
-    rows[3] = {"video": os.fsdecode(b"\xff.avi"), "error": "it is empty."}
-    (tmp_path / "lines").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    parquet.write(tmp_path / "lines", tmp_path / "new.parquet", SETTINGS, len(rows))
-    written = pyarrow_parquet.ParquetFile(tmp_path / "new.parquet")
-    assert written.num_row_groups == 3
-    for row, read in zip(rows, written.read().to_pylist(), strict=True):
-        if "error" in row:
-            nothing = dict.fromkeys(["model", "labels", "scores", "clips"])
-            assert read == {"video": "\\udcff.avi", "error": "it is empty."} | nothing
-            continue
-        assert read["video"] == row["video"] and read["error"] is None
-        assert read["model"] == "model"
-        assert (read["labels"], read["scores"]) == (["ä", "b"], [0.75, 0.25])
-        assert read["clips"] == [
-            {"start": clip["start"], "end": clip["end"], "labels": ["b"], "scores": [0.5]}
-            for clip in row["clips"]
-        ]
-
-
-# The lines
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs POSIX limits")
-def test_a_full_disk_leaves_whole_lines_and_the_next_run_appends_to_them(tmp_path):
-    import resource
-
-    path = tmp_path / "lines.jsonl"
-    journal = Journal(path, SETTINGS)
-    line = json.dumps({"video": "a" * 100})
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    try:
-        with pytest.raises(ActionrecError, match="could not be written .* 8 results"):
-            for _ in range(20):
-                journal.append(line)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert path.read_text() == (line + "\n") * 8
-    journal.close()
-    journal = Journal(path, SETTINGS)
-    journal.append(line)
-    journal.close()
-    assert path.read_text() == (line + "\n") * 9
-
-
-def test_what_was_made_otherwise_or_is_not_ours_is_refused_and_stays(tmp_path):
-    path = tmp_path / "lines.jsonl"
-    path.write_text("mine\n")
-    with pytest.raises(UsageError, match="is there already"):
-        Journal(path, SETTINGS)
-    assert path.read_text() == "mine\n"
-    path.unlink()
-    Journal(path, SETTINGS).append('{"video": "a.avi"}')
-    for name, value in {"model": "other", "sha256": "0", "topk": 3, "clips": 1}.items():
-        other = Settings(**asdict(SETTINGS) | {name: value})
-        with pytest.raises(UsageError, match="was made with"):
-            Journal(path, other)
-    with path.open("a") as file:
-        file.write("mine\n")
-    with pytest.raises(UsageError, match="Line 2 of .* is no result"):
-        Journal(path, SETTINGS)
-    assert path.read_text() == '{"video": "a.avi"}\nmine\n'
-
-
 def test_two_commands_do_not_write_to_one_file(videos, model, capsys):
     with FileLock(".actions.jsonl.lock"):
         assert main(["predict", "a.avi", "--model", model, "--output", "actions.jsonl"]) == 1
@@ -307,7 +225,7 @@ def test_two_commands_do_not_write_to_one_file(videos, model, capsys):
     assert not Path("actions.jsonl").exists()
 
 
-def test_without_pyarrow_parquet_is_refused_before_any_work(videos, capsys, monkeypatch):
+def test_without_parquet_is_refused_before_any_work(videos, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert main(["predict", "a.avi", "--output", "new.parquet"]) == 1
     assert "pip install 'actionrec[parquet]'" in capsys.readouterr().err

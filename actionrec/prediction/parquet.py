@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict
@@ -71,9 +70,6 @@ def write(lines: Path, output: Path, settings: Settings, rows: int) -> None:
             for _ in track(range(0, rows, ROW_GROUP), f"writing {output.name}"):
                 group = [_row(json.loads(line)) for line in islice(file, ROW_GROUP)]
                 writer.write_table(pyarrow.Table.from_pylist(group, columns))
-        # On the disk, before the lines are deleted.
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
 
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
