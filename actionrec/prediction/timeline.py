@@ -9,7 +9,7 @@ with the video. Steps in a row with the same best class are a segment.
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -95,10 +95,12 @@ def score_timeline(
     sampling = model.config.sampling.at(video.fps)
     hop_frames = frames_of_hop(hop, sampling, video.fps)
     clock = video.clock()
-    duration = round(clock(len(video)), 3)
     clips: list[ClipPrediction] = []
     total = np.zeros(len(model.labels))
     incomplete = None
+
+    def seconds(frame: int) -> float:
+        return round(clock(frame), 3)
 
     def windows() -> Iterator[tuple[int, np.ndarray]]:
         nonlocal total, incomplete
@@ -112,9 +114,9 @@ def score_timeline(
             for starts, scores in batches:
                 for start, row in zip(starts, scores, strict=True):
                     total += row
-                    end = clock(min(start + sampling.span, len(video)))
+                    end = min(start + sampling.span, len(video))
                     top = best(row, model.labels, model.topk)
-                    clips.append(ClipPrediction(round(clock(start), 3), round(end, 3), top))
+                    clips.append(ClipPrediction(seconds(start), seconds(end), top))
                     yield start, row
                 if stop_requested():
                     incomplete = INTERRUPTED
@@ -126,9 +128,10 @@ def score_timeline(
 
     with stop_requests() as stop_requested:
         steps = [
-            Step(round(clock(start), 3), round(clock(end), 3), best(row, model.labels, STEP_TOPK))
+            Step(seconds(start), seconds(end), best(row, model.labels, STEP_TOPK))
             for start, end, row in step_scores(windows(), sampling.span, hop_frames, len(video))
         ]
+    duration = seconds(len(video))
     if steps[-1].end >= duration and incomplete == INTERRUPTED:
         incomplete = None
     return Timeline(
@@ -220,19 +223,13 @@ def step_scores(
 
 def merge(steps: Iterable[Step], min_score: float) -> Iterator[Segment]:
     """Segments of steps in a row with the same best class; a step below `min_score` ends one."""
-    run: list[Step] = []
 
-    def segment() -> Segment:
-        scores = [step.top[0].score for step in run]
-        mean = np.average(scores, weights=[max(step.end - step.start, 1e-9) for step in run])
-        return Segment(run[0].top[0].label, run[0].start, run[-1].end, round(float(mean), 6))
+    def label(step: Step) -> str | None:
+        return step.top[0].label if step.top[0].score >= min_score else None
 
-    for step in steps:
-        high = step.top[0].score >= min_score
-        if run and not (high and step.top[0].label == run[0].top[0].label):
-            yield segment()
-            run = []
-        if high:
-            run.append(step)
-    if run:
-        yield segment()
+    for name, run in groupby(steps, label):
+        if name is not None:
+            same = list(run)
+            scores = [step.top[0].score for step in same]
+            mean = np.average(scores, weights=[max(step.end - step.start, 1e-9) for step in same])
+            yield Segment(name, same[0].start, same[-1].end, round(float(mean), 6))
