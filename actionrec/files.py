@@ -1,14 +1,13 @@
-"""Files on disk: which are videos, and how to write one so that it is whole or not there."""
+"""Files: find videos, write a file whole or not at all, keep other processes away from one."""
 
 import glob
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
-from actionrec.errors import ActionrecError, Failure
+from actionrec.errors import ActionrecError, Failure, UsageError
 
 VIDEO_SUFFIXES = frozenset(
     ".avi .mp4 .mkv .mov .m4v .webm .mpg .mpeg .ts .m2ts .wmv .flv .3gp .ogv".split()
@@ -16,23 +15,18 @@ VIDEO_SUFFIXES = frozenset(
 
 
 def cache_folder() -> Path:
-    """Where we keep what is made once: $ACTIONREC_CACHE, or the user's cache folder."""
+    """The folder for downloads, indexes and the like: $ACTIONREC_CACHE, or the user's cache."""
     if chosen := os.environ.get("ACTIONREC_CACHE"):
         return Path(chosen).expanduser()
-    return _user_cache_folder()
-
-
-@cache
-def _user_cache_folder() -> Path:
     import platformdirs
 
     return platformdirs.user_cache_path("actionrec")
 
 
 def videos_below(folder: Path) -> list[Path]:
-    """The files below `folder`, at any depth, that have the suffix of a video, sorted.
+    """The files below `folder`, at any depth, with the suffix of a video, sorted.
 
-    Hidden files and folders are passed over.
+    Hidden files and folders are skipped.
     """
     return sorted(
         path
@@ -44,10 +38,10 @@ def videos_below(folder: Path) -> list[Path]:
 
 
 def find_videos(paths: Iterable[str | Path]) -> list[Path | Failure]:
-    """Every video that `paths` name: files, folders (searched to the bottom) and patterns.
+    """All videos that `paths` name: files, folders (searched at any depth) and patterns.
 
-    A file is taken whatever it is called; in a folder those with the suffix of a video are. A
-    path that leads to nothing becomes a Failure in its place.
+    A file may have any name; in a folder, only files with the suffix of a video count. A path that
+    leads to nothing becomes a Failure in its place.
     """
     found: list[Path | Failure] = []
     for path in paths:
@@ -66,12 +60,27 @@ def find_videos(paths: Iterable[str | Path]) -> list[Path | Failure]:
     return found
 
 
+def require_suffix(path: Path, suffixes: Collection[str], flag: str) -> None:
+    """Raise UsageError unless the suffix of the file that `flag` names is one of `suffixes`."""
+    if path.suffix.lower() not in suffixes:
+        *others, last = suffixes
+        choice = f"{', '.join(others)} or {last}" if others else last
+        raise UsageError(f"{flag} {path} must end in {choice}, which is its format.")
+
+
+def require_free(path: Path) -> None:
+    """Raise ActionrecError if the file exists."""
+    if path.exists():
+        raise ActionrecError(f"{path} is there already; delete it or choose another name.")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its place when the block ends well.
+    """Yield a temporary path beside `path` that replaces it when the block ends well.
 
-    When the block fails, the temporary file is removed and `path` is left as it was. The
-    temporary name keeps the suffix of `path`, because writers choose the format by it.
+    When the block fails, the temporary file is removed and `path` is left as it was; after a power
+    cut, `path` is either the old file or the whole new one. The temporary name keeps the suffix of
+    `path`, because writers choose the format by it.
 
     Raises:
         ActionrecError: the folder can't be written or the disk is full.
@@ -86,6 +95,9 @@ def replacing(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
+        # The contents must be on the disk before the name is, or a power cut leaves an empty file.
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
         # mkstemp makes private files; give the result the permissions that open() would give.
         umask = os.umask(0)
         os.umask(umask)
@@ -103,14 +115,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def exclusive(path: Path, message: str) -> Iterator[None]:
-    """Keep other processes that ask for the same `path` out while the block lasts.
+    """Keep other processes that ask for the same `path` out while the block runs.
 
-    The lock lies beside `path` under the name .NAME.lock.
+    The lock is the file .NAME.lock beside `path`.
 
     Raises:
-        ActionrecError: another process has it; `message` is what the user reads.
+        ActionrecError: another process holds the lock; `message` tells the user.
     """
-    # Imported here, so that the command line answers at once.
+    # Imported here, so that help answers at once.
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)

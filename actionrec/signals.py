@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop at the next good moment; the second one stops at once.
+"""Ctrl-C and SIGTERM as a request to stop at the next good moment; a second one stops at once.
 
 with stop_requests() as requested:
     for step in steps:
@@ -23,13 +23,13 @@ def stop_requests(
     message: str = "Stopping; Ctrl-C again stops at once.",
     on_request: Callable[[int], None] | None = None,
 ) -> Iterator[Callable[[], int]]:
-    """A function that tells which signal asked to stop, 0 as long as none did.
+    """A function that returns the signal that asked to stop, or 0 if none did.
 
-    In a thread other than the main one nothing can be asked.
+    Python handles signals in the main thread alone: in any other the function always returns 0.
 
     Args:
-        message: Is logged when the first signal comes.
-        on_request: Is called with the signal's number then.
+        message: Logged when the first signal comes.
+        on_request: Called then with the signal's number.
     """
     asked: list[int] = []
 
@@ -46,7 +46,7 @@ def stop_requests(
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM, which clusters send before they kill, do what Ctrl-C does."""
+    """Let SIGTERM, which clusters send before they kill, raise KeyboardInterrupt as Ctrl-C does."""
     with _handlers({signal.SIGTERM: signal.default_int_handler}):
         yield
 

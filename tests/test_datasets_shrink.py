@@ -23,6 +23,7 @@ from actionrec.datasets.registry import open_dataset
 from actionrec.datasets.shrink import shrink
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.video.reader import VideoReader
+from actionrec.video.writer import CONTAINERS
 
 SIDE = 48
 
@@ -66,7 +67,7 @@ def shrunk(large, tmp_path_factory):
 def copies(large, shrunk):
     """Pairs of readers, original and copy."""
     for path in sorted(large.rglob("*.*")):
-        if path.suffix.lower() in module.FORMATS or path.suffix == ".webm":
+        if path.suffix.lower() in CONTAINERS or path.suffix == ".webm":
             copy = shrunk / path.relative_to(large)
             if path.suffix == ".webm" and path.name != "small.webm":
                 copy = copy.with_suffix(".mp4")

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "actionrec"
 FLOORS = (
     {"errors"},
     {"text"},
-    {"files", "downloads", "processes", "signals"},
+    {"files", "downloads", "processes", "progress", "signals"},
     {"video"},
     {"datasets"},
     {"devices"},

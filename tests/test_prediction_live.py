@@ -1,4 +1,4 @@
-"""`actionrec predict --source`: the newest clip and never an old one, streams that break off and
+"""`actionrec watch`: the newest clip and never an old one, streams that break off and
 come back, pipes that end."""
 
 import json
@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from actionrec.errors import ActionrecError
-from actionrec.models.classifier import ClassifierConfig
+from actionrec.models.inference import InferenceModel
 from actionrec.prediction.live import LONGEST_GAP, Backlog, NewestFrames, decode, watch
+from actionrec.video.clips import ClipReader
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
 
@@ -45,7 +46,7 @@ class Camera(threading.Thread):
     """Serves frames by TCP as fast as a camera takes them, to one client after the other.
 
     Attributes:
-        address: for `--source`.
+        address: the source to watch.
         taken: the index of the newest frame.
     """
 
@@ -84,8 +85,7 @@ class Camera(threading.Thread):
     ],
 )
 def test_a_clip_is_the_newest_frames_at_the_speed_that_the_network_knows(sampling, expected):
-    config = ClassifierConfig(("a", "b"), "c3d_small", sampling=sampling)
-    newest = NewestFrames("camera:0", config)
+    newest = NewestFrames("camera:0", ClipReader(sampling))
     for index in range(40):
         newest.add(picture(index), came=index / FPS)
     clip = newest.wait()
@@ -94,8 +94,7 @@ def test_a_clip_is_the_newest_frames_at_the_speed_that_the_network_knows(samplin
 
 
 def test_no_clip_spans_a_gap():
-    config = ClassifierConfig(("a", "b"), "c3d_small", sampling=ClipSampling(4, 1))
-    newest = NewestFrames("camera:0", config)
+    newest = NewestFrames("camera:0", ClipReader(ClipSampling(4, 1)))
     for index in [*range(10), *range(100, 103)]:
         newest.add(picture(index), came=index / FPS)
     assert 90 / FPS > LONGEST_GAP
@@ -104,8 +103,7 @@ def test_no_clip_spans_a_gap():
 
 def test_a_frame_is_cut_and_scaled_as_a_file_is_read():
     preprocessing = Preprocessing(short_side=36, crop=32)
-    config = ClassifierConfig(("a", "b"), "c3d_small", preprocessing=preprocessing)
-    newest = NewestFrames("camera:0", config)
+    newest = NewestFrames("camera:0", ClipReader(preprocessing=preprocessing))
     newest.add(av.VideoFrame(120, 80, "rgb24"), came=0)
     assert newest.frames[0].pixels.shape == (32, 32, 3)
 
@@ -136,15 +134,15 @@ def test_a_reader_that_was_held_up_throws_away_what_is_old(caplog):
 
 
 def test_a_slow_network_scores_less_often_and_not_late(small_recognizer, monkeypatch):
-    quick = type(small_recognizer).scores
+    quick = InferenceModel.scores
 
     def slow(self, clips):
         time.sleep(1)
         return quick(self, clips)
 
-    monkeypatch.setattr(type(small_recognizer), "scores", slow)
+    monkeypatch.setattr(InferenceModel, "scores", slow)
     camera = Camera(frames=250)
-    predictions = watch(small_recognizer, camera.address)
+    predictions = watch(InferenceModel(small_recognizer), camera.address)
     next(predictions)
     late = [camera.taken / FPS - next(predictions).end for _ in range(3)]
     # The second that scoring takes, and what a busy machine adds.
@@ -233,10 +231,3 @@ def test_a_source_that_is_not_there_is_a_sentence(command, model, source, told):
     done = command("watch", source, "--model", model)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and told in done.stderr
-
-
-@pytest.mark.parametrize("more", [["video.mp4"], ["--timeline"], ["--clips", "3"]])
-def test_a_source_is_watched_alone(command, more):
-    done = command("predict", *more, "--source", "camera:0")
-    assert done.returncode == 2
-    assert "--source is watched alone" in done.stderr

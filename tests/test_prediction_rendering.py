@@ -1,4 +1,4 @@
-"""`actionrec predict --timeline --render`: upright, every frame at its time, the sound copied, and
+"""`actionrec timeline --render`: upright, every frame at its time, the sound copied, and
 no file that is not whole."""
 
 import os
@@ -6,7 +6,9 @@ import signal
 import struct
 import subprocess
 import sys
+from contextlib import contextmanager
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -14,9 +16,10 @@ import numpy as np
 import pytest
 
 from actionrec.errors import ActionrecError, VideoError
-from actionrec.prediction.rendering import LONGEST_SIDE, Drawing, Sound, render, require_rendering
+from actionrec.prediction.rendering import LONGEST_SIDE, Drawing, render, require_rendering
 from actionrec.prediction.timeline import Step, Timeline
 from actionrec.prediction.videos import LabelScore
+from actionrec.video.index import opened
 from actionrec.video.reader import VideoReader
 
 
@@ -188,16 +191,25 @@ def test_damaged_sound_is_not_taken_for_a_full_disk(encode, tmp_path, monkeypatc
     silent = encode(tmp_path / "s.mp4", "libx264", 50, size=(160, 120), options={"bf": "0"})
     source = add_sound(silent, tmp_path / "v.mp4")
 
-    def breaks_off(container, output, whole=Sound.__init__):
-        whole(sound, container, output)
-        packets = sound.packets
-        sound.packets = (packet if number < 20 else fail() for number, packet in enumerate(packets))
+    class Damaged:
+        """An open file whose sound breaks off after 20 packets."""
 
-    def fail():
-        raise av.error.InvalidDataError(1, "Invalid data")
+        def __init__(self, container):
+            self.container = container
 
-    sound = Sound.__new__(Sound)
-    monkeypatch.setattr("actionrec.prediction.rendering.Sound", lambda *a: breaks_off(*a) or sound)
+        def __getattr__(self, name):
+            return getattr(self.container, name)
+
+        def demux(self, streams):
+            yield from islice(self.container.demux(streams), 20)
+            raise av.error.InvalidDataError(1, "Invalid data")
+
+    @contextmanager
+    def damaged(path):
+        with opened(path) as (container, stream):
+            yield Damaged(container), stream
+
+    monkeypatch.setattr("actionrec.prediction.rendering.opened", damaged)
     reason = render(timeline_of(source), tmp_path / "out.mp4")
     assert "sound that could not be read (Invalid data)" in reason
     assert 5 <= len(pictures(tmp_path / "out.mp4")) < 20
@@ -222,7 +234,7 @@ def test_a_source_that_is_missing_or_empty_is_told_before(tmp_path):
 FULL = """
 import resource, sys
 from pathlib import Path
-from test_rendering import timeline_of
+from test_prediction_rendering import timeline_of
 from actionrec.errors import ActionrecError
 from actionrec.prediction.rendering import render
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

@@ -1,4 +1,4 @@
-"""`actionrec predict --timeline`: windows as predict reads them, segments that follow from their
+"""`actionrec timeline`: windows as predict reads them, segments that follow from their
 scores, files that are whole whatever happens, and memory that does not grow with the video."""
 
 import csv
@@ -7,30 +7,32 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 
-from actionrec.cli import main as cli
+from actionrec.cli.main import main
 from actionrec.errors import VideoError
-from actionrec.models.classifier import VideoClassifier
+from actionrec.models.inference import InferenceModel
 from actionrec.prediction.timeline import (
     Segment,
     Step,
-    Timeline,
     count_windows,
     merge,
     score_timeline,
     step_scores,
-    write_timeline,
 )
 from actionrec.prediction.videos import LabelScore
 from actionrec.video.reader import VideoReader
 from actionrec.video.sampling import ClipSampling
 
 B_FRAMES = {"bf": "2", "g": "12"}
+
+
+@pytest.fixture(scope="module")
+def ready(small_recognizer):
+    return InferenceModel(small_recognizer, precision="float32")
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +73,15 @@ def test_a_window_is_asked_for_only_when_it_is_due_and_given_when_it_is_complete
         list(VideoReader(video).stream([[58, 60]]))
 
 
-def test_scores_and_segments_are_those_of_windows_scored_one_by_one(small_recognizer, video):
-    timeline = score_timeline(small_recognizer, video, "model", topk=3, hop=0.12)
-    reader, preprocessing = VideoReader(video), small_recognizer.config.preprocessing
+def test_scores_and_segments_are_those_of_windows_scored_one_by_one(ready, video):
+    timeline = score_timeline(ready, video, hop=0.12)
+    reader, preprocessing = VideoReader(video), ready.config.preprocessing
     starts = [*range(0, 53, 3), 53]
     scores = []
     for start in starts:
         clip = reader.read(range(start, start + 7, 2), (32, 32), preprocessing.square(reader.size))
         pixels = as_input(clip)
-        scores.append(small_recognizer.scores(pixels)[0].double().numpy())
+        scores.append(ready.scores(pixels)[0])
     for clip, start, row in zip(timeline.clips, starts, scores, strict=True):
         assert (clip.start, clip.end) == (round(start / 25, 3), round((start + 7) / 25, 3))
         found = {entry.label: entry.score for entry in clip.top}
@@ -150,10 +152,10 @@ def test_a_short_last_step_weighs_less_in_the_mean_score():
     assert list(merge(steps, 0)) == [Segment("a", 0, 4, 0.5)]
 
 
-def test_times_are_those_at_which_a_player_shows_the_frames(small_recognizer, encode, tmp_path):
+def test_times_are_those_at_which_a_player_shows_the_frames(ready, encode, tmp_path):
     times = [n * 40 if n < 20 else 800 + (n - 20) * 200 for n in range(40)]
     path = encode(tmp_path / "v.mkv", "libx264", frames=40, times=times)
-    timeline = score_timeline(small_recognizer, path, "model", hop=1e-9)
+    timeline = score_timeline(ready, path, hop=1e-9)
     assert [clip.start for clip in timeline.clips] == [time / 1000 for time in times[:34]]
     assert [step.start for step in timeline.steps] == [time / 1000 for time in times]
     assert timeline.clips[-1].end == timeline.duration == timeline.segments[-1].end
@@ -161,73 +163,39 @@ def test_times_are_those_at_which_a_player_shows_the_frames(small_recognizer, en
 
 
 @pytest.mark.parametrize("frames", [1, 5])
-def test_a_video_shorter_than_a_clip_is_one_window(small_recognizer, encode, tmp_path, frames):
+def test_a_video_shorter_than_a_clip_is_one_window(ready, encode, tmp_path, frames):
     path = encode(tmp_path / "v.mp4", "libx264", frames=frames)
-    timeline = score_timeline(small_recognizer, path, "model")
+    timeline = score_timeline(ready, path)
     assert [(clip.start, clip.end) for clip in timeline.clips] == [(0.0, frames / 25)]
     [segment] = timeline.segments
     assert (segment.start, segment.end) == (0.0, frames / 25)
     assert segment.score == timeline.top[0].score
 
 
-def timeline_of(segments, incomplete=None):
-    return Timeline("v.mp4", "m", [LabelScore("a", 1.0)], [], segments, 9.0, 9.0, incomplete, [])
-
-
-def test_the_files_hold_the_segments_in_their_formats(tmp_path):
-    segments = [
-        Segment("a\n--> <b> & c", 0.0, 3661.5, 0.5),
-        Segment('d, "e"', 3661.5, 3662.0004, 0.25),
-    ]
-    timeline = timeline_of(segments, "cut off")
-    for suffix in ("json", "csv", "vtt", "srt"):
-        write_timeline(timeline, tmp_path / f"t.{suffix}")
-    assert (tmp_path / "t.vtt").read_text() == (
-        "WEBVTT\n\n00:00:00.000 --> 01:01:01.500\na --&gt; &lt;b&gt; &amp; c (50%)\n"
-        '\n01:01:01.500 --> 01:01:02.000\nd, "e" (25%)\n'
-    )
-    assert (tmp_path / "t.srt").read_text() == (
-        "1\n00:00:00,000 --> 01:01:01,500\na --> <b> & c (50%)\n\n"
-        '2\n01:01:01,500 --> 01:01:02,000\nd, "e" (25%)\n\n'
-    )
-    expected = asdict(timeline)
-    del expected["steps"]
-    assert json.loads((tmp_path / "t.json").read_text()) == [expected]
-    with (tmp_path / "t.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["label"] for row in rows] == [segments[0].label, segments[1].label, ""]
-    assert rows[2]["error"] == "cut off"
-
-
-def test_a_timeline_without_segments_gives_valid_files(tmp_path):
-    for suffix, text in (("vtt", "WEBVTT\n"), ("srt", "")):
-        write_timeline(timeline_of([]), tmp_path / f"t.{suffix}")
-        assert (tmp_path / f"t.{suffix}").read_text() == text
-    write_timeline(timeline_of([]), tmp_path / "t.json")
-    assert json.loads((tmp_path / "t.json").read_text())[0]["segments"] == []
-
-
-def predict_timeline(*arguments):
-    return cli.main(["predict", *map(str, arguments), "--timeline", "--precision", "float32"])
+def timeline_command(*arguments):
+    try:
+        return main(["timeline", *map(str, arguments), "--precision", "float32"])
+    except SystemExit as refused:
+        return refused.code
 
 
 def test_the_command_prints_and_writes_the_same(model, video, tmp_path, capsys):
     output = tmp_path / "t.json"
-    assert predict_timeline(video, "--model", model, "--format", "json", "--output", output) == 0
+    assert timeline_command(video, "--model", model, "--format", "json", "--output", output) == 0
     printed = capsys.readouterr().out
     assert printed == output.read_text()
     [result] = json.loads(printed)
     assert set(result) >= {"video", "model", "top", "clips", "segments"}
-    assert predict_timeline(video, "--model", model, "--format", "csv") == 0
+    assert timeline_command(video, "--model", model, "--format", "csv") == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert [float(row["end"]) for row in rows] == [part["end"] for part in result["segments"]]
-    assert predict_timeline(video, "--model", model, "--min-score", 1) == 0
+    assert timeline_command(video, "--model", model, "--min-score", 1) == 0
     assert "the highest is" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_keeps_what_is_done(model, video, tmp_path, capsys, monkeypatch, number):
-    score, calls = VideoClassifier.scores, []
+    score, calls = InferenceModel.scores, []
 
     def interrupted(recognizer, clips):
         calls.append(None)
@@ -235,12 +203,12 @@ def test_ctrl_c_keeps_what_is_done(model, video, tmp_path, capsys, monkeypatch, 
             os.kill(os.getpid(), number)
         return score(recognizer, clips)
 
-    monkeypatch.setattr(VideoClassifier, "scores", interrupted)
+    monkeypatch.setattr(InferenceModel, "scores", interrupted)
     before = signal.getsignal(number)
     output = tmp_path / "t.json"
     rendered = tmp_path / "t.mp4"
     arguments = ["--model", model, "--hop", 0.04, "--output", output, "--render", rendered]
-    assert predict_timeline(video, *arguments) == 130
+    assert timeline_command(video, *arguments) == 130
     assert signal.getsignal(number) == before
     [result] = json.loads(output.read_text())
     assert len(result["clips"]) == 12
@@ -263,7 +231,7 @@ def test_what_was_scored_before_the_damage_is_kept(model, video, tmp_path, capsy
 
     monkeypatch.setattr(VideoReader, "stream", breaks_off)
     output = tmp_path / "t.json"
-    assert predict_timeline(video, "--model", model, "--output", output) == 1
+    assert timeline_command(video, "--model", model, "--output", output) == 1
     [result] = json.loads(output.read_text())
     # What had been read of the third batch is lost with it.
     assert len(result["clips"]) == 8
@@ -274,7 +242,7 @@ def test_what_was_scored_before_the_damage_is_kept(model, video, tmp_path, capsy
 def test_a_bad_video_is_told_and_the_others_go_on(model, video, tmp_path, capsys):
     (tmp_path / "text.mp4").write_text("not a video\n" * 100)
     bad = tmp_path / "text.mp4"
-    assert predict_timeline(bad, video, "--model", model, "--format", "json") == 1
+    assert timeline_command(bad, video, "--model", model, "--format", "json") == 1
     failure, result = json.loads(capsys.readouterr().out)
     assert "could not be read" in failure["error"] and result["segments"]
 
@@ -284,7 +252,7 @@ def test_a_file_that_can_not_be_written_costs_neither_the_other_nor_what_is_prin
 ):
     (tmp_path / "no_folder").touch()
     outputs = [tmp_path / "no_folder" / "t.json", tmp_path / "t.srt"]
-    assert predict_timeline(video, "--model", model, "--output", *outputs) == 1
+    assert timeline_command(video, "--model", model, "--output", *outputs) == 1
     printed = capsys.readouterr()
     assert "could not be written" in printed.err and "clips)" in printed.out
     assert "-->" in outputs[1].read_text()
@@ -293,32 +261,29 @@ def test_a_file_that_can_not_be_written_costs_neither_the_other_nor_what_is_prin
 def test_what_can_not_work_is_refused_before_anything_is_scored(
     model, video, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(VideoClassifier, "scores", None)
+    monkeypatch.setattr(InferenceModel, "scores", None)
     occupied = tmp_path / "there.srt"
     occupied.write_text("mine")
     for words, code, arguments in (
         ("is there already", 1, ["--output", occupied]),
         ("must end in", 2, ["--output", tmp_path / "t.txt"]),
         ("must end in", 2, ["--render", tmp_path / "t.avi"]),
-        ("must be above 0", 2, ["--hop", 0]),
-        ("from 0 to 1", 2, ["--min-score", 20]),
-        ("leave out --clips", 2, ["--clips", 3]),
+        ('"hop"', 2, ["--hop", 0]),
+        ('"min_score"', 2, ["--min-score", 20]),
         ("for one video", 2, [video, "--output", tmp_path / "t.srt"]),
     ):
-        assert predict_timeline(video, *arguments, "--model", model) == code
+        assert timeline_command(video, *arguments, "--model", model) == code
         assert words in capsys.readouterr().err
     assert occupied.read_text() == "mine"
-    assert cli.main(["predict", str(video), "--hop", "1"]) == 2
-    assert "need --timeline" in capsys.readouterr().err
 
 
 PEAK = """
 import resource, sys
-from actionrec.models.classifier import VideoClassifier
+from actionrec.models.inference import InferenceModel
 from actionrec.prediction.timeline import score_timeline
-recognizer = VideoClassifier.load(sys.argv[1])
+model = InferenceModel.load(sys.argv[1])
 for video in sys.argv[2:]:
-    timeline = score_timeline(recognizer, video, "model", hop=0.28)
+    timeline = score_timeline(model, video, hop=0.28)
     print(timeline.duration, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 

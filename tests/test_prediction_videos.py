@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from actionrec.errors import VideoError
+from actionrec.errors import Failure, VideoError
 from actionrec.models.classifier import KINETICS400_LABELS, VideoClassifier
-from actionrec.prediction.videos import (
-    Failure,
-    best,
-    find_videos,
-    predict_all,
-    predict_video,
-    read_ahead,
-)
+from actionrec.models.inference import InferenceModel
+from actionrec.prediction.videos import best, predict_video, predict_videos
+from actionrec.video.clips import read_ahead
 from actionrec.video.reader import VideoReader
+
+
+@pytest.fixture(scope="module")
+def ready(small_recognizer):
+    return InferenceModel(small_recognizer, precision="float32")
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def video(tmp_path_factory, encode):
     return encode(tmp_path_factory.mktemp("video") / "clip.avi", frames=50)
 
 
-def test_the_scores_are_those_of_clips_cut_and_averaged_by_hand(small_recognizer, video):
-    prediction = predict_video(small_recognizer, video, "model", topk=3, clips=3)
+def test_the_scores_are_those_of_clips_cut_and_averaged_by_hand(ready, small_recognizer, video):
+    prediction = predict_video(ready, video, clips=3)
     # Of 48 rows, as many as become 32 when 48 become 36, from the middle.
     frames = VideoReader(video).read(range(50), size=(32, 32), crop=(2, 10, 43, 43))
     by_hand = []
@@ -52,38 +52,22 @@ def test_the_scores_are_those_of_clips_cut_and_averaged_by_hand(small_recognizer
 
 
 def test_without_a_number_the_clips_cover_the_video_but_are_ten_at_most(
-    small_recognizer, video, tmp_path, encode
+    ready, video, tmp_path, encode
 ):
-    assert len(predict_video(small_recognizer, video, "model").clips) == 8
+    assert len(predict_video(ready, video).clips) == 8
     long = encode(tmp_path / "long.avi", frames=120)
-    assert len(predict_video(small_recognizer, long, "model").clips) == 10
+    assert len(predict_video(ready, long).clips) == 10
 
 
-def test_a_video_shorter_than_a_clip_is_one_clip(small_recognizer, tmp_path, encode):
+def test_a_video_shorter_than_a_clip_is_one_clip(ready, tmp_path, encode):
     short = encode(tmp_path / "short.avi", frames=5)
-    [clip] = predict_video(small_recognizer, short, "model", clips=10).clips
+    [clip] = predict_video(ready, short, clips=10).clips
     assert (clip.start, clip.end) == (0.0, 0.2)
 
 
 def test_best_orders_by_score_and_keeps_the_labels_order_in_a_tie():
     top = best(np.array([0.2, 0.5, 0.2, 0.1]), ("a", "b", "c", "d"), 3)
     assert [entry.label for entry in top] == ["b", "a", "c"]
-
-
-def test_files_folders_and_patterns_are_found_and_misses_are_told(tmp_path):
-    for name in ("a.mp4", "deep/er/b.AVI", "deep/notes.txt", "deep/.hidden.mp4", "odd.bin"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "empty").mkdir()
-    paths = [tmp_path / "odd.bin", tmp_path / "deep", f"{tmp_path}/*.mp4"]
-    assert find_videos(paths) == [
-        tmp_path / "odd.bin",
-        tmp_path / "deep/er/b.AVI",
-        tmp_path / "a.mp4",
-    ]
-    [empty, nothing] = find_videos([tmp_path / "empty", f"{tmp_path}/*.mkv"])
-    assert isinstance(empty, Failure) and "has no videos" in empty.error
-    assert isinstance(nothing, Failure) and "No file matches" in nothing.error
 
 
 @pytest.fixture(scope="module")
@@ -152,21 +136,21 @@ def test_the_default_model_loads_the_published_classes():
     assert recognizer.config.labels[-1] == "zumba"
 
 
-def test_several_videos_are_predicted_as_each_alone_is(small_recognizer, video, tmp_path, encode):
+def test_several_videos_are_predicted_as_each_alone_is(ready, video, tmp_path, encode):
     short = encode(tmp_path / "short.avi", frames=5)
     (tmp_path / "text.mp4").write_text("not a video\n" * 100)
     missing = Failure("nothing/*.avi", "No file matches.")
     videos = [video, missing, tmp_path / "text.mp4", short, video]
-    results = list(predict_all(small_recognizer, videos, "model"))
-    alone = predict_video(small_recognizer, video, "model")
+    results = list(predict_videos(ready, videos))
+    alone = predict_video(ready, video)
     assert results[0] == results[4] == alone
     assert results[1] is missing
     assert isinstance(results[2], Failure) and "could not be read" in results[2].error
-    assert results[3] == predict_video(small_recognizer, short, "model")
+    assert results[3] == predict_video(ready, short)
 
 
 def test_clips_of_a_video_that_breaks_off_are_not_those_of_the_next(
-    small_recognizer, video, tmp_path, encode, monkeypatch
+    ready, video, tmp_path, encode, monkeypatch
 ):
     broken = encode(tmp_path / "broken.avi", frames=40)
     whole = VideoReader.clips
@@ -179,9 +163,9 @@ def test_clips_of_a_video_that_breaks_off_are_not_those_of_the_next(
         yield from read
 
     monkeypatch.setattr(VideoReader, "clips", breaks_off)
-    failure, prediction = predict_all(small_recognizer, [broken, video], "model")
+    failure, prediction = predict_videos(ready, [broken, video])
     assert failure == Failure(str(broken), "it breaks off")
-    assert prediction == predict_video(small_recognizer, video, "model")
+    assert prediction == predict_video(ready, video)
 
 
 def test_the_next_item_is_made_while_the_one_before_is_in_use():

@@ -23,12 +23,13 @@ from actionrec.errors import ActionrecError, VideoError
 from actionrec.explanation.heat_maps import Explanation, explain_video
 from actionrec.explanation.pictures import overlay
 from actionrec.models.inference import InferenceModel
-from actionrec.prediction.rendering import ENCODER_OPTIONS, frame_size
+from actionrec.prediction.rendering import frame_size
 from actionrec.prediction.timeline import Timeline, count_windows, frames_of_hop, score_timeline
 from actionrec.recognizer import Recognizer
 from actionrec.text import clock_time
 from actionrec.video.index import opened
 from actionrec.video.reader import VideoReader
+from actionrec.video.writer import H264
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +247,7 @@ def write_mp4(
     unit = Fraction(1, 90_000)
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as file:
         rate = Fraction(fps).limit_denominator(100_000)
-        stream = file.add_stream("libx264", rate=rate, options=ENCODER_OPTIONS)
+        stream = file.add_stream("libx264", rate=rate, options=H264)
         stream.height, stream.width = size
         stream.pix_fmt, stream.codec_context.time_base = "yuv420p", unit
         for seconds, picture in pictures:

@@ -29,7 +29,7 @@ from actionrec.cli.parser import (
     train_settings_parser,
     verb_parser,
 )
-from actionrec.cli.predict import predict, timeline, watch
+from actionrec.cli.predict import PREDICT_OUTPUT, TIMELINE_OUTPUT, predict, timeline, watch
 from actionrec.cli.train import train, tune
 from actionrec.config import DatasetName, TrainConfig
 from actionrec.errors import ActionrecError
@@ -51,12 +51,17 @@ SWITCH = {"action": "store_true"}
 DATASET = {"type": DatasetName}
 
 VERBS = {
-    "predict": _verb(predict, "paths", paths={"nargs": "*", "default": []}),
+    "predict": _verb(
+        predict,
+        "paths",
+        paths={"nargs": "*", "default": []},
+        output=PREDICT_OUTPUT,
+    ),
     "timeline": _verb(
         timeline,
         "paths",
         paths={"nargs": "+"},
-        output={"nargs": "+", "default": [], "metavar": "FILE"},
+        output=TIMELINE_OUTPUT,
     ),
     "watch": _verb(watch, "source"),
     "train": Verb(train, lambda: train_settings_parser(train)),

@@ -1,7 +1,7 @@
-"""`actionrec predict`, `actionrec timeline` and `actionrec watch`: what people do in videos."""
+"""`actionrec predict`, `actionrec timeline` and `actionrec watch`: the actions in videos."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +12,22 @@ from actionrec.cli.parser import complain
 from actionrec.cli.printing import PREDICTION_PRINTERS, TIMELINE_PRINTERS, Format
 from actionrec.config import DecoderName
 from actionrec.errors import ActionrecError, Failure, UsageError, VideoError
+from actionrec.files import find_videos, require_free, require_suffix
 from actionrec.models.registry import PrecisionName
+from actionrec.prediction.formats import PREDICTION_FORMATS, TIMELINE_FORMATS, write_timeline
+from actionrec.progress import track
 
 if TYPE_CHECKING:
     from actionrec.prediction.timeline import Timeline
     from actionrec.prediction.videos import Prediction
+
+# How argparse reads --output; help names the formats.
+PREDICT_OUTPUT = {"metavar": f"FILE{{{','.join(PREDICTION_FORMATS)}}}"}
+TIMELINE_OUTPUT = {
+    "metavar": f"FILE{{{','.join(TIMELINE_FORMATS)}}}",
+    "nargs": "+",
+    "default": [],
+}
 
 
 def predict(
@@ -36,8 +47,8 @@ def predict(
 ) -> int:
     """Name the actions in videos.
 
-    With --output, any number of videos are predicted in processes of their own, and each result is
-    written the moment it is known; the same command goes on where it was stopped.
+    With --output, several processes predict any number of videos and write each result at once;
+    the same command goes on where it was stopped.
 
     Examples:
         actionrec predict video.mp4
@@ -54,58 +65,49 @@ def predict(
         precision: Numbers that the network computes with: float32; bfloat16, which moves scores by
             up to 0.02 and is slow on hardware without it; or auto, bfloat16 where the hardware has
             it.
-        decoder: Library that decodes videos; those but pyav are extras and less exact.
-        format: What to print.
+        decoder: Library that decodes videos; all but pyav are extras and less exact.
+        format: Format of the printed results.
         files_from: Text file with the path of a video on each line, or - for standard input.
-        output: File for the results, *.jsonl or *.parquet.
+        output: File for the results; its suffix is its format.
         workers: Processes that predict for --output, about 1 GB of memory each; by default one a
             GPU or, without one, one a core, four at most.
-        shard: Predict only this part for --output, such as 3/8 on the third of eight machines.
+        shard: Part to predict for --output, such as 3/8 on the third of eight machines.
         timeout: Seconds after which a video is given up, with --output; by default 300.
-        memory: MiB that a video may take before it is given up, with --output and without a GPU;
-            by default 4096.
+        memory: MiB beyond which a video is given up, with --output and without a GPU; by default
+            4096.
     """
     if not paths and files_from is None:
         raise UsageError("No paths are given; name videos or folders, or a list with --files-from.")
     if output is None and (workers, shard, timeout, memory) != (None,) * 4:
         raise UsageError(
-            "--workers, --shard, --timeout and --memory need --output with a *.jsonl or *.parquet."
+            "--workers, --shard, --timeout and --memory need --output with a "
+            f"*{' or *'.join(PREDICTION_FORMATS)}."
         )
     if output is not None and format != "table":
         raise UsageError("--output writes to a file and prints nothing; leave out --format.")
+    if output is not None:
+        require_suffix(Path(output), PREDICTION_FORMATS, "--output")
 
-    from actionrec.prediction.batch import (
-        WHOLE,
-        Shard,
-        VideoList,
-        predict_to_file,
-        require_output,
-    )
+    from actionrec.prediction.batch import list_videos, predict_to_file
+    from actionrec.prediction.journal import Settings
     from actionrec.processes import STANDARD_LIMITS, Limits
 
-    videos = VideoList(paths, files_from, WHOLE if shard is None else Shard.parse(shard))
+    shard = shard or "1/1"
+    videos = list_videos(paths, files_from, shard)
     if output is not None:
+        settings = Settings(model, None, topk, clips, precision, decoder, shard)
         limits = Limits(timeout or STANDARD_LIMITS.timeout, memory or STANDARD_LIMITS.memory)
-        path = require_output(output)
-        totals = predict_to_file(
-            videos, path, model, topk, clips, precision, decoder, workers, limits, complain
-        )
-        return 1 if totals.failed else 0
-
-    from rich.console import Console
-    from rich.progress import track
+        failed = predict_to_file(videos, Path(output), settings, workers, limits, complain)
+        return 1 if failed else 0
 
     from actionrec.models.inference import InferenceModel
     from actionrec.prediction.videos import predict_videos
 
-    found = list(videos)
     ready = InferenceModel.load(model, precision=precision, decoder=decoder, topk=topk)
     failures: list[Failure] = []
 
-    def results() -> "Iterable[Prediction | Failure]":
-        predicted = predict_videos(ready, found, clips)
-        console = Console(stderr=True)
-        for result in track(predicted, "predicting", total=len(found), console=console):
+    def results() -> "Iterator[Prediction | Failure]":
+        for result in track(predict_videos(ready, videos, clips), "predicting", len(videos)):
             if isinstance(result, Failure):
                 failures.append(result)
                 complain(result.error)
@@ -129,7 +131,7 @@ def timeline(
     """Find which action begins and ends when in videos of any length.
 
     A clip slides over the whole video; neighbours with the same best class become a segment.
-    Ctrl-C keeps what was scored until then.
+    Ctrl-C keeps the results up to there.
 
     Examples:
         actionrec timeline match.mp4
@@ -140,83 +142,69 @@ def timeline(
         paths: Video files, folders with videos, or patterns in quotes.
         model: A pretrained model (see `actionrec weights list`) or a model file.
         hop: Seconds from one clip to the next; by default half a clip.
-        min_score: Where the best class scores less, from 0 to 1, nothing is said.
+        min_score: Lowest score, from 0 to 1, of the best class in a segment.
         topk: How many of the best classes to keep of each clip.
         precision: Numbers that the network computes with: float32; bfloat16; or auto, bfloat16
             where the hardware has it.
-        format: What to print.
-        output: Files for the timeline of one video: *.json, *.csv, *.vtt (WebVTT) or *.srt.
+        format: Format of the printed results.
+        output: Files for the timeline of one video; the suffix of each is its format.
         render: File, *.mp4, *.mov or *.mkv, for the video with its timeline drawn on it.
     """
-    from actionrec.files import find_videos
-    from actionrec.prediction.timeline import (
-        INTERRUPTED,
-        require_outputs,
-        score_timeline,
-        write_timeline,
-    )
-
-    outputs, rendered = [Path(name) for name in output], render and Path(render)
     found = find_videos(paths)
-    if len(found) > 1 and (outputs or rendered):
+    if len(found) > 1 and (output or render):
         raise UsageError(f"--output and --render are for one video; here are {len(found)}.")
-    require_outputs(outputs)
-    if rendered is not None:
-        from actionrec.prediction.rendering import render as draw
-        from actionrec.prediction.rendering import require_rendering
-
-        if not isinstance(found[0], Failure):
-            require_rendering(found[0], rendered)
+    for name in output:
+        require_suffix(Path(name), TIMELINE_FORMATS, "--output")
+        require_free(Path(name))
 
     from actionrec.models.inference import InferenceModel
+    from actionrec.prediction import rendering
+    from actionrec.prediction.timeline import INTERRUPTED, score_timeline
 
+    if render and not isinstance(found[0], Failure):
+        rendering.require_rendering(found[0], Path(render))
     ready = InferenceModel.load(model, precision=precision, topk=topk)
     problems: list[str] = []
-    scored: list[Timeline] = []
-    interrupted = False
+    scored: Timeline | None = None
 
     def report(problem: str) -> None:
         problems.append(problem)
         complain(problem)
 
-    def results() -> "Iterable[Timeline | Failure]":
-        nonlocal interrupted
+    def results() -> "Iterator[Timeline | Failure]":
+        nonlocal scored
         for video in found:
             try:
                 if isinstance(video, Failure):
                     raise VideoError(video.error)
-                result = score_timeline(ready, video, hop, min_score)
+                scored = score_timeline(ready, video, hop, min_score)
             except VideoError as error:
                 report(str(error))
                 yield Failure(video.video if isinstance(video, Failure) else str(video), str(error))
                 continue
-            for path in outputs:
-                # A full disk shall not cost what hours have computed.
+            for name in output:
+                # A full disk must not cost the results of hours.
                 try:
-                    write_timeline(result, path)
+                    write_timeline(scored, Path(name))
                 except ActionrecError as error:
                     report(str(error))
-            scored.append(result)
-            yield result
-            interrupted = result.incomplete == INTERRUPTED
-            if interrupted:
+            yield scored
+            if scored.incomplete == INTERRUPTED:
                 complain(
-                    f"interrupted at {result.scored_until:.0f} of {result.duration:.0f} s of "
-                    f"{result.video}; what was scored until then is complete."
+                    f"interrupted at {scored.scored_until:.0f} of {scored.duration:.0f} s of "
+                    f"{scored.video}; the results up to there are complete."
                 )
                 return
-            if result.incomplete is not None:
-                report(result.incomplete)
-            if rendered is None:
-                scored.clear()
+            if scored.incomplete is not None:
+                report(scored.incomplete)
 
     TIMELINE_PRINTERS[format](results())
-    if rendered is not None and scored and not interrupted:
-        reason = draw(scored[0], rendered, min_score)
-        interrupted = reason == INTERRUPTED
+    reason = scored and scored.incomplete
+    if render and scored and reason != INTERRUPTED:
+        reason = rendering.render(scored, Path(render), min_score)
         if reason is not None:
-            report(f"{reason}; {rendered} holds what was drawn until then.")
-    return 130 if interrupted else 1 if problems else 0
+            report(f"{reason}; {render} holds the frames up to there.")
+    return 130 if reason == INTERRUPTED else 1 if problems else 0
 
 
 def watch(
@@ -228,7 +216,7 @@ def watch(
 ) -> int:
     """Name the action in a camera or stream while it runs.
 
-    The newest clip is scored again and again, and each time a line of JSON is printed. A stream
+    The newest clip is scored again and again; each score is printed as a line of JSON. A stream
     that breaks off is opened again.
 
     Examples:
@@ -237,7 +225,7 @@ def watch(
         ffmpeg -i match.mp4 -f mpegts - | actionrec watch -
 
     Args:
-        source: camera:0, a URL (rtsp, rtmp, http, tcp, udp, srt) or -, standard input.
+        source: camera:0, a URL (rtsp, rtmp, http, tcp, udp, srt) or - for standard input.
         model: A pretrained model (see `actionrec weights list`) or a model file.
         hop: Least seconds from one clip to the next; by default half a clip.
         topk: How many of the best classes to print.

@@ -90,7 +90,7 @@ def print_timelines_table(results: "Iterable[Timeline | Failure]") -> None:
 def print_timelines_json(results: "Iterable[Timeline | Failure]") -> None:
     """A JSON list of one object a video, whole even when the command is interrupted."""
     from actionrec.errors import Failure
-    from actionrec.prediction.timeline import json_object
+    from actionrec.prediction.formats import json_object
 
     separator = "["
     try:
@@ -108,7 +108,7 @@ def print_timelines_json(results: "Iterable[Timeline | Failure]") -> None:
 def print_timelines_csv(results: "Iterable[Timeline | Failure]") -> None:
     """A row for each segment; a row with the error for a video that failed."""
     from actionrec.errors import Failure
-    from actionrec.prediction.timeline import CSV_HEAD, csv_rows
+    from actionrec.prediction.formats import CSV_HEAD, csv_rows
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(CSV_HEAD)

@@ -31,31 +31,19 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import av
-from av.video.reformatter import VideoReformatter
-
 from actionrec.datasets.check import REPORT, Stamp, every_video, report_file, rows_of_csv
 from actionrec.datasets.hmdb51 import SPLIT_FOLDERS
 from actionrec.errors import ActionrecError, UsageError, VideoError
 from actionrec.files import replacing
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each
 from actionrec.video.reader import VideoReader
+from actionrec.video.writer import CONTAINERS, VideoWriter
 
 logger = logging.getLogger("actionrec")
 
 VERSION = 1
 RECORD = "actionrec_shrink.json"
 SAVED_EVERY = 10.0  # seconds
-# Containers in which MPEG-4 keeps every frame and the exact frame rate; what comes in another one
-# is put into .mp4.
-FORMATS = {
-    ".avi": "avi",
-    ".mp4": "mp4",
-    ".m4v": "mp4",
-    ".mov": "mov",
-    ".mkv": "matroska",
-    ".3gp": "3gp",
-}
 LIST_SUFFIXES = {".txt", ".csv", ".json"}
 LISTS_BESIDE = {
     "ucf101": ["ucfTrainTestlist/*.txt"],
@@ -215,7 +203,8 @@ def shrink_video(path: Path, folder: Path, output: Path, short_side: int) -> Cop
         with replacing(target) as temporary:
             shutil.copyfile(path, temporary)
     else:
-        if target.suffix.lower() not in FORMATS:
+        # In these, MPEG-4 keeps every frame and the exact frame rate.
+        if target.suffix.lower() not in CONTAINERS:
             target = target.with_suffix(".mp4")
         with replacing(target) as temporary:
             encode(video, short_side, temporary)
@@ -232,24 +221,17 @@ def encode(video: VideoReader, short_side: int, path: Path) -> None:
     chunks = [range(start, min(start + CHUNK, len(video))) for start in starts]
     # MPEG-4 counts time in units of 1/65535 s or more.
     rate = 1 / Fraction(1 / video.fps).limit_denominator(65535)
-    options = {"flags": "+qscale", "global_quality": str(QUALITY)}
-    file_format = FORMATS[path.suffix.lower()]
-    reformatter = VideoReformatter()
-    with av.open(str(path), "w", format=file_format) as container:
-        stream = container.add_stream("mpeg4", rate=rate, options=options)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        stream.codec_context.gop_size = KEY_FRAME_EVERY
-        stream.codec_context.max_b_frames = 0
-        stream.codec_context.thread_count = 1
-        if file_format == "avi":
-            stream.codec_context.codec_tag = "XVID"
-        pictures = (picture for chunk in video.clips(chunks) for picture in chunk)
-        for index, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame = reformatter.reformat(frame, width, height, "yuv420p", threads=1)
-            frame.pts = index
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    options = {
+        "flags": "+qscale",
+        "global_quality": str(QUALITY),
+        "g": str(KEY_FRAME_EVERY),
+        "bf": "0",
+        "threads": "1",
+    }
+    with VideoWriter(path, (height, width), rate, "mpeg4", options) as writer:
+        for chunk in video.clips(chunks):
+            for picture in chunk:
+                writer.write(picture)
 
 
 def place(path: Path, folder: Path) -> Path:
@@ -322,7 +304,7 @@ def _check_names(places: dict[Path, Path]) -> None:
     taken: dict[Path, Path] = {}
     for path, to in places.items():
         names = {to}
-        if to.suffix.lower() not in FORMATS:
+        if to.suffix.lower() not in CONTAINERS:
             names.add(to.with_suffix(".mp4"))
         for each in names:
             if other := taken.get(each):

@@ -1,11 +1,11 @@
-"""Name the action in a camera or stream while it runs: `actionrec predict --source camera:0`.
+"""Name the action in a camera or stream while it runs: `actionrec watch camera:0`.
 
-    actionrec predict --source rtsp://192.168.1.20/stream1
-    ffmpeg -f v4l2 -i /dev/video0 -f mpegts - | actionrec predict --source -
+    actionrec watch rtsp://192.168.1.20/stream1
+    ffmpeg -f v4l2 -i /dev/video0 -f mpegts - | actionrec watch -
 
-A thread decodes without a pause and keeps the newest frames alone. The network takes the newest
-clip as soon as it is free, so a slow one says less often what happens, and never says it late.
-A stream that breaks off is opened again; no clip spans the gap.
+A thread decodes without a pause and keeps only the newest frames. The network scores the newest
+clip as soon as it is free, so a slow network scores less often but never late. A stream that
+breaks off is opened again; no clip spans the gap.
 """
 
 import logging
@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -32,35 +32,35 @@ logger = logging.getLogger(__name__)
 
 PIPE = "-"
 CAMERA = "camera:"
-# How FFmpeg calls the cameras of a system, and camera 0 there.
+# FFmpeg's name of the cameras of a system, and of one of them.
 CAMERAS = {
     "linux": ("v4l2", "/dev/video{}"),
     "darwin": ("avfoundation", "{}"),
     "win32": ("dshow", "video={}"),
 }
-# Seconds without a sign of life after which a stream has broken off.
+# Seconds without data after which a stream counts as broken off.
 PATIENCE = 10.0
-# Seconds between two attempts to open it again: doubled from the first to the last.
+# Seconds between attempts to open a stream again: doubled from the first to the last.
 SHORTEST_WAIT, LONGEST_WAIT = 1.0, 30.0
 # Seconds between two frames that no clip spans.
 LONGEST_GAP = 2.0
-# Seconds that what comes may lag behind what came quickest; beyond, it is thrown away.
+# Seconds of lag from which frames are dropped.
 MOST_LAG = 1.0
-# Seconds of lag that are forgotten in a second: the clock of a camera is not ours.
+# Seconds of lag that are forgotten in a second, because a camera's clock drifts from ours.
 CLOCK_DRIFT = 2e-4
 
 
 @dataclass(frozen=True, slots=True)
 class LivePrediction:
-    """The best classes of the clip that was the newest.
+    """The best classes of the newest clip.
 
     Attributes:
-        source: what was watched.
-        time: when the clip's last frame came, in UTC, as in ISO 8601.
-        start: when its first frame was taken, in seconds since the source began.
-        end: when its last frame was.
-        delay: seconds from the last frame's coming to the scores.
-        top: best first.
+        source: the camera, URL or -.
+        time: arrival of the clip's last frame, UTC in ISO 8601.
+        start: time of its first frame, in seconds since the source began.
+        end: time of its last frame, in the same seconds.
+        delay: seconds from the arrival of the last frame to the scores.
+        top: the classes, best first.
     """
 
     source: str
@@ -77,8 +77,8 @@ class Frame:
 
     Attributes:
         pixels: uint8 RGB (H, W, 3).
-        time: when it was taken, by the stream's clock, in seconds since the source began.
-        came: when it came, in seconds of `time.monotonic`.
+        time: time of the recording by the stream's clock, in seconds since the source began.
+        came: time of arrival, in seconds of `time.monotonic`.
     """
 
     pixels: np.ndarray
@@ -87,10 +87,10 @@ class Frame:
 
 
 def watch(model: InferenceModel, source: str, hop: float | None = None) -> Iterator[LivePrediction]:
-    """Score the newest clip of a source again and again; ends with a pipe, otherwise never.
+    """Score the newest clip of a source again and again; only a pipe ends.
 
     Args:
-        model: It says how many of the best classes are told.
+        model: Its `topk` is the number of classes in each prediction.
         source: camera:0, a URL that FFmpeg opens (rtsp, rtmp, http, tcp, udp, srt), or - for
             standard input.
         hop: Least seconds from one clip to the next; by default half a clip.
@@ -116,29 +116,34 @@ def watch(model: InferenceModel, source: str, hop: float | None = None) -> Itera
 
 
 class NewestFrames:
-    """The newest frames of a source, which `read` keeps reading in one thread and from which
-    `wait` takes clips in another.
+    """The newest frames of a source: one thread runs `read`, another takes clips with `wait`.
 
     Attributes:
-        began: when the source's first frame came, in seconds of `time.monotonic`; None before.
+        began: arrival of the source's first frame, in seconds of `time.monotonic`; None before.
+        frames: as many as the next clip needs, two at least.
     """
 
     def __init__(self, source: str, clips: ClipReader) -> None:
         self.source = source
         self.name = "Standard input" if source == PIPE else source
-        self.sampling = clips.sampling
         self.preprocessing = clips.preprocessing
+        self.sampling = sampling = clips.sampling
+        if sampling.fps is None:
+            self.frames: deque[Frame] = deque(maxlen=max(2, sampling.span))
+            self.seconds = np.inf
+        else:
+            self.frames = deque()
+            self.seconds = (sampling.length - 1) * sampling.stride / sampling.fps
         self.began: float | None = None
         self.offset = 0.0  # seconds from the stream's clock to the time since the source began
         self.changed = threading.Condition()
-        self.frames: deque[Frame] = deque()
         self.error: Exception | None = None
         self.ended = False
-        self.scored = -np.inf  # the time of the last frame of the clip before
+        self.scored = -np.inf  # time of the last frame of the clip before
 
     def wait(self, hop: float | None = None) -> list[Frame] | None:
         """The newest clip, as soon as it ends `hop` seconds (None: half a clip) after the one
-        before; None when there will be no more.
+        before; None at the end of the source.
 
         Raises:
             ActionrecError: the source can't be opened, or ended before it gave a clip.
@@ -162,7 +167,7 @@ class NewestFrames:
         steps = len(self.frames) - 1
         if steps < 1:
             return None
-        # Measured: in the dark many a camera takes half as many frames as it announces.
+        # Measured, because many cameras take half of the announced frames in the dark.
         rate = steps / (self.frames[-1].time - self.frames[0].time)
         sampling = self.sampling.at(rate)
         least = sampling.span / rate / 2 if hop is None else hop
@@ -174,21 +179,23 @@ class NewestFrames:
         ]
 
     def read(self) -> None:
-        """Read until a pipe ends; open anything else again whenever it breaks off."""
+        """Read a pipe to its end; open any other source again whenever it breaks off."""
         pause = SHORTEST_WAIT
         try:
             while True:
+                reason = "it ended"
                 try:
                     for frame, came in decode(self.source):
                         pause = SHORTEST_WAIT
                         self.add(frame, came)
-                    reason = "it ended"
+                except av.error.ExitError:
+                    reason = f"nothing came for {PATIENCE:.0f} s"
                 except av.FFmpegError as error:
-                    reason = reason_of(error)
+                    reason = error.strerror or str(error)
                 if self.began is None:
                     raise ActionrecError(
                         f"{self.name} gives no video ({reason}); check that it does elsewhere, "
-                        "and that nothing else uses it."
+                        "and that no other program uses it."
                     )
                 if self.source == PIPE:
                     return
@@ -207,8 +214,8 @@ class NewestFrames:
                 self.changed.notify()
 
     def add(self, frame: av.VideoFrame, came: float) -> None:
-        """Take up the frame after those there are, whose packet came at `came`, in seconds of
-        `time.monotonic`; let those go that no clip needs any more."""
+        """Append a frame, whose packet came at `came`, in seconds of `time.monotonic`, and drop
+        the frames that no clip needs any more."""
         size = (frame.height, frame.width)
         top, left, height, width = self.preprocessing.square(size)
         picture = frame.to_ndarray(format="rgb24")[None, top : top + height, left : left + width]
@@ -222,26 +229,21 @@ class NewestFrames:
                 self.frames.clear()
                 self.offset = came - self.began - taken
             self.frames.append(Frame(pixels, taken + self.offset, came))
-            while self._enough_without_the_first():
+            while len(self.frames) > 2 and (
+                self.frames[-1].time - self.frames[1].time >= self.seconds
+            ):
                 self.frames.popleft()
             self.changed.notify()
 
-    def _enough_without_the_first(self) -> bool:
-        if self.sampling.fps is None:
-            return len(self.frames) > self.sampling.span
-        if len(self.frames) < 3:
-            return False
-        seconds = (self.sampling.length - 1) * self.sampling.stride / self.sampling.fps
-        return self.frames[-1].time - self.frames[1].time >= seconds
-
 
 def decode(source: str) -> Iterator[tuple[av.VideoFrame, float]]:
-    """The frames of a source and when their packets came, in seconds of `time.monotonic`.
+    """The frames of a source and the arrival of their packets, in seconds of `time.monotonic`.
 
-    What comes faster than it can be decoded is thrown away up to a key frame, so that the frames
-    are never much older than what the source has to give.
+    When packets come faster than they can be decoded, all up to a key frame are dropped, so that
+    the frames are never much older than the newest packet.
 
     Raises:
+        ActionrecError: the source has no video.
         av.FFmpegError: the source can't be opened, or breaks off.
     """
     with open_source(source) as container:
@@ -249,14 +251,14 @@ def decode(source: str) -> Iterator[tuple[av.VideoFrame, float]]:
         if stream is None:
             raise ActionrecError(f"{source} has no pictures; choose a source of video.")
         backlog = Backlog()
-        behind = told = False
+        behind = warned = False
         for packet in container.demux(stream):
             came = time.monotonic()
             if packet.dts is not None:
                 lag = backlog.lag(float(packet.dts * packet.time_base), came)
                 behind = behind or lag > MOST_LAG
-                if behind and not told:
-                    told = True
+                if behind and not warned:
+                    warned = True
                     logger.warning(
                         "%s comes faster than it is decoded; parts are left out.", source
                     )
@@ -265,7 +267,7 @@ def decode(source: str) -> Iterator[tuple[av.VideoFrame, float]]:
                 if behind:
                     behind = False
                     stream.codec_context.flush_buffers()
-            # A packet that is damaged, or that refers to what came before we did.
+            # A packet may be damaged, or refer to frames from before we tuned in.
             with suppress(av.error.InvalidDataError):
                 for frame in packet.decode():
                     if not frame.is_corrupt:
@@ -273,10 +275,10 @@ def decode(source: str) -> Iterator[tuple[av.VideoFrame, float]]:
 
 
 class Backlog:
-    """How far what comes lags behind.
+    """Measures how far the packets of a source lag behind.
 
-    What waits between the source and us was taken earlier than what comes without having waited:
-    the least difference of the two clocks is that of no lag.
+    A packet that waited between the source and us was recorded earlier than one that did not: the
+    smallest difference of the two clocks is the one without lag.
     """
 
     def __init__(self) -> None:
@@ -284,41 +286,32 @@ class Backlog:
         self.before = (-np.inf, -np.inf)
 
     def lag(self, taken: float, came: float) -> float:
-        """Seconds of lag of what was `taken` and `came` then, each in seconds of its clock."""
+        """Seconds of lag of a packet that was `taken` and `came`, each in seconds of its clock."""
         taken_before, came_before = self.before
         self.before = (taken, came)
         if not 0 < taken - taken_before < LONGEST_GAP:
-            self.least = np.inf  # another clock, or the same one set anew
+            self.least = np.inf  # another clock, or one that was set anew
         forgotten = CLOCK_DRIFT * (came - came_before)
         self.least = min(self.least + forgotten, came - taken)
         return came - taken - self.least
 
 
-@contextmanager
-def open_source(source: str) -> Iterator[av.container.InputContainer]:
-    """A camera, a stream or standard input, opened.
+def open_source(source: str) -> av.container.InputContainer:
+    """Open a camera, a stream or standard input.
 
     Raises:
-        ActionrecError: cameras can't be used on this system.
-        av.FFmpegError: it can't be opened.
+        ActionrecError: cameras can't be opened on this system.
+        av.FFmpegError: the source can't be opened.
     """
     file_format, address, timeout = None, source, PATIENCE
     if source == PIPE:
-        # Whatever writes into a pipe may pause.
+        # The program that writes into a pipe may pause.
         address, timeout = "pipe:0", None
     elif source.startswith(CAMERA):
         if sys.platform not in CAMERAS:
             raise ActionrecError(f"{source}: cameras can't be opened on {sys.platform}.")
         file_format, pattern = CAMERAS[sys.platform]
         address = pattern.format(source.removeprefix(CAMERA))
-    # RTSP over UDP loses packets without telling.
+    # RTSP over UDP loses packets silently.
     options = {"rtsp_flags": "prefer_tcp"} if source.startswith("rtsp") else {}
-    with av.open(address, format=file_format, options=options, timeout=timeout) as container:
-        yield container
-
-
-def reason_of(error: av.FFmpegError) -> str:
-    """Why a source broke off, in words."""
-    if isinstance(error, av.error.ExitError):
-        return f"nothing came for {PATIENCE:.0f} s"
-    return error.strerror or str(error)
+    return av.open(address, format=file_format, options=options, timeout=timeout)

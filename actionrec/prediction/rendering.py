@@ -1,58 +1,53 @@
-"""A video with its timeline drawn on it: `actionrec predict match.mp4 --timeline --render out.mp4`.
+"""Draw a timeline on its video: `actionrec timeline match.mp4 --render drawn.mp4`.
 
-In a corner are the best classes of the moment, along the lower edge the best score through the
-whole video in its class's colour, with a line at the moment. The video is decoded once more, frame
-by frame; the sound is copied.
+A corner shows the best classes of the moment. A strip along the lower edge shows the best score
+through the whole video, in the colour of its class, with a line at the moment. The video is
+decoded once more, frame by frame; the sound is copied.
 """
 
 import io
 from bisect import bisect_right
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
-from rich.console import Console
-from rich.progress import track
 
-from actionrec.errors import ActionrecError, UsageError, VideoError
-from actionrec.files import replacing
-from actionrec.prediction.timeline import INTERRUPTED, Step, Timeline, require_free, stop_on_request
+from actionrec.errors import ActionrecError, VideoError
+from actionrec.files import replacing, require_free, require_suffix
+from actionrec.prediction.timeline import INTERRUPTED, Step, Timeline
+from actionrec.progress import track
+from actionrec.signals import stop_requests
 from actionrec.video.index import index_of, opened
 from actionrec.video.reader import Crop, VideoReader
+from actionrec.video.writer import CONTAINERS, VideoWriter
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
-# Larger frames are scaled down: an encoder of 8K takes gigabytes, and few can play the result.
+RENDERING_FORMATS = (".mp4", ".mov", ".mkv")
+# Larger frames are scaled down: an encoder of 8K takes gigabytes, and few players play 8K.
 LONGEST_SIDE = 1920
-FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
-# The fastest way that looks good; it also keeps the fewest frames in memory.
-ENCODER_OPTIONS = {"preset": "veryfast", "crf": "20"}
-BACKGROUND = 0.35  # brightness of the picture behind what is drawn
+BACKGROUND = 0.35  # brightness of the picture behind the drawing
 GREY = (150, 150, 150)
 WHITE = (255, 255, 255)
 
 
 def require_rendering(source: Path, path: Path) -> None:
-    """Refuse what can't be rendered, before anything is computed.
+    """Refuse an impossible rendering before anything is computed.
 
     Raises:
-        UsageError: the suffix of `path` is no format that we write.
-        ActionrecError: there is such a file already, or it can't hold the sound of `source`.
+        UsageError: the suffix of `path` is none of `RENDERING_FORMATS`.
+        ActionrecError: `path` exists, or can't hold the sound of `source`.
         VideoError: `source` is missing, is no video, has no frames, or was cut off.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"--render {path} must end in {', '.join(FORMATS)}.")
+    require_suffix(path, RENDERING_FORMATS, "--render")
     require_free(path)
     index_of(source)
     with opened(source) as (container, _):
         codecs = {sound.codec_context.name for sound in container.streams.audio}
-    holding = [suffix for suffix in FORMATS if codecs <= sound_codecs(suffix)]
+    holding = [suffix for suffix in RENDERING_FORMATS if codecs <= sound_codecs(suffix)]
     if path.suffix.lower() not in holding:
         choice = f"choose {' or '.join(holding)}" if holding else "encode it as AAC before"
         raise ActionrecError(
@@ -63,92 +58,66 @@ def require_rendering(source: Path, path: Path) -> None:
 
 def sound_codecs(suffix: str) -> set[str]:
     """The codecs that a file with this suffix can hold."""
-    with av.open(io.BytesIO(), "w", FORMATS[suffix]) as output:
+    with av.open(io.BytesIO(), "w", CONTAINERS[suffix]) as output:
         return output.supported_codecs
 
 
 def render(timeline: Timeline, path: Path, min_score: float = 0.0) -> str | None:
-    """Write the video of a timeline with its classes drawn on it, upright, at its own times.
+    """Write the video of a timeline with its classes drawn on it, upright, every frame at its time.
 
-    H.264, at most 1920 pixels long. Ctrl-C or SIGTERM end it early, and so does damage in the
-    middle of the file: what was drawn until then is a whole file.
+    H.264, at most 1920 pixels long. Ctrl-C, SIGTERM and damage in the middle of the file end it
+    early; the frames up to there are a whole file.
 
     Args:
+        timeline: Of a video file that is still there.
+        path: The new file.
         min_score: Classes that score less are grey.
 
     Returns:
-        Why it is incomplete; None if it is complete.
+        The reason why the new file is incomplete; None if it is complete.
 
     Raises:
         ActionrecError: the file can't be written.
         VideoError: the video can't be read at all.
     """
     video = VideoReader(timeline.video)
-    crop, (height, width) = frame_size(video.size)
-    drawing = Drawing(timeline, (height, width), min_score)
+    crop, size = frame_size(video.size)
+    drawing = Drawing(timeline, size, min_score)
     clock = video.clock()
-    frames = video.stream(([index] for index in range(len(video))), (height, width), crop)
-    incomplete, drawn = None, 0
+    frames = video.stream(([index] for index in range(len(video))), size, crop)
+    bar = track(frames, f"drawing {path.name}", total=len(video), transient=True)
     with (
-        stop_on_request() as stop_wish,
+        stop_requests() as stop_requested,
         replacing(path) as temporary,
-        writing(),
-        av.open(str(temporary), "w", format=FORMATS[path.suffix.lower()]) as output,
         opened(video.path) as (container, source),
     ):
-        trusted = bool(video.index.pts)
-        unit = source.time_base if trusted else Fraction(1, 90_000)
-        stream = output.add_stream(
-            "libx264",
-            rate=Fraction(video.fps).limit_denominator(100_000),
-            options=ENCODER_OPTIONS,
-        )
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.time_base = unit
-        if source.sample_aspect_ratio:
-            turned = video.index.orientation.transpose
-            ratio = source.sample_aspect_ratio
-            stream.codec_context.sample_aspect_ratio = 1 / ratio if turned else ratio
-        sound = Sound(container, output)
-        reformatter = VideoReformatter()
-        try:
-            for index, [picture] in enumerate(
-                track(
-                    frames,
-                    f"drawing {path.name}",
-                    total=len(video),
-                    console=Console(stderr=True),
-                    transient=True,
-                )
-            ):
-                seconds = clock(index)
-                drawing.draw(picture, seconds)
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                frame = reformatter.reformat(frame, width, height, "yuv420p", threads=1)
-                frame.pts, frame.time_base = round(seconds / float(unit)), unit
-                with writing():
-                    sound.copy_until(seconds)
-                    output.mux(stream.encode(frame))
-                drawn = index + 1
-                if stop_wish():
-                    incomplete = INTERRUPTED
-                    break
-            if incomplete is None:
-                with writing():
-                    sound.copy_until(float("inf"))
-        except VideoError as error:
-            if not drawn:
-                raise
-            incomplete = str(error)
-        with writing():
-            output.mux(stream.encode(None))
-            output.close()
-    return incomplete
+        ratio = source.sample_aspect_ratio
+        if ratio and video.index.orientation.transpose:
+            ratio = 1 / ratio
+        # An index without time stamps has found them unreliable.
+        unit = source.time_base if video.index.pts else Fraction(1, 90_000)
+        with VideoWriter(
+            temporary, size, video.fps, time_base=unit, aspect_ratio=ratio or None, sound=container
+        ) as writer:
+            try:
+                for index, [picture] in enumerate(bar):
+                    seconds = clock(index)
+                    drawing.draw(picture, seconds)
+                    writer.copy_sound(seconds)
+                    writer.write(picture, seconds)
+                    if stop_requested():
+                        return INTERRUPTED
+                writer.copy_sound()
+            except VideoError as error:
+                if not writer.written:
+                    raise
+                return str(error)
+    return None
 
 
 def frame_size(size: tuple[int, int]) -> tuple[Crop | None, tuple[int, int]]:
-    """What is cut out of frames of `size` (height, width), and the size to scale it to, both sides
-    even: H.264's 4:2:0 has a colour for every two rows and columns."""
+    """The part to cut out of frames of `size` (height, width), and the size to scale it to, both
+    sides even: H.264's 4:2:0 has a colour for every two rows and columns."""
     height, width = size
     factor = min(1.0, LONGEST_SIDE / max(size))
     target = tuple(max(2, int(side * factor) // 2 * 2) for side in size)
@@ -156,62 +125,8 @@ def frame_size(size: tuple[int, int]) -> tuple[Crop | None, tuple[int, int]]:
     return crop, target
 
 
-@contextmanager
-def writing() -> Iterator[None]:
-    """FFmpeg's errors become OSErrors: what reads the other file has its own."""
-    try:
-        yield
-    except av.error.FFmpegError as error:
-        raise OSError(error.errno, error.strerror) from error
-
-
-class Sound:
-    """Copies the sound of `source` into `output`, as far as the picture is."""
-
-    def __init__(
-        self, source: av.container.InputContainer, output: av.container.OutputContainer
-    ) -> None:
-        self.source, self.output = source, output
-        self.streams = {
-            sound.index: output.add_stream_from_template(sound) for sound in source.streams.audio
-        }
-        self.begin = Fraction(source.start_time or 0, av.time_base)
-        self.packets = source.demux(source.streams.audio) if self.streams else iter(())
-        self.waiting: av.Packet | None = None
-
-    def copy_until(self, seconds: float) -> None:
-        """Write what is heard before `seconds` after the beginning of the file."""
-        while (packet := self._following()) is not None:
-            # AVI has only times of decoding; those of sound are the same.
-            time = packet.dts if packet.pts is None else packet.pts
-            time -= round(self.begin / packet.time_base)
-            if float(time * packet.time_base) > seconds:
-                return
-            packet.pts = packet.dts = time
-            packet.stream = self.streams[packet.stream.index]
-            self.waiting = None
-            self.output.mux(packet)
-
-    def _following(self) -> av.Packet | None:
-        """The packet to be written next; None at the end."""
-        while self.waiting is None:
-            # An empty packet ends each stream.
-            try:
-                packet = next(self.packets, None)
-            except av.error.FFmpegError as error:
-                raise VideoError(
-                    f"{self.source.name} has sound that could not be read ({error.strerror}); it "
-                    "is damaged: copy or download it again."
-                ) from error
-            if packet is None:
-                return None
-            if packet.size and (packet.pts, packet.dts) != (None, None):
-                self.waiting = packet
-        return self.waiting
-
-
 class Drawing:
-    """What is drawn on the frames, of (height, width) pixels, of a video with a timeline."""
+    """Draws a timeline on frames of (height, width) pixels."""
 
     def __init__(self, timeline: Timeline, size: tuple[int, int], min_score: float) -> None:
         self.steps, self.min_score = timeline.steps, min_score
@@ -273,14 +188,14 @@ class Drawing:
         for number, entry in enumerate(step.top):
             top = number * row + margin // 2
             under = top + size * 4 // 3
-            says = entry.score >= self.min_score
             colour = self._colour(step) if number == 0 else GREY
             bar = margin + round(max(0, columns - 2 * margin) * entry.score)
             draw.rectangle((margin, under, bar, under + size // 8), fill=(*colour, 255))
             score = f"{entry.score:.0%}"
             right = columns - margin - draw.textlength(score, font=self.font)
-            ink = WHITE if says and number == 0 else (200, 200, 200)
-            text = shorten(entry.label, self.font, right - 2 * margin)
+            high = number == 0 and entry.score >= self.min_score
+            ink = WHITE if high else (200, 200, 200)
+            text = fit(entry.label, self.font, right - 2 * margin)
             draw.text((margin, top), text, font=self.font, fill=(*ink, 255))
             draw.text((right, top), score, font=self.font, fill=(*ink, 255))
         return np.asarray(image)[: max(0, self.height - margin)]
@@ -300,8 +215,8 @@ def load_font(size: int) -> "FreeTypeFont":
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
 
 
-def shorten(text: str, font: "FreeTypeFont", width: float) -> str:
-    """The text on one line, cut so that it is at most `width` pixels wide."""
+def fit(text: str, font: "FreeTypeFont", width: float) -> str:
+    """The text on one line, cut to at most `width` pixels."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text

@@ -1,10 +1,10 @@
 """Name the action in video files: `actionrec predict video.mp4`.
 
 Clips are spread over the whole video, each is scored, and the softmax scores are averaged. While
-the network is busy with a clip, a thread reads the next one, of the same video or of the next.
+the network scores a clip, a thread reads the next one, of the same video or of the next.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,17 +43,17 @@ class Prediction:
 
 
 def predict_videos(
-    model: InferenceModel, videos: Iterable[Path | Failure], clips: int | None = None
+    model: InferenceModel, videos: Iterable[str | Path | Failure], clips: int | None = None
 ) -> Iterator[Prediction | Failure]:
     """Predict one video after the other; a bad one becomes a Failure and the others go on.
 
     Args:
-        model: It says how many classes are told.
+        model: Its `topk` is the number of classes in each prediction.
         videos: Files; a Failure is passed on in its place.
         clips: Clips spread over each video; by default as many as cover it, ten at most.
     """
 
-    def read() -> Iterator[tuple[Path, VideoClip] | Failure]:
+    def read() -> Iterator[tuple[str | Path, VideoClip] | Failure]:
         for video in videos:
             if isinstance(video, Failure):
                 yield video
@@ -64,17 +64,20 @@ def predict_videos(
             except VideoError as error:
                 yield Failure(str(video), str(error))
 
-    seconds, scores = [], []
+    predicted, scores = [], []
     for item in read_ahead(read()):
         if not isinstance(item, Failure):
             video, clip = item
-            seconds.append(clip.seconds)
+            start, end = clip.seconds
             scores.append(model.scores(clip.pixels)[0])
+            top = best(scores[-1], model.labels, model.topk)
+            predicted.append(ClipPrediction(round(start, 3), round(end, 3), top))
             if not clip.last:
                 continue
-            item = summarise(model, video, seconds, scores)
-        # A failure may come after some clips of its video, which are dropped.
-        seconds, scores = [], []
+            top = best(np.mean(scores, axis=0), model.labels, model.topk)
+            item = Prediction(str(video), model.name, top, predicted)
+        # A failure may follow some clips of its video, which are dropped.
+        predicted, scores = [], []
         yield item
 
 
@@ -84,29 +87,10 @@ def predict_video(model: InferenceModel, path: str | Path, clips: int | None = N
     Raises:
         VideoError: the video can't be read.
     """
-    seconds, scores = [], []
-    for clip in read_ahead(model.clips.stream(path, clips)):
-        seconds.append(clip.seconds)
-        scores.append(model.scores(clip.pixels)[0])
-    return summarise(model, path, seconds, scores)
-
-
-def summarise(
-    model: InferenceModel,
-    path: str | Path,
-    seconds: Sequence[tuple[float, float]],
-    scores: Sequence[np.ndarray],
-) -> Prediction:
-    """The prediction that follows from the scores (classes,) of a video's clips."""
-    return Prediction(
-        video=str(path),
-        model=model.name,
-        top=best(np.mean(scores, axis=0), model.labels, model.topk),
-        clips=[
-            ClipPrediction(round(start, 3), round(end, 3), best(row, model.labels, model.topk))
-            for (start, end), row in zip(seconds, scores, strict=True)
-        ],
-    )
+    [result] = predict_videos(model, [path], clips)
+    if isinstance(result, Failure):
+        raise VideoError(result.error)
+    return result
 
 
 def video_features(model: InferenceModel, path: str | Path, clips: int | None = None) -> np.ndarray:

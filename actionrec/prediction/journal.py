@@ -1,0 +1,158 @@
+"""The results of a long run, a line of JSON a video in the form of `predict --format json`.
+
+    {"video": "a.mp4", "model": "kinetics400-i3d", "top": [{"label": "yoga", "score": 0.98}, ...],
+     "clips": [{"start": 0.0, "end": 2.56, "top": [...]}, ...]}
+    {"video": "b.mp4", "error": "b.mp4 is empty."}
+
+To retry the failed videos, delete their lines. The settings that results depend on are kept beside
+the lines, in actions.jsonl.settings.json, so that one file never mixes two models or settings.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actionrec.config import DecoderName
+from actionrec.devices import fastest_device, has_bfloat16
+from actionrec.errors import ActionrecError, UsageError
+from actionrec.files import replacing
+from actionrec.models.catalogue import WEIGHTS
+from actionrec.models.registry import PrecisionName
+from actionrec.progress import track
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that results depend on; all results in a file have the same.
+
+    Attributes:
+        model: A pretrained model or a model file.
+        sha256: That of the model file; None for a pretrained model, whose name identifies it.
+        topk: Classes of each prediction.
+        clips: Clips spread over each video; None for as many as cover it, ten at most.
+        precision: Numbers that the network computes with.
+        decoder: Library that decodes videos.
+        shard: The part of the list of videos.
+    """
+
+    model: str
+    sha256: str | None = None
+    topk: int = 5
+    clips: int | None = None
+    precision: PrecisionName = "auto"
+    decoder: DecoderName = "pyav"
+    shard: str = "1/1"
+
+    def resolved(self) -> "Settings":
+        """The same with the hash of the model file, and with the precision that auto stands for
+        on this machine."""
+        precision, sha256 = self.precision, None
+        if precision == "auto":
+            fast = has_bfloat16(torch.device(fastest_device()))
+            precision = "bfloat16" if fast else "float32"
+        if self.model not in WEIGHTS:
+            with open(self.model, "rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return replace(self, sha256=sha256, precision=precision)
+
+    def require(self, others: dict[str, Any], path: Path) -> None:
+        """Raise UsageError if the settings that the file at `path` was made with are others."""
+        for name, value in asdict(self).items():
+            before = others.get(name)
+            if before != value:
+                difference = f"{name} {before}, not {value}"
+                if name == "sha256":
+                    difference = f"other weights in {self.model}"
+                raise UsageError(
+                    f"{path} was made with {difference}; choose another --output, or move that "
+                    "file away."
+                )
+
+
+class Journal:
+    """The lines of a file: read once, then appended to.
+
+    Attributes:
+        rows: the number of lines.
+        failed: the number of lines that are errors.
+        videos: the videos of the lines that were there at first.
+
+    Raises:
+        UsageError: the file was made with other settings or not by actionrec.
+        ActionrecError: the file can't be written.
+    """
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path = path
+        self.settings_path = path.with_name(f"{path.name}.settings.json")
+        self.rows = self.failed = self._size = 0
+        self.videos: set[str] = set()
+        if path.exists():
+            self._read(settings)
+        else:
+            with replacing(self.settings_path) as temporary:
+                temporary.write_text(json.dumps(asdict(settings)), encoding="utf-8")
+        # Unbuffered: a line is with the system at once, and outlives a kill of this process.
+        self._file = path.open("ab", buffering=0)
+        # Removes a line that was torn off when the last run ended.
+        self._file.truncate(self._size)
+
+    def _read(self, settings: Settings) -> None:
+        try:
+            others = dict(json.loads(self.settings_path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UsageError(
+                f"{self.path} is there already without {self.settings_path.name} beside it, the "
+                "settings of its results; choose another --output, or move that file away."
+            ) from error
+        settings.require(others, self.path)
+        with self.path.open("rb") as file:
+            for line in track(file, f"reading {self.path}", transient=True):
+                if not line.endswith(b"\n"):
+                    return
+                self.rows += 1
+                self._size += len(line)
+                try:
+                    row = json.loads(line)
+                    self.videos.add(row["video"])
+                    self.failed += "error" in row
+                except (ValueError, KeyError, TypeError) as error:
+                    raise UsageError(
+                        f"Line {self.rows} of {self.path} is no result of actionrec; delete that "
+                        "line, or choose another --output."
+                    ) from error
+
+    def append(self, line: str, failed: bool = False) -> None:
+        """Write a line.
+
+        Raises:
+            ActionrecError: it can't be written; the lines before it stay whole.
+        """
+        data = line.encode() + b"\n"
+        try:
+            if self._file.write(data) < len(data):
+                raise OSError("the disk is full")
+        except OSError as error:
+            self._file.truncate(self._size)
+            raise ActionrecError(
+                f"{self.path} could not be written ({error.strerror or error}); free some space, "
+                f"and the same command goes on after the {self.rows} results that it holds."
+            ) from error
+        self._size += len(data)
+        self.rows += 1
+        self.failed += failed
+
+    def close(self) -> None:
+        """Close the file when its lines are on the disk."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def delete(self) -> None:
+        """Delete the file and its settings."""
+        self.path.unlink()
+        self.settings_path.unlink(missing_ok=True)

@@ -1,0 +1,128 @@
+"""Predictions as a Parquet file: a row a video, converted from lines of JSON in one go."""
+
+import json
+import logging
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actionrec.errors import ActionrecError, UsageError
+from actionrec.files import replacing
+from actionrec.prediction.journal import Journal, Settings
+from actionrec.progress import track
+
+if TYPE_CHECKING:
+    import pyarrow
+
+logger = logging.getLogger("actionrec")
+
+ROW_GROUP = 2000  # rows of a group, and lines in memory
+METADATA_KEY = b"actionrec"
+
+
+def require_pyarrow() -> None:
+    """Raise ActionrecError if pyarrow is not installed."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise ActionrecError(
+            "Parquet can't be written without pyarrow; `pip install 'actionrec[parquet]'`, or "
+            "choose an --output that ends in .jsonl."
+        ) from error
+
+
+def schema() -> "pyarrow.Schema":
+    """The columns. In a row with an `error`, all columns after it are null."""
+    import pyarrow
+
+    labels = pyarrow.list_(pyarrow.string())
+    scores = pyarrow.list_(pyarrow.float32())
+    seconds = pyarrow.float64()
+    clip = [("start", seconds), ("end", seconds), ("labels", labels), ("scores", scores)]
+    return pyarrow.schema(
+        [
+            pyarrow.field("video", pyarrow.string(), nullable=False),
+            ("error", pyarrow.string()),
+            ("model", pyarrow.string()),
+            ("labels", labels),
+            ("scores", scores),
+            ("clips", pyarrow.list_(pyarrow.struct(clip))),
+        ]
+    )
+
+
+def write(lines: Path, output: Path, settings: Settings, rows: int) -> None:
+    """Convert a file of `rows` lines into a Parquet file, which appears when it is whole.
+
+    Raises:
+        ActionrecError: the file can't be written.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = schema()
+    described = columns.with_metadata({METADATA_KEY: json.dumps(asdict(settings))})
+    with replacing(output) as temporary, lines.open(encoding="utf-8") as file:
+        with parquet.ParquetWriter(temporary, described) as writer:
+            for _ in track(range(0, rows, ROW_GROUP), f"writing {output.name}"):
+                group = [_row(json.loads(line)) for line in islice(file, ROW_GROUP)]
+                writer.write_table(pyarrow.Table.from_pylist(group, columns))
+
+
+def _row(result: dict[str, Any]) -> dict[str, Any]:
+    if "error" in result:
+        return {name: _valid(text) for name, text in result.items()}
+    clips = [_columns(clip) for clip in result["clips"]]
+    return _columns(result) | {"video": _valid(result["video"]), "clips": clips}
+
+
+def _columns(result: dict[str, Any]) -> dict[str, Any]:
+    """A result with two lists, `labels` and `scores`, in place of its list of pairs."""
+    top = result.pop("top")
+    lists = {f"{name}s": [entry[name] for entry in top] for name in ("label", "score")}
+    return result | lists
+
+
+def _valid(name: str) -> str:
+    """A file's name without bytes that are no UTF-8, which Parquet refuses."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def check_finished(videos: Iterable[str], output: Path, lines: Path, settings: Settings) -> int:
+    """Check that a finished Parquet file holds all videos; returns how many of its videos failed.
+
+    Raises:
+        UsageError: it lacks videos, or was made with other settings or not by actionrec.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    done, failed = set(), 0
+    try:
+        with parquet.ParquetFile(output) as file:
+            others = dict(json.loads((file.schema_arrow.metadata or {})[METADATA_KEY]))
+            settings.require(others, output)
+            for batch in file.iter_batches(columns=["video", "error"]):
+                done.update(batch["video"].to_pylist())
+                failed += len(batch) - batch["error"].null_count
+    except (pyarrow.ArrowException, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{output} is there already and was not written by actionrec; choose another "
+            "--output, or move that file away."
+        ) from error
+    names = {_valid(video) for video in videos}
+    if missing := len(names - done):
+        raise UsageError(
+            f"{output} is finished and lacks {missing} of these {len(names)} videos; Parquet can't "
+            "be added to, so choose another --output."
+        )
+    logger.info("All %d videos are in %s already.", len(names), output)
+    if lines.exists():
+        # The last run ended between writing the file and deleting its lines.
+        with closing(Journal(lines, settings)) as journal:
+            if {_valid(video) for video in journal.videos} <= done:
+                journal.delete()
+    return failed

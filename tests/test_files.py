@@ -1,0 +1,60 @@
+"""Files: which are videos, written whole or not at all, by one process at a time."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from actionrec.errors import ActionrecError, Failure
+from actionrec.files import exclusive, find_videos, replacing
+
+
+def test_files_folders_and_patterns_are_found_and_misses_are_told(tmp_path):
+    for name in ("a.mp4", "deep/er/b.AVI", "deep/notes.txt", "deep/.hidden.mp4", "odd.bin"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    paths = [tmp_path / "odd.bin", tmp_path / "deep", f"{tmp_path}/*.mp4"]
+    assert find_videos(paths) == [
+        tmp_path / "odd.bin",
+        tmp_path / "deep/er/b.AVI",
+        tmp_path / "a.mp4",
+    ]
+    [empty, nothing] = find_videos([tmp_path / "empty", f"{tmp_path}/*.mkv"])
+    assert isinstance(empty, Failure) and "has no videos" in empty.error
+    assert isinstance(nothing, Failure) and "No file matches" in nothing.error
+
+
+def test_a_file_takes_its_place_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "result.csv"
+    with replacing(path) as temporary:
+        assert temporary.suffix == ".csv" and not path.exists()
+        temporary.write_text("first")
+    assert path.read_text() == "first"
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+    with pytest.raises(KeyError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert path.read_text() == "first" and os.listdir(path.parent) == ["result.csv"]
+
+
+def test_a_folder_that_can_not_be_made_is_a_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ActionrecError, match="result.csv could not be written .*free some space"):
+        with replacing(tmp_path / "file" / "result.csv"):
+            pass
+
+
+def test_a_second_process_is_refused_until_the_first_is_done(tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from actionrec.files import exclusive\n"
+        "with exclusive(Path(sys.argv[1]), 'busy'): pass"
+    )
+    other = [sys.executable, "-c", script, str(tmp_path / "new" / "result.csv")]
+    with exclusive(tmp_path / "new" / "result.csv", "busy"):
+        run = subprocess.run(other, capture_output=True, text=True)
+        assert run.returncode == 1 and "ActionrecError: busy" in run.stderr
+    assert subprocess.run(other).returncode == 0
