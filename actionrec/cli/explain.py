@@ -46,7 +46,7 @@ def explain(
         output: File to write, *.png (a sheet of frames) or *.mp4 (the clip), or a folder for both.
     """
     from actionrec.explanation.heat_maps import default_method, explain_same_moment
-    from actionrec.explanation.pictures import picture_paths, write_picture
+    from actionrec.explanation.pictures import WRITERS, picture_paths
     from actionrec.recognizer import Recognizer
 
     paths = picture_paths(output, video)
@@ -70,6 +70,6 @@ def explain(
     if (marked := explanations[0].point) is not None:
         print(f"point: column {marked.x}, row {marked.y} at {marked.seconds:.2f} s")
     for path in paths:
-        write_picture(explanations, path)
+        WRITERS[path.suffix.lower()](explanations, path)
         print(path)
     return 0
