@@ -9,17 +9,17 @@ import pytest
 from actionrec.errors import UsageError
 from actionrec.explanation.clip import Point
 from actionrec.explanation.heat_maps import Explanation, HeatMap
-from actionrec.explanation.pictures import overlay, picture_paths, sheet, write_video
+from actionrec.explanation.pictures import overlay, picture_paths, sheet, write_overlay, write_video
+from actionrec.video.reader import VideoReader
 
 
 @pytest.fixture
 def explanation():
-    """Eight grey frames, 64 wide and 48 high, of which the network sees columns 8 to 55, and a heat
-    map whose highest number is at frame 3, row 10, column 40."""
-    generator = np.random.default_rng(0)
-    heat = np.full((8, 48, 64), np.nan, np.float32)
-    heat[:, :, 8:56] = generator.random((8, 48, 48))
-    heat[3, 10, 40] = 1.5
+    """Eight frames, 64 wide and 48 high, of which the network sees columns 8 to 55, and a heat map
+    whose highest number is at frame 3, row 10, column 40."""
+    time, rows, columns = np.indices((8, 48, 64))
+    heat = np.exp(-((rows - 10) ** 2 + (columns - 40) ** 2) / 200 - abs(time - 3) / 4)
+    heat[:, :, :8] = heat[:, :, 56:] = np.nan
     return Explanation(
         video="clip.mp4",
         model="kinetics400-i3d",
@@ -30,10 +30,10 @@ def explanation():
         end=0.52,
         fps=25,
         times=np.arange(5, 13) / 25,
-        frames=generator.integers(60, 160, (8, 48, 64, 3), dtype=np.uint8),
+        frames=np.repeat(160 - columns[..., None], 3, axis=3).astype(np.uint8),
         size=(48, 64),
         seen=(0, 8, 48, 48),
-        maps=(HeatMap("row A[i, :]", "A[i, j]", heat[::2, ::8, 8:56:8], heat),),
+        maps=(HeatMap("row A[i, :]", "A[i, j]", heat[::2, 2::8, 8:56:8], heat),),
         point=Point(20, 30, 0.32, frame=3, position=(2, 4, 2), frames=range(3, 5)),
     )
 
@@ -76,6 +76,22 @@ def test_the_video_has_each_frame_of_the_clip_at_its_rate(explanation, tmp_path)
     # The ring comes with frame 3 and goes after frame 4.
     white = [int((picture > 230).all(axis=2).sum()) for picture in pictures]
     assert min(white[3:5]) > max(white[:3] + white[5:])
+
+
+def test_the_overlay_is_the_heat_map_over_the_clip_with_a_ring_at_the_point(explanation, tmp_path):
+    write_overlay(explanation, tmp_path / "overlay.mp4")
+    write_overlay(replace(explanation, point=None), tmp_path / "no_ring.mp4")
+    ringed, plain = (
+        VideoReader(tmp_path / name).read(range(4)).astype(int)
+        for name in ("overlay.mp4", "no_ring.mp4")
+    )
+    for index, picture in enumerate(plain):
+        heat = overlay(explanation, explanation.maps[0], index).astype(int)
+        assert np.abs(picture - heat).mean() < 10
+        rows, columns = np.nonzero(np.abs(ringed[index] - picture).max(axis=2) > 60)
+        assert bool(len(rows)) == (index in explanation.point.frames)
+        if len(rows):
+            assert abs(rows.mean() - 30) < 3 and abs(columns.mean() - 20) < 3
 
 
 def test_pictures_are_called_after_the_video_and_replace_nothing(tmp_path):

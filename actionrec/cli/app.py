@@ -31,7 +31,7 @@ def app(
             where the hardware has it.
         open: Open the page in the browser.
     """
-    from actionrec.app import serve
+    from actionrec.app.server import serve
 
     serve(model, port, max_seconds, max_megabytes, precision, open)
     return 0

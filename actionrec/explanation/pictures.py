@@ -118,6 +118,26 @@ def write_video(explanations: Sequence[Explanation], path: str | Path) -> None:
             writer.write(np.asarray(canvas.buffer_rgba())[:height, :width, :3])
 
 
+def write_overlay(explanation: Explanation, path: Path) -> None:
+    """Write an MP4 of the clip, at its rate, with its first heat map over it and a ring around the
+    point at its time, and nothing else.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    from PIL import Image, ImageDraw
+
+    height, width = (side // 2 * 2 for side in explanation.frames.shape[1:3])
+    point, scale = explanation.point, explanation.frames.shape[1] / explanation.size[0]
+    with VideoWriter(path, (height, width), explanation.fps) as writer:
+        for frame in range(len(explanation.frames)):
+            picture = Image.fromarray(overlay(explanation, explanation.maps[0], frame))
+            if point is not None and frame in point.frames:
+                centre = (point.x + 0.5) * scale, (point.y + 0.5) * scale
+                ImageDraw.Draw(picture).circle(centre, height // 24, outline="white", width=3)
+            writer.write(np.asarray(picture)[:height, :width])
+
+
 WRITERS = {".png": write_sheet, ".mp4": write_video}
 
 
