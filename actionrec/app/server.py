@@ -48,13 +48,7 @@ def serve(
 ) -> None:
     """Serve the page on 127.0.0.1 until Ctrl-C or SIGTERM; print its address when it is ready.
 
-    Args:
-        model: A pretrained model's name or a model file.
-        port: Port of the page.
-        max_seconds: Longer videos are refused.
-        max_megabytes: Larger uploads are refused.
-        precision: As of `InferenceModel`.
-        open_browser: Open the page in the user's browser.
+    The arguments are those of `actionrec.cli.app`.
 
     Raises:
         UsageError: Gradio is not installed.
@@ -85,23 +79,13 @@ def serve(
 
 def require_free(port: int) -> None:
     """Raise ActionrecError, with the number of a free port, if this one can't be listened on."""
-    if not 1 <= port <= 65535:
-        raise UsageError(f"--port {port} is not possible; it must be from 1 to 65535.")
-    if problem := _bind_error(port):
-        later = (other for other in range(max(port, 1024) + 1, 65536) if not _bind_error(other))
-        raise ActionrecError(
-            f"Port {port} can't be listened on ({problem}); try --port {next(later, 8000)}."
-        )
-
-
-def _bind_error(port: int) -> str | None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            return error.strerror
-    return None
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as error:
+        with socket.create_server((HOST, 0)) as free:
+            advice = f"try --port {free.getsockname()[1]}"
+        reason = os.strerror(error.errno)
+        raise ActionrecError(f"Port {port} can't be listened on ({reason}); {advice}.") from error
 
 
 def confine_gradio(folder: Path) -> None:

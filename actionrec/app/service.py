@@ -22,7 +22,7 @@ from actionrec.errors import ActionrecError, VideoError
 from actionrec.explanation.heat_maps import Explanation
 from actionrec.explanation.pictures import write_overlay
 from actionrec.prediction.rendering import frame_size
-from actionrec.prediction.timeline import Timeline, frames_of_hop, score_timeline
+from actionrec.prediction.timeline import Timeline, frames_of_hop
 from actionrec.recognizer import Recognizer
 from actionrec.text import clock_time
 from actionrec.video.index import opened
@@ -126,9 +126,8 @@ class Service:
         playable = plays_in_browsers(path)
         report(Playable(path if playable else None))
         clips = len(window_starts(self.recognizer, video))
-        timeline = score_timeline(
-            with_progress(self.recognizer, clips, report), path, min_score=MIN_SCORE
-        )
+        reporting = with_progress(self.recognizer, clips, report)
+        timeline = reporting.timeline(path, min_score=MIN_SCORE)
         report(timeline)
         if not playable:
             convert(video, folder / "video.mp4", report)
@@ -168,11 +167,9 @@ def explain_best_clip(
 ) -> Explanation:
     """Explain the best label of the video in the clip of the timeline where it scores highest."""
     label = timeline.top[0].label
-    scores = [
-        next((entry.score for entry in clip.top if entry.label == label), 0.0)
-        for clip in timeline.clips
-    ]
-    start = window_starts(recognizer, video)[int(np.argmax(scores))] / video.fps
+    tops = [{entry.label: entry.score for entry in clip.top} for clip in timeline.clips]
+    best = int(np.argmax([top.get(label, 0.0) for top in tops]))
+    start = window_starts(recognizer, video)[best] / video.fps
     return recognizer.explain(video.path, label=label, start=start)
 
 

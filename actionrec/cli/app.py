@@ -1,13 +1,15 @@
 """`actionrec app`: the page in the browser."""
 
-from jsonargparse.typing import PositiveFloat, PositiveInt
+from jsonargparse.typing import PositiveFloat, restricted_number_type
 
 from actionrec.models.registry import PrecisionName
+
+Port = restricted_number_type("Port", int, [(">", 0), ("<", 65536)])
 
 
 def app(
     model: str = "kinetics400-i3d",
-    port: PositiveInt = 7860,
+    port: Port = 7860,
     max_seconds: PositiveFloat = 600,
     max_megabytes: PositiveFloat = 500,
     precision: PrecisionName = "auto",

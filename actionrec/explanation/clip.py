@@ -52,13 +52,11 @@ class Clip:
 
     def scaled_square(self, size: tuple[int, int]) -> Crop:
         """The same in pixels of frames that were scaled to `size` (height, width)."""
-        rows, columns = (
-            [round(edge * scaled / whole) for edge in (first, first + length)]
-            for first, length, scaled, whole in zip(
-                self.square[:2], self.square[2:], size, self.video.size, strict=True
-            )
-        )
-        return rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0]
+        top, left, side, _ = self.square
+        (height, width), (rows, columns) = self.video.size, size
+        upper, lower = (round(edge * rows / height) for edge in (top, top + side))
+        first, last = (round(edge * columns / width) for edge in (left, left + side))
+        return upper, first, lower - upper, last - first
 
     def require_visible(self, x: int, y: int) -> None:
         """Raise UsageError if the network does not see a pixel of the video."""
@@ -114,13 +112,13 @@ class Clip:
         """`values` (T', H', W') interpolated linearly to frames of the clip, float32 (T, H, W) =
         `shape`; NaN where the network does not look."""
         top, left, height, width = self.scaled_square(shape[1:])
-        crop = self.preprocessing.crop
-        time, rows, columns = (
-            centres.interpolation(_rescaled(np.arange(pixels), inputs / pixels), positions)
-            for centres, pixels, inputs, positions in zip(
-                grid, (shape[0], height, width), (shape[0], crop, crop), values.shape, strict=True
-            )
-        )
+        in_time, in_height, in_width = grid
+        steps, positions_y, positions_x = values.shape
+        side = self.preprocessing.crop
+        y, x = (_rescaled(np.arange(pixels), side / pixels) for pixels in (height, width))
+        time = in_time.interpolation(np.arange(shape[0]), steps)
+        rows = in_height.interpolation(y, positions_y)
+        columns = in_width.interpolation(x, positions_x)
         over_frames = np.full(shape, np.nan, dtype=np.float32)
         over_frames[:, top : top + height, left : left + width] = np.einsum(
             "tk,yh,xw,khw->tyx", time, rows, columns, values, optimize=True

@@ -176,11 +176,11 @@ def explain_video(
 
     factor = min(1.0, SHORT_SIDE / min(video.size))
     frames = video.read(clip.indices, tuple(round(length * factor) for length in video.size))
-    maps = []
-    for title, tensor in values.items():
-        array = tensor.float().cpu().numpy()
-        over_frames = clip.interpolate(array, grid, frames.shape[:3])
-        maps.append(HeatMap(title, quantity, array, over_frames))
+    arrays = {title: tensor.float().cpu().numpy() for title, tensor in values.items()}
+    maps = [
+        HeatMap(title, quantity, array, clip.interpolate(array, grid, frames.shape[:3]))
+        for title, array in arrays.items()
+    ]
     return Explanation(
         video=str(path),
         model=model.name,
@@ -214,22 +214,14 @@ def explain_same_moment(
     Raises:
         As `explain_video`; the point can be outside of the square that this model sees.
     """
-    start, chosen = explanation.start, explanation.point
-    moment = {}
-    if chosen is not None:
-        moment = {"point": (chosen.x, chosen.y), "at": chosen.seconds}
-        video = open_video(explanation.video, model.clips.decoder)
-        if chosen.seconds >= start + model.config.sampling.at(video.fps).span / video.fps:
-            start = None
-    return explain_video(
-        model,
-        explanation.video,
-        explanation.method,
-        label=label,
-        start=start,
-        block=block,
-        **moment,
-    )
+    moment = {"start": explanation.start}
+    if (point := explanation.point) is not None:
+        fps = open_video(explanation.video, model.clips.decoder).fps
+        if point.seconds >= explanation.start + model.config.sampling.at(fps).span / fps:
+            moment = {}
+        moment |= {"point": (point.x, point.y), "at": point.seconds}
+    request = {"label": label, "block": block, **moment}
+    return explain_video(model, explanation.video, explanation.method, **request)
 
 
 def default_method(*models: InferenceModel) -> Method:

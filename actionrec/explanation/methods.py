@@ -45,22 +45,19 @@ def affinity_row(block: NonlocalBlock, x: Tensor, position: tuple[int, int, int]
     block's input x (1, C, T', H', W').
 
     A[i, j] is the weight with which i takes the features at j. The row is computed from the
-    factors of A in O(N) memory, without the N x N matrix. It does not depend on the filter, and
-    all units of a block that share A have the same rows:
+    factors of A in O(N) memory, without the N x N matrix. The filter has no part in it, although
+    the filters of gsnl, cheb and cayley reach farther than A, over A^2 and so on.
 
-        nl, ns         a softmax: positive, sum 1 (the filter of ns is A - 1)
-        a2             positive, sum 1
+        nl, ns, a2     positive, sum 1
         dnl            two softmaxes, sum 2; the second one is the same for every i
         cc             0 but for the T' + H' + W' - 2 positions in line with i; sum 1
+        snl_a2         not negative, sum 1
         snl, snl_a1, gsnl, cheb, cayley
                        D^-1/2 M D^-1/2: symmetric, not negative, no fixed sum
-                       (the filters of gsnl, cheb and cayley reach farther than A: over A^2, ...)
-        snl_a2         not negative, sum 1
         nl_dot         any sign, no fixed sum
-        cgnl           A is over pairs of a position and a channel. The row is its sum over the
-                       pairs of channels, c at i and d at j, in the same group: all that i takes
-                       from j, were Z the same in every channel. Any sign, no fixed sum; the rank
-                       is 1 in every group, so with one group all rows are multiples of one
+        cgnl           A is over pairs of a position and a channel. Shown is the sum over the pairs
+                       of channels in one group: all that i takes from j, were Z the same in every
+                       channel. Any sign, no fixed sum; with one group, the rank is 1
     """
     _, height, width = x.shape[2:]
     t, row, column = position
