@@ -184,7 +184,7 @@ def test_the_example_wants_a_file_of_ours(exported_onnx, tmp_path):
     (tmp_path / "text.onnx").write_text("hello")
     video = exported_onnx / "video.mp4"
     for file, clip, reason in (
-        (tmp_path / "other.onnx", video, "does not say what its classes are called"),
+        (tmp_path / "other.onnx", video, "has no labels and no clip size"),
         (tmp_path / "text.onnx", video, "is no ONNX file"),
         (tmp_path / "none.onnx", video, "There is no file"),
         (exported_onnx / "model.onnx", tmp_path / "none.mp4", "There is no video"),

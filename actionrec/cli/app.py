@@ -17,8 +17,8 @@ def app(
 ) -> int:
     """Serve a local web page to drop a video on and see what people do in it.
 
-    Its address is printed once it is there; Ctrl-C ends it. Only this machine reaches it, and what
-    was uploaded is deleted within half an hour, or when it ends.
+    Its address is printed when it is ready; Ctrl-C ends it. Only this machine reaches it. Uploads
+    are deleted within half an hour, or when the page ends.
 
     Examples:
         actionrec app

@@ -25,6 +25,7 @@ from typing import Literal
 import numpy as np
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 
 from actionrec.errors import UsageError
 from actionrec.explanation.clip import Clip, Point, candidate_clips
@@ -35,6 +36,11 @@ from actionrec.video.reader import Crop
 from actionrec.video.transforms import channels_first, stack_clips
 
 Method = Literal["affinity", "features", "hirescam"]
+QUANTITIES = {
+    "affinity": "A[i, j]",
+    "features": "root mean square over channels",
+    "hirescam": "contribution to the logit",
+}
 # Pixels of the short side of the frames in an explanation; smaller ones keep their size.
 SHORT_SIDE = 360
 
@@ -138,55 +144,43 @@ def explain_video(
         Clip(video, indices, config.preprocessing)
         for indices in candidate_clips(video, config.sampling, start, at)
     ]
-    clip = candidates[0]
     if point is not None:
-        clip.require_visible(*point)
+        candidates[0].require_visible(*point)
     # With a time there is only one clip.
-    frame = len(clip.indices) // 2 if at is None else clip.frame_at(at)
+    frame = config.sampling.length // 2 if at is None else candidates[0].frame_at(at)
+    best = _best_clip(model, candidates, target)
+    clip, label = best.clip, config.labels[best.target]
 
-    side = config.preprocessing.crop
-    read = video.clips([each.indices for each in candidates], (side, side), clip.square)
-    pixels = stack_clips([channels_first(frames) for frames in read])
-    batches = track(pixels.split(1), "scoring clips", console=Console(stderr=True))
-    scores = np.concatenate([model.scores(batch) for batch in batches])
-    if target is None:
-        target = int(scores.mean(axis=0).argmax())
-    best = int(scores[:, target].argmax())
-    clip = candidates[best]
-
-    clips = model.model.pixels(pixels[best : best + 1].to(model.device))
-    features, grid = feature_maps(model.network, clips, unit)
-    marked = None
-    if method == "hirescam":
-        quantity = "contribution to the logit"
-        title = f"HiResCAM of “{config.labels[target]}”"
-        values = {title: hires_cam(model.network, features[0], target)}
+    inputs = model.model.pixels(best.pixels.to(model.device))
+    features, grid = feature_maps(model.network, inputs, unit)
+    site = f"{config.block.name} before {unit}"
+    quantity, marked = QUANTITIES[method], None
+    if method == "affinity":
+        marked = clip.point(frame, point, grid, channel_rms(features[0]).cpu().numpy())
+        row = affinity_row(model.network.blocks[unit], features[0], marked.position)
+        values = {f"row A[i, :] of {site}": row}
+        if config.block.name == "cgnl":
+            quantity += ", summed over channels"
     elif method == "features":
-        quantity = "root mean square over channels"
-        titles = ["features of the last stage"]
-        if unit is not None:
-            titles = [f"{end} of {config.block.name} before {unit}" for end in ("input", "output")]
+        titles = (
+            [f"{end} of {site}" for end in ("input", "output")]
+            if unit
+            else ["features of the last stage"]
+        )
         values = dict(zip(titles, map(channel_rms, features), strict=True))
     else:
-        quantity = "A[i, j], summed over channels" if config.block.name == "cgnl" else "A[i, j]"
-        saliency = channel_rms(features[0]).cpu().numpy()
-        marked = clip.point(frame, point, grid, saliency)
-        row = affinity_row(model.network.blocks[unit], features[0], marked.position)
-        values = {f"row A[i, :] of {config.block.name} before {unit}": row}
+        cam = hires_cam(model.network, features[0], best.target)
+        values = {f"HiResCAM of “{label}”": cam}
 
     factor = min(1.0, SHORT_SIDE / min(video.size))
     frames = video.read(clip.indices, tuple(round(length * factor) for length in video.size))
     arrays = {title: tensor.float().cpu().numpy() for title, tensor in values.items()}
-    maps = [
-        HeatMap(title, quantity, array, clip.interpolate(array, grid, frames.shape[:3]))
-        for title, array in arrays.items()
-    ]
     return Explanation(
         video=str(path),
         model=model.name,
         method=method,
-        label=config.labels[target],
-        score=float(scores[best, target]),
+        label=label,
+        score=best.score,
         start=clip.seconds[0],
         end=clip.seconds[1],
         fps=video.fps / config.sampling.at(video.fps).stride,
@@ -194,7 +188,10 @@ def explain_video(
         frames=frames,
         size=video.size,
         seen=clip.scaled_square(frames.shape[1:3]),
-        maps=tuple(maps),
+        maps=tuple(
+            HeatMap(title, quantity, array, clip.interpolate(array, grid, frames.shape[:3]))
+            for title, array in arrays.items()
+        ),
         point=marked,
     )
 
@@ -227,6 +224,30 @@ def explain_same_moment(
 def default_method(*models: InferenceModel) -> Method:
     """The affinity if all networks have a nonlocal block, else HiResCAM."""
     return "affinity" if all(each.network.blocks for each in models) else "hirescam"
+
+
+@dataclass(frozen=True)
+class _ScoredClip:
+    """A clip as uint8 (1, 3, T, H, W), and its softmax score for the class `target`."""
+
+    clip: Clip
+    pixels: Tensor
+    target: int
+    score: float
+
+
+def _best_clip(model: InferenceModel, clips: list[Clip], target: int | None) -> _ScoredClip:
+    """The clip that scores highest for a class; by default the class of the highest mean score."""
+    side = model.config.preprocessing.crop
+    indices = [clip.indices for clip in clips]
+    read = clips[0].video.clips(indices, (side, side), clips[0].square)
+    pixels = stack_clips([channels_first(frames) for frames in read]).split(1)
+    tracked = track(pixels, "scoring clips", console=Console(stderr=True))
+    scores = np.concatenate([model.scores(batch) for batch in tracked])
+    if target is None:
+        target = int(scores.mean(axis=0).argmax())
+    best = int(scores[:, target].argmax())
+    return _ScoredClip(clips[best], pixels[best], target, float(scores[best, target]))
 
 
 def _explained_unit(model: InferenceModel, method: Method, block: str | None) -> str | None:
