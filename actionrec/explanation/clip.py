@@ -3,14 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from actionrec.errors import UsageError
 from actionrec.explanation.receptive_fields import Grid
-from actionrec.video.clips import MOST_CLIPS
+from actionrec.video.clips import MOST_CLIPS, ClipReader
+from actionrec.video.decoders import open_video
 from actionrec.video.reader import Crop, VideoReader
-from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
 
 
@@ -127,27 +128,29 @@ class Clip:
 
 
 def candidate_clips(
-    video: VideoReader, sampling: ClipSampling, start: float | None, at: float | None
-) -> list[list[int]]:
+    path: str | Path, reader: ClipReader, start: float | None, at: float | None
+) -> list[Clip]:
     """The clip from `start` on or around `at`, in seconds; by default clips that cover the video.
 
     Raises:
         UsageError: the video does not last that long.
+        VideoError: the video can't be read.
     """
+    video = open_video(path, reader.decoder)
     for seconds in (start, at):
         if seconds is not None and not 0 <= seconds < len(video) / video.fps:
             raise UsageError(
                 f"{seconds:g} s is not in {video.path}, which lasts {len(video) / video.fps:.2f} s."
             )
-    sampling = sampling.at(video.fps)
-    if start is not None:
-        first = frame_index(video, start)
-    elif at is not None:
-        first = frame_index(video, at) - sampling.span // 2
+    sampling = reader.sampling.at(video.fps)
+    if start is None and at is None:
+        chosen = sampling.covering(len(video), at_most=MOST_CLIPS)
     else:
-        return sampling.covering(len(video), at_most=MOST_CLIPS)
-    last = max(len(video) - sampling.span, 0)
-    return [sampling.clip(min(max(first, 0), last), len(video))]
+        before = sampling.span // 2 if start is None else 0
+        first = frame_index(video, at if start is None else start) - before
+        last = max(len(video) - sampling.span, 0)
+        chosen = [sampling.clip(min(max(first, 0), last), len(video))]
+    return [Clip(video, indices, reader.preprocessing) for indices in chosen]
 
 
 def frame_index(video: VideoReader, seconds: float) -> int:

@@ -137,23 +137,19 @@ def explain_video(
             "leave them out, or choose the clip by its start."
         )
     unit = _explained_unit(model, method, block)
-    config = model.config
     target = None if label is None else _class_index(model, label)
-    video = open_video(path, model.clips.decoder)
-    candidates = [
-        Clip(video, indices, config.preprocessing)
-        for indices in candidate_clips(video, config.sampling, start, at)
-    ]
+    candidates = candidate_clips(path, model.clips, start, at)
     if point is not None:
         candidates[0].require_visible(*point)
+    config = model.config
     # With a time there is only one clip.
     frame = config.sampling.length // 2 if at is None else candidates[0].frame_at(at)
     best = _best_clip(model, candidates, target)
-    clip, label = best.clip, config.labels[best.target]
+    clip, label, video = best.clip, config.labels[best.target], best.clip.video
 
     inputs = model.model.pixels(best.pixels.to(model.device))
     features, grid = feature_maps(model.network, inputs, unit)
-    site = f"{config.block.name} before {unit}"
+    site = f"{config.block.name} before {unit}" if unit else "the last stage"
     quantity, marked = QUANTITIES[method], None
     if method == "affinity":
         marked = clip.point(frame, point, grid, channel_rms(features[0]).cpu().numpy())
@@ -162,15 +158,10 @@ def explain_video(
         if config.block.name == "cgnl":
             quantity += ", summed over channels"
     elif method == "features":
-        titles = (
-            [f"{end} of {site}" for end in ("input", "output")]
-            if unit
-            else ["features of the last stage"]
-        )
-        values = dict(zip(titles, map(channel_rms, features), strict=True))
+        parts = zip(("input", "output") if unit else ("features",), features, strict=True)
+        values = {f"{part} of {site}": channel_rms(tensor) for part, tensor in parts}
     else:
-        cam = hires_cam(model.network, features[0], best.target)
-        values = {f"HiResCAM of “{label}”": cam}
+        values = {f"HiResCAM of “{label}”": hires_cam(model.network, features[0], best.target)}
 
     factor = min(1.0, SHORT_SIDE / min(video.size))
     frames = video.read(clip.indices, tuple(round(length * factor) for length in video.size))
