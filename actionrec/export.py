@@ -64,7 +64,6 @@ class Exported:
     from PyTorch's, over the largest logit.
     """
 
-    path: Path
     clip: tuple[int, int, int]
     free: tuple[str, ...]
     differences: dict[str, float]
@@ -145,7 +144,7 @@ def export(
                     f"{difference:.1e} of the largest one, and {TOLERANCE:.0e} is allowed; "
                     "report it, or try the other format."
                 )
-    return Exported(output, (length, size, size), tuple(free.values()), differences)
+    return Exported((length, size, size), tuple(free.values()), differences)
 
 
 def resized(config: ClassifierConfig, clip: str) -> ClassifierConfig:
