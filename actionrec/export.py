@@ -3,13 +3,13 @@
     actionrec export --model kinetics400-i3d --output i3d.onnx
     python examples/onnx_predict.py i3d.onnx video.mp4
 
-The file holds one function: clips, uint8 RGB (B, 3, T, H, W), cropped and scaled but not
+The file holds one function: from clips, uint8 RGB (B, 3, T, H, W), cropped and scaled but not
 normalised, to logits (B, classes). Gamma and normalisation are inside; softmax is left to the
 caller, who averages the softmax scores of a video's clips. Labels, clip length, frame rate and crop
-are in the file as JSON, under "actionrec" in ONNX's metadata and in the extra file
-"actionrec.json" of torch.export.
+are in the file as JSON: under "actionrec" in ONNX's metadata, in the extra file "actionrec.json"
+of torch.export.
 
-B is always free. Which of T, H and W are free too is found out (`free_axes`) and stated:
+B is always free. `free_axes` finds out which of T, H and W are free too:
 
     i3d                        none: "SAME" padding depends on the remainders of T, H and W
     r3d50, i3d_r50, c3d_small  those along which the last feature map has two positions or more
@@ -22,9 +22,11 @@ takes more multiply-adds, 2 Cs / N times as many in the A z of SNL.
 import copy
 import json
 import logging
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,8 @@ EXTRA_FILE = "actionrec.json"
 AXES = {0: "batch", 2: "time", 3: "height", 4: "width"}
 # Of the largest logit. Float32 in another order of summation differs by some 1e-6 of it.
 TOLERANCE = 1e-4
-# The graph is traced with one batch size and checked with others: a size that was taken for a
-# constant would show.
+# The graph is traced with one batch size and checked with others, to find sizes that became
+# constants.
 TRACED_BATCH = 3
 CHECKED_BATCHES = (1, 2)
 # Newton's iteration squares the error each time, once it is below 1; until then it doubles the
@@ -55,14 +57,13 @@ INVERSE_STEPS = 30
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """A file that was written.
 
     `clip` is (T, H, W); `free` names the axes of the input that may have other sizes;
-    `differences` are the largest difference of a logit from PyTorch's, over the largest logit, at
-    each input shape that was checked.
+    `differences` has, for each input shape that was checked, the largest difference of a logit
+    from PyTorch's, over the largest logit.
     """
 
-    path: Path
     clip: tuple[int, int, int]
     free: tuple[str, ...]
     differences: dict[str, float]
@@ -75,19 +76,22 @@ def export(
     PyTorch's on a clip of `video` (or a generated one) at several batch sizes, and at another
     clip size where that is free.
 
-    `clip` is TxHxW, by default what the model was trained for.
+    `clip` is TxHxW, by default the size that the model was trained for.
 
     Raises:
-        UsageError: another suffix, a file that is there, a clip that is not possible, or a library
-            that is not installed.
+        UsageError: another suffix, an existing file, an impossible clip, or a missing library.
         ActionrecError: the video can't be read, the file can't be written, the network can't be
             exported, or the logits differ by more than TOLERANCE.
     """
     write = {".onnx": write_onnx, ".pt2": write_torch}.get(output.suffix)
     if write is None:
-        raise UsageError(f"{output} must end in .onnx or .pt2 (torch.export), which is the format.")
-    if write is write_onnx:
-        require_onnx()
+        raise UsageError(f"{output} must end in .onnx or .pt2 (torch.export), its format.")
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if write is write_onnx and missing:
+        raise UsageError(
+            f"ONNX needs {', '.join(missing)}; `pip install 'actionrec[onnx]'`, or choose a name "
+            "that ends in .pt2."
+        )
     if output.exists():
         raise UsageError(f"{output} is there already; choose another name or remove it.")
     original = copy.deepcopy(model).cpu().eval()
@@ -106,13 +110,13 @@ def export(
         "free": list(free.values()),
     }
     differences: dict[str, float] = {}
-    # The file is opened first, so that an unwritable folder is known before the work is done.
+    # The file is opened first: an unwritable folder is known before the work is done.
     with (
         replacing(output) as temporary,
         Console(stderr=True).status("tracing") as status,
         warnings.catch_warnings(),
     ):
-        # Whatever the exporters warn of, the check would find.
+        # The check finds whatever the exporters warn of.
         warnings.simplefilter("ignore")
         try:
             program = trace(original, pixels, free)
@@ -140,20 +144,7 @@ def export(
                     f"{difference:.1e} of the largest one, and {TOLERANCE:.0e} is allowed; "
                     "report it, or try the other format."
                 )
-    return Exported(output, (length, size, size), tuple(free.values()), differences)
-
-
-def require_onnx() -> None:
-    """Raise UsageError if what writing and checking ONNX takes is not installed."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            f"ONNX can't be written ({error}); `pip install 'actionrec[onnx]'`, or choose a name "
-            "that ends in .pt2."
-        ) from error
+    return Exported((length, size, size), tuple(free.values()), differences)
 
 
 def resized(config: ClassifierConfig, clip: str) -> ClassifierConfig:
@@ -162,23 +153,23 @@ def resized(config: ClassifierConfig, clip: str) -> ClassifierConfig:
     Raises:
         UsageError: the clip is not of that form, empty, or not square.
     """
-    try:
-        length, height, width = (int(size) for size in clip.split("x"))
-    except ValueError as error:
-        raise UsageError(f"--clip {clip} is not of the form TxHxW, such as 16x112x112.") from error
-    if height != width or min(length, height) < 1:
-        raise UsageError(f"--clip {clip} is not possible; choose squares, such as 16x112x112.")
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x\2", clip)
+    if match is None:
+        raise UsageError(
+            f"--clip {clip} is not possible; give frames and a square, such as 16x112x112."
+        )
+    length, crop = map(int, match.groups())
     preprocessing = config.preprocessing
-    short_side = round(preprocessing.short_side * height / preprocessing.crop)
+    short_side = round(preprocessing.short_side * crop / preprocessing.crop)
     return replace(
         config,
         sampling=replace(config.sampling, length=length),
-        preprocessing=replace(preprocessing, short_side=short_side, crop=height),
+        preprocessing=replace(preprocessing, short_side=short_side, crop=crop),
     )
 
 
 def generated_clip(length: int, size: int) -> Tensor:
-    """Clouds of colour that move: uint8 (1, 3, length, size, size), the same every time."""
+    """Moving clouds of colour: uint8 (1, 3, length, size, size), the same every time."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, length // 4 + 2, 8, 8, generator=generator)
     clip = F.interpolate(coarse, (length, size, size), mode="trilinear")
@@ -186,10 +177,10 @@ def generated_clip(length: int, size: int) -> Tensor:
 
 
 def free_axes(model: VideoClassifier, pixels: Tensor) -> dict[int, str]:
-    """The axes of a clip (1, 3, T, H, W) that may have other sizes in the graph, and their names.
+    """The axes of a clip (1, 3, T, H, W) that may have other sizes in the graph, with their names.
 
-    torch.export takes an axis with a single position for one that always has just one. I3D's
-    padding is asymmetric or not by the remainders of its input's sizes.
+    torch.export takes an axis with a single position for a constant. I3D's padding depends on the
+    remainders of its input's sizes.
 
     Raises:
         UsageError: the clip is too small for the network.
@@ -197,7 +188,7 @@ def free_axes(model: VideoClassifier, pixels: Tensor) -> dict[int, str]:
     normalised = model.config.preprocessing.normalise(pixels)
     try:
         with torch.no_grad():
-            left = model.network.feature_map(normalised).shape
+            positions = model.network.feature_map(normalised).shape
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(
@@ -205,14 +196,12 @@ def free_axes(model: VideoClassifier, pixels: Tensor) -> dict[int, str]:
             f"{model.config.backbone} ({reason})."
         ) from error
     fixed = model.config.backbone == "i3d"
-    return {
-        axis: name for axis, name in AXES.items() if axis == 0 or (left[axis] > 1 and not fixed)
-    }
+    free = [axis for axis in AXES if axis == 0 or (positions[axis] > 1 and not fixed)]
+    return {axis: AXES[axis] for axis in free}
 
 
 def trace(model: VideoClassifier, pixels: Tensor, free: dict[int, str]) -> ExportedProgram:
-    """The graph of `model`, batch norms folded into convolutions, for clips of the size of
-    `pixels` but for the axes that are free."""
+    """The graph of the folded `model`, for clips of the size of `pixels` except along free axes."""
     clips = pixels.repeat(TRACED_BATCH, 1, 1, 1, 1)
     shapes = ({axis: Dim.DYNAMIC for axis in free},)
     folded = InferenceModel(model, "cpu", "float32").model
@@ -221,7 +210,7 @@ def trace(model: VideoClassifier, pixels: Tensor, free: dict[int, str]) -> Expor
 
 def checked_inputs(pixels: Tensor, free: dict[int, str]) -> list[Tensor]:
     """Clips to check with: several batch sizes, and one that is larger along each free axis."""
-    # The second clip of a batch runs backwards; were clips mixed up, it would show.
+    # The second clip of a batch runs backwards, to find clips that are mixed up.
     pair = torch.cat([pixels, pixels.flip(2)])
     inputs = [pair[:batch] for batch in CHECKED_BATCHES]
     if len(free) > 1:
@@ -236,8 +225,7 @@ def checked_inputs(pixels: Tensor, free: dict[int, str]) -> list[Tensor]:
 def relative_difference(logits: Tensor, expected: Tensor) -> float:
     """The largest difference of two tensors over the largest magnitude in `expected`.
 
-    Relative, because rounding grows with the logits: an untrained network's are below 0.1, and
-    1e-4 would prove nothing; those of I3D reach 30.
+    Rounding grows with the logits: an untrained network's are below 0.1, I3D's reach 30.
     """
     scale = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
     return float((logits - expected).abs().max() / scale)
@@ -246,8 +234,8 @@ def relative_difference(logits: Tensor, expected: Tensor) -> float:
 def write_torch(
     program: ExportedProgram, free: dict[int, str], description: str, path: Path
 ) -> Callable[[Tensor], Tensor]:
-    """Save the graph as torch.export does, and return the function that is in the file."""
-    # Neither the clip that it was traced with nor our paths are anybody's business.
+    """Save the graph as torch.export does, and return the function in the file."""
+    # The traced clip and the paths of our source files are nobody's business.
     program.example_inputs = None
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
@@ -258,10 +246,10 @@ def write_torch(
 def write_onnx(
     program: ExportedProgram, free: dict[int, str], description: str, path: Path
 ) -> Callable[[Tensor], Tensor]:
-    """Save the graph as ONNX, and return the function that is in the file, by onnxruntime."""
+    """Save the graph as ONNX, and return the function in the file, run by onnxruntime."""
     import onnxruntime
 
-    # The exporter logs at length what it could not do, which its exception says as well.
+    # The exporter logs at length what its exception says as well.
     logging.getLogger("torch.onnx").setLevel(logging.CRITICAL)
     converted = torch.onnx.export(
         program,
@@ -284,8 +272,8 @@ def write_onnx(
     return lambda clips: torch.from_numpy(session.run(["logits"], {"clips": clips.numpy()})[0])
 
 
-# ONNX has no linear algebra; the block cayley needs an inverse, or a solve, of a matrix a clip.
-# PyTorch's functions have results more, which nothing uses.
+# ONNX has no linear algebra; the block cayley inverts, or solves with, one matrix per clip.
+# PyTorch's functions return more than one result, of which only the first is used.
 
 
 def inverse(matrix: Any, check_errors: bool = False) -> tuple[Any, ...]:

@@ -105,9 +105,9 @@ class Recognizer(InferenceModel):
 
         Args:
             video: A file.
-            method: affinity, features or hirescam; by default affinity where the network has a
+            method: affinity, features or hirescam; by default affinity if the network has a
                 nonlocal block, else hirescam.
-            **moment: Class, clip, point and block, as of `explain_video`.
+            **moment: label, start, point, at and block, as in `explain_video`.
 
         Raises:
             UsageError: the network has no such block, the class, point or time does not exist.

@@ -22,7 +22,7 @@ MOST_CLIPS = 10
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Name the action in a video with an ONNX file.")
-    parser.add_argument("model", type=Path, help="what `actionrec export --output` wrote")
+    parser.add_argument("model", type=Path, help="a file of `actionrec export`")
     parser.add_argument("video", type=Path)
     parser.add_argument("--topk", type=int, default=5, help="how many of the best classes to print")
     options = parser.parse_args()
@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def open_model(path: Path) -> tuple[onnxruntime.InferenceSession, dict]:
-    """The network, and what it says of its labels, sampling and preprocessing."""
+    """The network, and its labels, sampling and preprocessing."""
     if not path.is_file():
         raise ValueError(f"There is no file {path}; `actionrec export` makes one.")
     try:
@@ -56,8 +56,8 @@ def open_model(path: Path) -> tuple[onnxruntime.InferenceSession, dict]:
     metadata = session.get_modelmeta().custom_metadata_map
     if "actionrec" not in metadata:
         raise ValueError(
-            f"{path} does not say what its classes are called and what clips it expects; give a "
-            "file that `actionrec export` wrote."
+            f"{path} has no labels and no clip size in it; give a file that `actionrec export` "
+            "wrote."
         )
     return session, json.loads(metadata["actionrec"])["config"]
 
@@ -77,8 +77,8 @@ def decode(path: Path) -> Iterator[av.VideoFrame]:
 
 
 def chosen_clips(path: Path, sampling: dict) -> Iterator[list[int]]:
-    """The frames of each clip: as few evenly spread clips as leave no frame between them unseen, or
-    ten. A video shorter than a clip is used from its first frame on, its last one repeated."""
+    """The frames of each clip: the fewest evenly spread clips that cover the video, ten at most. A
+    video shorter than a clip is padded with its last frame."""
     frames = sum(1 for _ in decode(path))
     if frames == 0:
         raise ValueError(f"{path} has no frame that can be decoded.")
@@ -112,7 +112,7 @@ def read_clips(path: Path, clips: list[list[int]], preprocessing: dict) -> Itera
 
 
 def middle_square(frame: av.VideoFrame, preprocessing: dict) -> np.ndarray:
-    """What the network sees of a frame: its middle, scaled to (crop, crop, 3)."""
+    """The square in the middle of a frame, scaled to (crop, crop, 3)."""
     picture = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
     height, width, _ = picture.shape
     crop = preprocessing["crop"]
@@ -131,8 +131,8 @@ def bilinear(size: int, scaled: int) -> np.ndarray:
     """The weights (scaled, size) of bilinear interpolation with antialiasing: triangles as wide as
     two pixels of the scaled picture, or of the picture itself where it is enlarged.
 
-    They are rounded to as many bits as fit into 16-bit integers, as in PyTorch's way with uint8, so
-    that pixels are the same as in actionrec.
+    They are rounded to multiples of a power of two that fit 16-bit integers, as PyTorch does for
+    uint8: pixels are the same as in actionrec.
     """
     centres = (np.arange(scaled) + 0.5) * size / scaled
     distances = np.abs(np.arange(size) + 0.5 - centres[:, None]) / max(size / scaled, 1)

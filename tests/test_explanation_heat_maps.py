@@ -1,7 +1,5 @@
 """`actionrec explain`: the numbers are those of the network, and lie on the right pixels."""
 
-from dataclasses import replace
-
 import av
 import numpy as np
 import pytest
@@ -11,17 +9,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from actionrec.cli.main import main
 from actionrec.errors import UsageError
-from actionrec.explanation.heat_maps import (
-    affinity_row,
-    explain_same_moment,
-    explain_video,
-    feature_maps,
-    hires_cam,
-)
-from actionrec.explanation.pictures import overlay, picture_paths, sheet
+from actionrec.explanation.heat_maps import explain_same_moment, explain_video
+from actionrec.explanation.methods import affinity_row, feature_maps, hires_cam
 from actionrec.models.c3d_small import c3d_small
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
 from actionrec.models.i3d import I3D
+from actionrec.models.inference import InferenceModel
 from actionrec.models.nonlocal_blocks import build_block
 from actionrec.models.registry import BLOCKS
 from actionrec.models.resnet3d import i3d_r50, r3d50
@@ -42,14 +35,18 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def recognizer_with(block="none", sampling=SAMPLING, preprocessing=PREPROCESSING, **options):
+def classifier(block="none", sampling=SAMPLING, preprocessing=PREPROCESSING, **options):
     torch.manual_seed(0)
     block = BlockConfig(block, **options)
     config = ClassifierConfig(("a", "b", "c"), "c3d_small", block, sampling, preprocessing)
-    recognizer = VideoClassifier(config).eval()
-    for unit in (unit for each in recognizer.network.blocks.values() for unit in each.units):
+    model = VideoClassifier(config).eval()
+    for unit in (unit for each in model.network.blocks.values() for unit in each.units):
         nn.init.ones_(unit.norm.weight)  # past the first step: no longer the identity
-    return recognizer
+    return model
+
+
+def prepared(block="none", **options):
+    return InferenceModel(classifier(block, **options), "cpu", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +54,13 @@ def video(tmp_path_factory, encode):
     return encode(tmp_path_factory.mktemp("video") / "clip.mp4", "libx264", frames=50)
 
 
-def received(recognizer, clip):
-    """What the block before conv4 receives, of frames (T, H, W, 3) as the network sees them."""
+def block_input(model, clip):
+    """The input of the block before conv4, from frames (T, H, W, 3) as the network sees them."""
     pixels = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].float()
     x = (pixels / 255 - 0.5) / 0.5
     with torch.no_grad():
         for name in ("conv1", "conv2", "conv3"):
-            x = recognizer.network.units.get_submodule(name)(x)
+            x = model.network.units.get_submodule(name)(x)
     return x
 
 
@@ -104,16 +101,16 @@ def dense_affinity(name, phi, psi, grid):
 
 @pytest.mark.parametrize("name", tuple(BLOCKS))
 def test_the_row_shown_is_that_of_the_dense_affinity_at_the_point(name, video):
-    recognizer = recognizer_with(name)
+    model = prepared(name)
     # The video is 64 wide and 48 high, the network sees columns 8 to 55 of it, at eight pixels and
     # two frames a position, the first of which are at pixel 0 and frame 0.
-    explanation = explain_video(recognizer, video, start=0.4, point=(8 + 17, 30), at=0.6)
+    explanation = explain_video(model, video, start=0.4, point=(8 + 17, 30), at=0.6)
     assert explanation.method == "affinity"
     assert (explanation.point.frame, explanation.point.position) == (5, (2, 4, 2))
-    x = received(recognizer, VideoReader(video).read(range(10, 18), crop=(0, 8, 48, 48)))
+    x = block_input(model, VideoReader(video).read(range(10, 18), crop=(0, 8, 48, 48)))
     grid = x.shape[2:]
     flat = x[0].flatten(1).T.double().numpy()
-    block = recognizer.network.blocks["conv4"]
+    block = model.network.blocks["conv4"]
     phi, psi = (
         flat @ weight.detach().flatten(1).double().numpy().T
         for weight in block.projection.weight.split(block.widths)[:2]
@@ -150,9 +147,9 @@ def test_a_row_takes_memory_that_grows_with_the_positions_only(name):
 
 @pytest.mark.parametrize("at", [None, 0.5])
 def test_by_default_the_point_is_where_the_block_receives_the_strongest_features(video, at):
-    recognizer = recognizer_with("snl")
-    explanation = explain_video(recognizer, video, start=0.4, at=at)
-    x = received(recognizer, VideoReader(video).read(range(10, 18), crop=(0, 8, 48, 48)))
+    model = prepared("snl")
+    explanation = explain_video(model, video, start=0.4, at=at)
+    x = block_input(model, VideoReader(video).read(range(10, 18), crop=(0, 8, 48, 48)))
     frame, step = (4, 2) if at is None else (2, 1)
     assert (explanation.point.frame, explanation.point.seconds) == (frame, (10 + frame) / 25)
     strongest = x[0, :, step].square().sum(0)
@@ -163,23 +160,23 @@ def test_by_default_the_point_is_where_the_block_receives_the_strongest_features
 
 
 def test_of_several_blocks_the_last_is_shown_or_the_one_asked_for(video):
-    recognizer = recognizer_with("nl", stages=(3, 4))
-    assert explain_video(recognizer, video).maps[0].values.shape == (4, 6, 6)
-    [shown] = explain_video(recognizer, video, block="conv3").maps
+    model = prepared("nl", stages=(3, 4))
+    assert explain_video(model, video).maps[0].values.shape == (4, 6, 6)
+    [shown] = explain_video(model, video, block="conv3").maps
     assert shown.values.shape == (8, 12, 12) and "conv3" in shown.title
     with pytest.raises(UsageError, match="choose from conv3, conv4"):
-        explain_video(recognizer, video, block="conv2")
+        explain_video(model, video, block="conv2")
 
 
-# Features and Grad-CAM.
+# Features and HiResCAM.
 
 
 def test_features_are_what_the_block_receives_and_what_it_gives(video):
-    recognizer = recognizer_with("snl")
-    explanation = explain_video(recognizer, video, "features", start=0)
-    x = received(recognizer, VideoReader(video).read(range(8), crop=(0, 8, 48, 48)))
+    model = prepared("snl")
+    explanation = explain_video(model, video, "features", start=0)
+    x = block_input(model, VideoReader(video).read(range(8), crop=(0, 8, 48, 48)))
     with torch.no_grad():
-        y = recognizer.network.blocks["conv4"](x)
+        y = model.network.blocks["conv4"](x)
     for shown, features in zip(explanation.maps, (x, y), strict=True):
         expected = features[0].double().square().mean(0).sqrt()
         np.testing.assert_allclose(shown.values, expected, atol=1e-5)
@@ -187,41 +184,41 @@ def test_features_are_what_the_block_receives_and_what_it_gives(video):
 
 
 def test_hires_cam_is_what_each_position_adds_to_the_logit():
-    recognizer = recognizer_with("snl")
+    model = prepared("snl")
     clips = torch.randn(1, 3, 8, 48, 48)
-    [features], _ = feature_maps(recognizer.network, clips, None)
-    cam = hires_cam(recognizer.network, features, target=1)
+    [features], _ = feature_maps(model.network, clips, None)
+    cam = hires_cam(model.network, features, target=1)
     # Behind the mean over 72 positions is one linear layer.
-    parts = torch.einsum("c,cthw->thw", recognizer.network.head.weight[1], features[0]) / 72
+    parts = torch.einsum("c,cthw->thw", model.network.head.weight[1], features[0]) / 72
     torch.testing.assert_close(cam, parts.relu())
     with torch.no_grad():
-        logit = recognizer.network(clips)[0, 1] - recognizer.network.head.bias[1]
+        logit = model.network(clips)[0, 1] - model.network.head.bias[1]
     torch.testing.assert_close(parts.sum(), logit)
 
 
 def test_without_a_block_hires_cam_of_the_predicted_or_given_class_is_shown(video):
-    recognizer = recognizer_with()
-    predicted = explain_video(recognizer, video)
-    other = explain_video(recognizer, video, label="c")
+    model = prepared()
+    predicted = explain_video(model, video)
+    other = explain_video(model, video, label="c")
     assert predicted.method == "hirescam" and predicted.point is None
     assert other.label == "c" != predicted.label
     assert not np.allclose(predicted.maps[0].values, other.maps[0].values)
-    assert len(explain_video(recognizer, video, "features").maps) == 1
+    assert len(explain_video(model, video, "features").maps) == 1
 
 
 # Which clip.
 
 
 def test_the_clip_with_the_highest_score_of_the_class_is_shown(video):
-    recognizer = recognizer_with("snl")
+    model = prepared("snl")
     reader = VideoReader(video)
     for label in ("a", "b", "c"):
-        explanation = explain_video(recognizer, video, label=label)
+        explanation = explain_video(model, video, label=label)
         scores = {}
         for start in (0, 7, 14, 21, 28, 35, 42):  # seven clips of 8 frames cover 50
             clip = reader.read(range(start, start + 8), crop=(0, 8, 48, 48))
             clips = torch.from_numpy(clip).permute(3, 0, 1, 2)[None]
-            scores[start] = recognizer.scores(clips)[0, "abc".index(label)].item()
+            scores[start] = model.scores(clips)[0, "abc".index(label)]
         best = max(scores, key=scores.get)
         assert explanation.score == pytest.approx(scores[best], abs=1e-6)
         assert (explanation.start, explanation.end) == (best / 25, (best + 8) / 25)
@@ -230,17 +227,17 @@ def test_the_clip_with_the_highest_score_of_the_class_is_shown(video):
 
 
 def test_a_clip_can_be_chosen_by_its_start_or_by_the_time_of_the_point(video):
-    recognizer = recognizer_with("snl")
-    assert explain_video(recognizer, video, start=0.28).start == 0.28
-    assert explain_video(recognizer, video, start=1.96).end == 2.0  # the last whole clip
-    explanation = explain_video(recognizer, video, at=1.0)
+    model = prepared("snl")
+    assert explain_video(model, video, start=0.28).start == 0.28
+    assert explain_video(model, video, start=1.96).end == 2.0  # the last whole clip
+    explanation = explain_video(model, video, at=1.0)
     assert explanation.start < 1.0 < explanation.end
     assert explanation.point.seconds == 1.0
 
 
 def test_another_model_explains_the_same_moment_and_point(video):
-    long = recognizer_with("snl", sampling=ClipSampling(length=16, stride=2))
-    short = recognizer_with("nl")
+    long = prepared("snl", sampling=ClipSampling(length=16, stride=2))
+    short = prepared("nl")
     first = explain_video(long, video, start=0.2, point=(30, 20), at=1.16)
     second = explain_same_moment(first, short)
     assert (second.point.x, second.point.y, second.point.seconds) == (30, 20, 1.16)
@@ -278,11 +275,11 @@ def test_the_heat_lies_on_a_square_that_flashes_in_a_corner(encode_flash, tmp_pa
     size = 160 * scale, 96 * scale
     # The network sees 80 x 80 of frames of 160 x 96: columns 40 to 119, rows 8 to 87.
     preprocessing = Preprocessing(short_side=96, crop=80)
-    recognizer = recognizer_with("snl", ClipSampling(length=24), preprocessing)
+    model = prepared("snl", sampling=ClipSampling(length=24), preprocessing=preprocessing)
     # A position is eight pixels of the input from the next one: the middle of one is the square's.
     column, row = (scale * (40 + 12 + 40 * corner[1]), scale * (8 + 12 + 40 * corner[0]))
     path = encode_flash(tmp_path / "flash.mp4", size, column, row, 9 * scale, flash=12)
-    explanation = explain_video(recognizer, path, "features")
+    explanation = explain_video(model, path, "features")
     heat = explanation.maps[0].over_frames
     top, left, height, width = explanation.seen
     assert (top, left, height, width) == (8 * scale, 40 * scale, 80 * scale, 80 * scale)
@@ -314,7 +311,7 @@ def test_a_position_is_in_the_middle_of_all_that_can_change_it(build, unit, axis
     size = [4, 4, 4]
     size[axis] = (40, 0, 104)[axis]
     clip = torch.randn(1, 3, *size)
-    [features, _], axes = feature_maps(network, clip, unit)
+    [features, _], grid = feature_maps(network, clip, unit)
     # One clip for each frame or column, in which that one is another.
     changed = clip.repeat(size[axis], 1, 1, 1, 1)
     for place in range(size[axis]):
@@ -327,64 +324,18 @@ def test_a_position_is_in_the_middle_of_all_that_can_change_it(build, unit, axis
         places = np.flatnonzero(changes[:, position])
         if places[0] > 0 and places[-1] < size[axis] - 1:
             whole += 1
-            middle = axes[axis].first + axes[axis].step * position
-            assert (places[0] + places[-1]) / 2 == middle
+            assert (places[0] + places[-1]) / 2 == grid[axis].centre(position)
     assert whole >= 2
 
 
-# Pictures and the command line.
-
-
-def test_overlays_colour_what_the_network_sees_and_darken_the_rest(video):
-    explanation = explain_video(recognizer_with("snl"), video)
-    plain, coloured = (overlay(explanation, shown, 3) for shown in (None, explanation.maps[0]))
-    frame = explanation.frames[3].astype(int)
-    np.testing.assert_array_equal(plain[:, 8:56], frame[:, 8:56])
-    assert (plain[:, :8] < 0.4 * frame[:, :8]).all() and (plain[:, 56:] < 0.4 * frame[:, 56:]).all()
-    assert np.ptp(coloured[:, :8].astype(int), axis=2).max() == 0
-    step = explanation.maps[0].over_frames[3, :, 8:56]
-    peak = np.unravel_index(step.argmax(), step.shape)
-    assert np.ptp(coloured[:, 8:56][peak].astype(int)) > 40
-
-
-def test_the_sheet_has_the_frame_of_the_point_with_a_ring_on_it(video):
-    explanation = explain_video(recognizer_with("snl"), video, start=0, point=(20, 30), at=0.2)
-    figure = sheet([explanation, explanation])
-    panels = [axes for axes in figure.axes if axes.images]
-    assert len(panels) == 2 * 2 * 6
-    shown = [axes for axes in panels if axes.get_title() == "0.20 s"]
-    assert len(shown) == 2
-    [ring] = shown[0].lines
-    assert ring.get_visible() and (ring.get_xdata()[0], ring.get_ydata()[0]) == (20, 30)
-    assert "“" + explanation.label + "”" in figure.get_suptitle()
-
-
-def test_a_heat_map_of_nothing_can_be_drawn(video, tmp_path):
-    explanation = explain_video(recognizer_with(), video)
-    zeros = replace(
-        explanation.maps[0],
-        values=0 * explanation.maps[0].values,
-        over_frames=0 * explanation.maps[0].over_frames,
-    )
-    sheet([replace(explanation, maps=(zeros,))]).savefig(tmp_path / "nothing.png")
-
-
-def test_pictures_are_called_after_the_video_and_replace_nothing(tmp_path):
-    names = [path.name for path in picture_paths(tmp_path / "new", "some/archery.avi")]
-    assert names == ["archery_explanation.png", "archery_explanation.mp4"]
-    assert picture_paths(tmp_path / "a.PNG", "b.avi") == [tmp_path / "a.PNG"]
-    (tmp_path / "archery_explanation.mp4").touch()
-    with pytest.raises(UsageError, match="exists already"):
-        picture_paths(tmp_path, "archery.avi")
-    with pytest.raises(UsageError, match="must end in .png"):
-        picture_paths(tmp_path / "a.gif", "archery.avi")
+# The command line.
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for block in ("snl", "nl", "none"):
-        recognizer_with(block).save(folder / f"{block}.safetensors")
+        classifier(block).save(folder / f"{block}.safetensors")
     return folder
 
 
@@ -413,8 +364,8 @@ def test_the_command_writes_a_sheet_and_a_video_that_browsers_play(
 @pytest.mark.parametrize(
     ("model", "flags", "code", "words"),
     [
-        ("snl", ["--point", "64", "0"], 2, "outside of the frames"),
-        ("snl", ["--point", "-1", "5"], 2, "outside of the frames"),
+        ("snl", ["--point", "64", "0"], 2, "choose x from 8 to 55"),
+        ("snl", ["--point", "-1", "5"], 2, "choose x from 8 to 55"),
         ("snl", ["--point", "7", "5"], 2, "choose x from 8 to 55 and y from 0 to 47"),
         ("snl", ["--at", "2"], 2, "lasts 2.00 s"),
         ("snl", ["--start", "-0.5"], 2, "is not in"),

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from actionrec import export as export_module
 from actionrec.cli.main import main
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.export import (
@@ -26,6 +25,7 @@ from actionrec.export import (
     write_torch,
 )
 from actionrec.models.classifier import METADATA_KEY, BlockConfig, ClassifierConfig, VideoClassifier
+from actionrec.models.inference import InferenceModel
 from actionrec.models.nonlocal_blocks import build_block
 from actionrec.models.registry import BLOCKS
 from actionrec.video.sampling import ClipSampling
@@ -35,9 +35,9 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "onnx_predict.py"
 
 
 def trained(backbone: str, block: str = "none", length: int = 8, size: int = 32) -> VideoClassifier:
-    """A recognizer whose norms and blocks all do something, as after training."""
+    """A model whose norms and blocks all do something, as after training."""
     torch.manual_seed(0)
-    recognizer = VideoClassifier(
+    model = VideoClassifier(
         ClassifierConfig(
             labels=("a", "b", "c"),
             backbone=backbone,
@@ -46,7 +46,7 @@ def trained(backbone: str, block: str = "none", length: int = 8, size: int = 32)
             preprocessing=Preprocessing(size + 4, size, gamma=0.7),
         )
     )
-    return randomised(recognizer).eval()
+    return randomised(model).eval()
 
 
 def randomised(module: nn.Module) -> nn.Module:
@@ -62,24 +62,24 @@ def randomised(module: nn.Module) -> nn.Module:
 
 def one_block_after_the_other() -> VideoClassifier:
     """A network with a block of every kind, none of which is the identity."""
-    recognizer = trained("c3d_small")
+    model = trained("c3d_small")
     blocks = [build_block(name, 64) for name in tuple(BLOCKS)]
-    recognizer.network.blocks["conv4"] = randomised(nn.Sequential(*blocks))
-    return recognizer.eval()
+    model.network.blocks["conv4"] = randomised(nn.Sequential(*blocks))
+    return model.eval()
 
 
 # The blocks form their N x N matrix where the size is fixed, and never where it is free.
 @pytest.mark.slow
 @pytest.mark.parametrize("free", [{0: "batch"}, {0: "batch", 2: "time", 3: "height", 4: "width"}])
 def test_every_block_computes_what_pytorch_does(free, tmp_path):
-    recognizer = one_block_after_the_other()
+    model = one_block_after_the_other()
     pixels = generated_clip(8, 32)
-    program = trace(recognizer, pixels, free)
+    program = trace(model, pixels, free)
     for write, name in ((write_onnx, "m.onnx"), (write_torch, "m.pt2")):
         run = write(program, free, "{}", tmp_path / name)
         for clips in checked_inputs(pixels, free):
             with torch.no_grad():
-                assert relative_difference(run(clips), recognizer(clips)) < 1e-5, name
+                assert relative_difference(run(clips), model(clips)) < 1e-5, name
 
 
 @pytest.mark.slow
@@ -111,10 +111,10 @@ def test_a_clip_that_is_too_small_for_the_network_is_refused():
 def exported_onnx(tmp_path_factory, encode, command):
     """A folder with model.safetensors, model.onnx made from it by the command line, video.mp4."""
     folder = tmp_path_factory.mktemp("onnx")
-    recognizer = trained("c3d_small", "snl")
+    model = trained("c3d_small", "snl")
     with torch.no_grad():
-        recognizer.network.head.weight.mul_(100)
-    recognizer.save(folder / "model.safetensors")
+        model.network.head.weight.mul_(100)
+    model.save(folder / "model.safetensors")
     # 60 frames at 50 a second, shown larger than they are.
     encode(folder / "video.mp4", "libx264", frames=60, size=(48, 28), fps=50)
     done = command(
@@ -184,7 +184,7 @@ def test_the_example_wants_a_file_of_ours(exported_onnx, tmp_path):
     (tmp_path / "text.onnx").write_text("hello")
     video = exported_onnx / "video.mp4"
     for file, clip, reason in (
-        (tmp_path / "other.onnx", video, "does not say what its classes are called"),
+        (tmp_path / "other.onnx", video, "has no labels and no clip size"),
         (tmp_path / "text.onnx", video, "is no ONNX file"),
         (tmp_path / "none.onnx", video, "There is no file"),
         (exported_onnx / "model.onnx", tmp_path / "none.mp4", "There is no video"),
@@ -196,8 +196,8 @@ def test_the_example_wants_a_file_of_ours(exported_onnx, tmp_path):
 
 
 def test_a_graph_of_torch_export_runs_and_says_what_it_expects(tmp_path):
-    recognizer = trained("c3d_small", "nl")
-    exported = export(recognizer, tmp_path / "model.pt2", clip="12x48x48")
+    model = trained("c3d_small", "nl")
+    exported = export(model, tmp_path / "model.pt2", clip="12x48x48")
     assert exported.clip == (12, 48, 48)
     extra = {EXTRA_FILE: ""}
     loaded = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
@@ -206,35 +206,33 @@ def test_a_graph_of_torch_export_runs_and_says_what_it_expects(tmp_path):
     assert (config["preprocessing"]["short_side"], config["preprocessing"]["crop"]) == (54, 48)
     clips = torch.randint(0, 256, (5, 3, 12, 48, 48), dtype=torch.uint8)
     with torch.no_grad():
-        assert relative_difference(loaded(clips), recognizer(clips)) < 1e-5
-    assert recognizer.config.sampling.length == 8
+        assert relative_difference(loaded(clips), model(clips)) < 1e-5
+    assert model.config.sampling.length == 8
 
 
 @pytest.mark.parametrize("wrong", [1e-3, float("nan")])
 def test_a_file_that_differs_from_pytorch_does_not_get_its_name(wrong, tmp_path, monkeypatch):
-    recognizer = trained("c3d_small")
+    model = trained("c3d_small")
     with torch.no_grad():
-        scale = float(recognizer(generated_clip(8, 32)).abs().max())
+        scale = float(model(generated_clip(8, 32)).abs().max())
 
-    def spoiled(*arguments):
-        result = folded(*arguments)
-        with torch.no_grad():
-            result.network.head.bias[1] += wrong * scale
-        return result
+    class Spoiled(InferenceModel):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.network.head.bias[1] += wrong * scale
 
-    folded = export_module.for_inference
-    monkeypatch.setattr(export_module, "for_inference", spoiled)
+    monkeypatch.setattr("actionrec.export.InferenceModel", Spoiled)
     figure = "nan" if wrong != wrong else r"(9\.\de-04|1\.0e-03)"
     with pytest.raises(ActionrecError, match=f"differ from PyTorch's by {figure} of the largest"):
-        export(recognizer, tmp_path / "model.pt2")
+        export(model, tmp_path / "model.pt2")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_torch_cannot_export_is_told_in_a_sentence(tmp_path):
-    recognizer = trained("c3d_small")
-    recognizer.network.pool = lambda x: x.mean(dim=(2, 3, 4)) * float(x.sum())
+    model = trained("c3d_small")
+    model.network.pool = lambda x: x.mean(dim=(2, 3, 4)) * float(x.sum())
     with pytest.raises(ActionrecError, match="torch .* can't export this network") as failed:
-        export(recognizer, tmp_path / "model.pt2")
+        export(model, tmp_path / "model.pt2")
     assert "\n" not in str(failed.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -249,8 +247,8 @@ def test_wrong_usage_is_told_before_anything_is_written(tmp_path, capsys, monkey
         (model, "m.tflite", [], 2, "must end in .onnx or .pt2"),
         (model, "there.pt2", [], 2, "is there already"),
         (model, "file/m.pt2", [], 1, "could not be written"),
-        (model, "m.pt2", ["--clip", "8x32"], 2, "not of the form TxHxW"),
-        (model, "m.pt2", ["--clip", "8x32x40"], 2, "choose squares"),
+        (model, "m.pt2", ["--clip", "8x32"], 2, "frames and a square"),
+        (model, "m.pt2", ["--clip", "8x32x40"], 2, "frames and a square"),
         (model, "m.pt2", ["--clip", "0x32x32"], 2, "not possible"),
         (model, "m.pt2", ["--video", str(tmp_path / "none.mp4")], 1, "is not a file"),
     ]

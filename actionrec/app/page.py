@@ -1,9 +1,9 @@
-"""The page itself: one column, a video above, what is known of it below.
+"""The page: one column, a video above, its labels, timeline and heat map below.
 
-Its looks are in page.css; in page.js player, subtitles and timeline follow each other.
+The HTML of the results is in page.html, the style in page.css; page.js keeps player, subtitles and
+timeline in step.
 """
 
-import html
 import logging
 import os
 from collections.abc import Iterator
@@ -11,21 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup, escape
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from actionrec.app.service import (
-    MIN_SCORE,
-    TOP,
-    Playable,
-    Progress,
-    Result,
-    Scored,
-    Service,
-)
+from actionrec.app.service import MIN_SCORE, TOP, Playable, Progress, Result, Service
 from actionrec.errors import ActionrecError
 from actionrec.explanation.heat_maps import Explanation
-from actionrec.prediction.timeline import Timeline
+from actionrec.prediction.timeline import Segment, Timeline
 from actionrec.text import clock_time
 
 logger = logging.getLogger(__name__)
@@ -37,8 +31,25 @@ HEADING = (
 )
 
 
+def plain_text(value: object) -> Markup:
+    """A value as text to HTML and to Gradio, which would run `${...}` as a template of its own."""
+    return Markup(str(escape(value)).translate({ord(c): f"&#{ord(c)};" for c in "${}`"}))
+
+
+def times(part: Segment | Explanation, between: str = " – ") -> str:
+    """Start and end of a part of the video."""
+    return f"{clock_time(part.start, 1)}{between}{clock_time(part.end, 1)}"
+
+
+environment = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, finalize=plain_text
+)
+environment.filters |= {"times": times, "percent": "{:.0%}".format}
+html: Any = environment.get_template("page.html").module
+
+
 def page(service: Service, max_megabytes: float) -> gr.Blocks:
-    """The page: one column, a video above, what is known of it below."""
+    """The page, which asks `service` for the results of every video."""
     with gr.Blocks(title="actionrec", analytics_enabled=False, delete_cache=(60, KEPT)) as blocks:
         gr.HTML(HEADING)
         status = gr.HTML(elem_id="status")
@@ -48,46 +59,35 @@ def page(service: Service, max_megabytes: float) -> gr.Blocks:
             sources=["upload", "webcam"],
             elem_id="upload",
         )
-        player = gr.Video(
-            show_label=False, interactive=False, visible=False, elem_id="player", buttons=[]
-        )
+        silent = {"show_label": False, "interactive": False, "buttons": []}
+        player = gr.Video(visible=False, elem_id="player", **silent)
         with gr.Column(elem_id="known"):
             strip = gr.HTML(elem_id="timeline")
             labels = gr.Label(label="The whole video", elem_id="labels", num_top_classes=TOP)
         with gr.Column(elem_id="explained"):
             caption = gr.HTML()
-            heat = gr.Video(
-                show_label=False,
-                interactive=False,
-                autoplay=True,
-                loop=True,
-                elem_id="explanation",
-                buttons=[],
-            )
+            heat = gr.Video(autoplay=True, loop=True, elem_id="explanation", **silent)
         another = gr.Button("Another video", visible=False, variant="primary")
 
         def shown(result: Result) -> dict[Any, Any]:
             if isinstance(result, Progress):
-                return {status: progress_bar(result)}
+                return {status: html.progress_bar(result)}
             if isinstance(result, Playable):
                 return {
                     upload: gr.update(visible=False),
                     player: gr.update(value=result.video, visible=result.video is not None),
                 }
-            if isinstance(result, Scored):
+            if isinstance(result, Timeline):
                 return {
-                    strip: timeline_picture(result.timeline),
-                    labels: {entry.label: entry.score for entry in result.timeline.top},
+                    strip: html.timeline(result, colours(result), MIN_SCORE),
+                    labels: {entry.label: entry.score for entry in result.top},
                 }
-            return {
-                caption: explanation_caption(result.explanation),
-                heat: result.video,
-            }
+            return {caption: html.caption(result.explanation), heat: result.video}
 
         def recognise(video: str | None) -> Iterator[dict[Any, Any]]:
             if video is None:
                 return
-            scored = None
+            timeline = problem = None
             try:
                 if not Path(video).is_file():
                     raise ActionrecError(
@@ -95,17 +95,19 @@ def page(service: Service, max_megabytes: float) -> gr.Blocks:
                     )
                 os.utime(video)  # Now it is kept as long again.
                 for result in service.results(Path(video)):
-                    scored = result if isinstance(result, Scored) else scored
+                    timeline = result if isinstance(result, Timeline) else timeline
                     yield shown(result)
-                sentence = scored.timeline.incomplete and named(scored.timeline.incomplete, video)
+                problem = timeline.incomplete
             except ActionrecError as error:
-                sentence = named(str(error), video)
+                problem = str(error)
             except Exception:
                 logger.exception("%s could not be recognised", video)
-                sentence = f"{Path(video).name} could not be recognised; the terminal says why."
-            # What is known already stays.
-            rest = {another: gr.update(visible=True)} if scored else reset()
-            yield rest | {status: problem(sentence) if sentence else ""}
+                problem = f"{video} could not be recognised; the terminal says why."
+            # Gradio's name of an upload has a folder that the user has never seen.
+            sentence = html.problem(problem.replace(video, Path(video).name)) if problem else ""
+            # Results that are on the page already stay.
+            rest = {another: gr.update(visible=True)} if timeline else reset()
+            yield rest | {status: sentence}
 
         def reset() -> dict[Any, Any]:
             return {
@@ -132,72 +134,8 @@ def page(service: Service, max_megabytes: float) -> gr.Blocks:
     return blocks.queue(max_size=WAITING, api_open=False)
 
 
-def text(words: str) -> str:
-    """Words from a file or a model as HTML, in which neither HTML nor Gradio's templates see more
-    than words."""
-    for character in "${}`":
-        words = words.replace(character, f"\0{ord(character)};")
-    return html.escape(words).replace("\0", "&#")
-
-
-def named(sentence: str, video: str) -> str:
-    """A sentence about a file by the name that the user gave it."""
-    return sentence.replace(video, Path(video).name)
-
-
-def progress_bar(progress: Progress) -> str:
-    """What is being done."""
-    value = "" if progress.share is None else f' value="{progress.share:.3f}"'
-    return f"<label>{text(progress.words)} …<progress{value}></progress></label>"
-
-
-def problem(sentence: str) -> str:
-    """What went wrong."""
-    return f'<p role="alert">{text(sentence)}</p>'
-
-
-def timeline_picture(timeline: Timeline) -> str:
-    """The segments as a coloured strip and as a list; a click on one plays it."""
-    if not timeline.segments:
-        return f"<p>No action scores {MIN_SCORE:.0%} at any time; below are the best guesses.</p>"
-    names = list(dict.fromkeys(segment.label for segment in timeline.segments))
+def colours(timeline: Timeline) -> dict[str, str]:
+    """A colour for each label, in the order in which they come up."""
+    names = dict.fromkeys(segment.label for segment in timeline.segments)
     palette = colormaps["tab10"].colors
-    colours = {name: to_hex(palette[n % len(palette)]) for n, name in enumerate(names)}
-    length = max(timeline.duration, 1e-9)
-    blocks, rows = [], []
-    for segment in timeline.segments:
-        left, right = segment.start / length, segment.end / length
-        score = f"{segment.score:.0%}"
-        seek = f'data-start="{segment.start}"'
-        label = text(segment.label)
-        times = f"{clock_time(segment.start, 1)} – {clock_time(segment.end, 1)}"
-        blocks.append(
-            f'<button {seek} data-end="{segment.end}" data-score="{score}" '
-            f'title="{label}, {times}" style="left:{left:.4%};'
-            f'width:{right - left:.4%};background:{colours[segment.label]}">{label}</button>'
-        )
-        rows.append(
-            f'<button {seek}><i style="background:{colours[segment.label]}"></i><b>{label}</b>'
-            f"<span>{times}</span><span>{score}</span></button>"
-        )
-    return (
-        f'<div class="strip" data-length="{length}">{"".join(blocks)}<hr></div>'
-        f'<div class="segments">{"".join(rows)}</div>'
-    )
-
-
-def explanation_caption(explanation: Explanation) -> str:
-    """What the heat map shows."""
-    label = f"<b>{text(explanation.label)}</b>"
-    clip = (
-        f"the clip from {clock_time(explanation.start, 1)} to {clock_time(explanation.end, 1)}, "
-        f"which scores {explanation.score:.0%}"
-    )
-    if explanation.method == "affinity":
-        shown = (
-            "Red is where the network's nonlocal block takes features from for the point in the "
-            f"ring, in {clip}."
-        )
-    else:
-        shown = f"Red is what speaks most for it in {clip}."
-    return f"<h3>Why {label}?</h3><p>{shown} The dark rim is not looked at.</p>"
+    return {name: to_hex(palette[n % len(palette)]) for n, name in enumerate(names)}

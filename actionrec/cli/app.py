@@ -1,13 +1,15 @@
 """`actionrec app`: the page in the browser."""
 
-from jsonargparse.typing import PositiveFloat, PositiveInt
+from jsonargparse.typing import PositiveFloat, restricted_number_type
 
 from actionrec.models.registry import PrecisionName
+
+Port = restricted_number_type("Port", int, [(">", 0), ("<", 65536)])
 
 
 def app(
     model: str = "kinetics400-i3d",
-    port: PositiveInt = 7860,
+    port: Port = 7860,
     max_seconds: PositiveFloat = 600,
     max_megabytes: PositiveFloat = 500,
     precision: PrecisionName = "auto",
@@ -15,8 +17,8 @@ def app(
 ) -> int:
     """Serve a local web page to drop a video on and see what people do in it.
 
-    Its address is printed once it is there; Ctrl-C ends it. Only this machine reaches it, and what
-    was uploaded is deleted within half an hour, or when it ends.
+    Its address is printed when it is ready; Ctrl-C ends it. Only this machine reaches it. Uploads
+    are deleted within half an hour, or when the page ends.
 
     Examples:
         actionrec app
@@ -31,7 +33,7 @@ def app(
             where the hardware has it.
         open: Open the page in the browser.
     """
-    from actionrec.app import serve
+    from actionrec.app.server import serve
 
     serve(model, port, max_seconds, max_megabytes, precision, open)
     return 0

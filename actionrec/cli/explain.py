@@ -31,22 +31,22 @@ def explain(
         video: Video file.
         model: A pretrained model (see `actionrec weights list`) or a model file.
         compare: Another model, shown with the first one for the same clip and point.
-        method: What is shown: affinity, from where a nonlocal block takes the features of a point;
-            features, how strong those are that the block receives and gives (without a block, of
-            the last stage); hirescam, what speaks for the class; or auto, affinity where the models
-            have a block, else hirescam.
+        method: affinity, the weights with which a point takes features in a nonlocal block;
+            features, their magnitude at input and output of the block (without one, in the last
+            stage); hirescam, the contribution of each position to the class's logit; or auto,
+            affinity if all models have a block, else hirescam.
         label: Class to explain; by default the predicted one.
-        start: Where the clip begins, in seconds; by default the clip that scores highest is shown.
-        point: Column and row, in pixels of the video, whose affinity is shown; by default where the
-            features are strongest.
-        at: Time of that point in seconds; by default the middle of the clip.
-        block: Which block, by the unit that it stands before (see `actionrec info`); by default
-            the last one.
-        decoder: Library that decodes videos; those but pyav are extras and less exact.
+        start: Start of the clip in seconds; by default the clip that scores highest is shown.
+        point: Column and row of the point in pixels of the video; by default the position with the
+            strongest features.
+        at: Time of the point in seconds; by default the middle of the clip.
+        block: The unit after the nonlocal block (see `actionrec info`); by default the last block
+            is shown.
+        decoder: Library that decodes videos; all but pyav are extras and less exact.
         output: File to write, *.png (a sheet of frames) or *.mp4 (the clip), or a folder for both.
     """
     from actionrec.explanation.heat_maps import default_method, explain_same_moment
-    from actionrec.explanation.pictures import picture_paths, write_picture
+    from actionrec.explanation.pictures import WRITERS, picture_paths
     from actionrec.recognizer import Recognizer
 
     paths = picture_paths(output, video)
@@ -70,6 +70,6 @@ def explain(
     if (marked := explanations[0].point) is not None:
         print(f"point: column {marked.x}, row {marked.y} at {marked.seconds:.2f} s")
     for path in paths:
-        write_picture(explanations, path)
+        WRITERS[path.suffix.lower()](explanations, path)
         print(path)
     return 0

@@ -82,7 +82,7 @@ def export(
     """Write a model for programs without actionrec: as ONNX or by torch.export.
 
     The file takes uint8 RGB clips (batch, 3, T, H, W), normalises them and gives logits; labels,
-    sampling and crop are in it as JSON. It gets its name only when its logits are PyTorch's.
+    sampling and crop are in it as JSON. The file appears only if its logits agree with PyTorch's.
 
     Examples:
         actionrec export --output i3d.onnx

@@ -1,12 +1,11 @@
 """Pictures of explanations: `actionrec explain video.mp4` writes a PNG sheet and an MP4.
 
-The sheet shows some frames of the clip and each heat map over them, the MP4 all frames at their
-rate. A heat map has one scale for the whole clip, on a colour bar. What the network does not see
-of a frame is dark; a ring marks the point whose row of the affinity is shown, at its time.
+The sheet shows some frames of the clip with each heat map over them, the MP4 all frames at their
+rate. A heat map has one colour scale for the whole clip. The part of a frame that the network does
+not see is dark; a ring marks the point of an affinity row, at its time.
 """
 
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,28 +17,27 @@ from actionrec.errors import UsageError
 from actionrec.explanation.heat_maps import Explanation, HeatMap
 from actionrec.files import replacing
 from actionrec.text import shorten
+from actionrec.video.writer import VideoWriter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 DPI = 120
 SHEET_COLUMNS = 6
-SHEET_PANEL, VIDEO_PANEL = 2.2, 4.0  # inches; the width of a frame
-# How much of the picture the colour covers where the heat map is lowest and highest.
+SHEET_PANEL, VIDEO_PANEL = 2.2, 4.0  # width of a frame in inches
+# Opacity of the colour where the heat map is lowest and highest.
 OPACITY = (0.1, 0.75)
 OUTSIDE = 0.35  # brightness
 
 
 def picture_paths(output: str | Path, video: str | Path) -> list[Path]:
-    """The files to write: `output` where it ends in .png or .mp4, else one of each in the folder
-    `output`, called after the video.
+    """The files to write: `output` if it ends in .png or .mp4, else one of each in the folder
+    `output`, named after the video.
 
     Raises:
-        UsageError: a file is there already, or `output` has another suffix.
+        UsageError: a file exists already, or `output` has another suffix.
     """
     output = Path(output)
     if output.suffix.lower() in WRITERS:
@@ -54,15 +52,6 @@ def picture_paths(output: str | Path, video: str | Path) -> list[Path]:
     return paths
 
 
-def write_picture(explanations: Sequence[Explanation], path: Path) -> None:
-    """Write the sheet or the video, by the suffix of `path`.
-
-    Raises:
-        ActionrecError: the file can't be written.
-    """
-    WRITERS[path.suffix.lower()](explanations, path)
-
-
 def write_sheet(explanations: Sequence[Explanation], path: str | Path) -> None:
     """Write a PNG sheet of one or more explanations, below each other.
 
@@ -74,23 +63,19 @@ def write_sheet(explanations: Sequence[Explanation], path: str | Path) -> None:
 
 
 def sheet(explanations: Sequence[Explanation]) -> "Figure":
-    """Frames of the clip in columns; each explanation has a row of them and one a heat map."""
-    rows = [(e, heat_map) for e in explanations for heat_map in (None, *e.maps)]
-    chosen = {id(e): _chosen_frames(e) for e in explanations}
-    columns = max(map(len, chosen.values()))
-    figure, grid = _grid(explanations, len(rows), columns, SHEET_PANEL)
-    for (explanation, heat_map), panels in zip(rows, grid, strict=True):
-        for panel, index in zip(panels, chosen[id(explanation)], strict=False):
-            panel.imshow(overlay(explanation, heat_map, index))
-            _ring(panel, explanation, index)
-            if heat_map is None:
-                panel.set_title(f"{explanation.times[index]:.2f} s", size=8)
+    """Frames of the clip in columns: a row without and one with each heat map of an explanation."""
+    rows = [(explanation, heat_map) for explanation in explanations
+            for heat_map in (None, *explanation.maps)]  # fmt: skip
+    columns = max(len(_frames_of_sheet(explanation)) for explanation in explanations)
+    figure, grid = _figure(explanations, len(rows), columns, SHEET_PANEL)
+    for (explanation, heat_map), axes in zip(rows, grid, strict=True):
+        for cell, frame in zip(axes, _frames_of_sheet(explanation), strict=False):
+            _Panel(cell, explanation, heat_map).show(frame)
         if heat_map is None:
-            panels[0].set_ylabel(_model_name(explanation), size=8, parse_math=False)
+            axes[0].set_ylabel(_model_name(explanation), size=8, parse_math=False)
         else:
-            panels[0].set_ylabel(heat_map.title.replace(" before", "\nbefore"), size=7)
-            bar = figure.colorbar(_scale(heat_map), ax=list(panels), pad=0.01, aspect=12)
-            _label(bar, heat_map)
+            axes[0].set_ylabel(heat_map.title.replace(" before", "\nbefore"), size=7)
+            _colour_bar(figure, heat_map, ax=list(axes), pad=0.01, aspect=12)
     return figure
 
 
@@ -103,125 +88,117 @@ def write_video(explanations: Sequence[Explanation], path: str | Path) -> None:
     Raises:
         ActionrecError: the file can't be written.
     """
-    import av
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    columns = 1 + max(len(e.maps) for e in explanations)
-    figure, grid = _grid(explanations, len(explanations), columns, VIDEO_PANEL)
-    shown = []
-    for explanation, panels in zip(explanations, grid, strict=True):
-        panels[0].set_ylabel(_model_name(explanation), size=8, parse_math=False)
-        for panel, heat_map in zip(panels, (None, *explanation.maps), strict=False):
-            image = panel.imshow(overlay(explanation, heat_map, 0))
-            ring = _ring(panel, explanation, 0)
-            title = "" if heat_map is None else heat_map.title
-            shown.append((explanation, heat_map, image, ring, panel.set_title(title, size=8)))
+    columns = 1 + max(len(explanation.maps) for explanation in explanations)
+    figure, grid = _figure(explanations, len(explanations), columns, VIDEO_PANEL)
+    panels = []
+    for explanation, axes in zip(explanations, grid, strict=True):
+        axes[0].set_ylabel(_model_name(explanation), size=8, parse_math=False)
+        for cell, heat_map in zip(axes, (None, *explanation.maps), strict=False):
+            panels.append(_Panel(cell, explanation, heat_map))
             if heat_map is not None:
-                bar = figure.colorbar(_scale(heat_map), ax=panel, location="bottom", pad=0.02)
-                _label(bar, heat_map)
+                cell.set_title(heat_map.title, size=8)
+                _colour_bar(figure, heat_map, ax=cell, location="bottom", pad=0.02)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    # Laid out once: it takes most of the time, and nothing shall jump.
+    # A single layout: it takes most of the time, and nothing may jump.
     figure.set_layout_engine("none")
     first = explanations[0]
-    with replacing(Path(path)) as temporary, av.open(str(temporary), "w", format="mp4") as file:
-        # The index in front: a browser begins before it has everything.
-        file.options["movflags"] = "+faststart"
-        rate = Fraction(first.fps).limit_denominator(1001)
-        stream = file.add_stream("libx264", rate=rate, options={"crf": "18"})
-        stream.pix_fmt = "yuv420p"
-        # 4:2:0 has a colour for every two rows and columns.
-        stream.width, stream.height = (side // 2 * 2 for side in canvas.get_width_height())
+    # 4:2:0 has a colour for every two rows and columns.
+    width, height = (side // 2 * 2 for side in canvas.get_width_height())
+    with (
+        replacing(Path(path)) as temporary,
+        VideoWriter(temporary, (height, width), first.fps, options={"crf": "18"}) as writer,
+    ):
         for seconds in track(first.times, "writing the video", console=Console(stderr=True)):
-            for explanation, heat_map, image, ring, title in shown:
-                index = int(np.abs(explanation.times - seconds).argmin())
-                image.set_data(overlay(explanation, heat_map, index))
-                if heat_map is None:
-                    title.set_text(f"{explanation.times[index]:.2f} s")
-                if ring is not None:
-                    ring.set_visible(index in explanation.point.frames)
+            for panel in panels:
+                panel.show(int(np.abs(panel.explanation.times - seconds).argmin()))
             canvas.draw()
-            picture = np.asarray(canvas.buffer_rgba())[: stream.height, : stream.width, :3]
-            picture = np.ascontiguousarray(picture)
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        file.mux(stream.encode())
+            writer.write(np.asarray(canvas.buffer_rgba())[:height, :width, :3])
+
+
+def write_overlay(explanation: Explanation, path: Path) -> None:
+    """Write an MP4 of the clip, at its rate, with its first heat map over it and a ring around the
+    point at its time, and nothing else.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    from PIL import Image, ImageDraw
+
+    height, width = (side // 2 * 2 for side in explanation.frames.shape[1:3])
+    point, scale = explanation.point, explanation.frames.shape[1] / explanation.size[0]
+    with VideoWriter(path, (height, width), explanation.fps) as writer:
+        for frame in range(len(explanation.frames)):
+            picture = Image.fromarray(overlay(explanation, explanation.maps[0], frame))
+            if point is not None and frame in point.frames:
+                centre = (point.x + 0.5) * scale, (point.y + 0.5) * scale
+                ImageDraw.Draw(picture).circle(centre, height // 24, outline="white", width=3)
+            writer.write(np.asarray(picture)[:height, :width])
 
 
 WRITERS = {".png": write_sheet, ".mp4": write_video}
 
 
-def overlay(explanation: Explanation, heat_map: HeatMap | None, index: int) -> np.ndarray:
-    """Frame `index` of the clip as uint8 (H, W, 3), with a heat map over it in colour and itself
-    in grey, or without one as it is; darker where the network does not look."""
-    frame = explanation.frames[index].astype(np.float32)
+def overlay(explanation: Explanation, heat_map: HeatMap | None, frame: int) -> np.ndarray:
+    """A frame of the clip as uint8 (H, W, 3): in colour, or in grey under the colours of a heat
+    map; darker where the network does not look."""
+    picture = explanation.frames[frame].astype(np.float32)
     top, left, height, width = explanation.seen
-    outside = np.ones(frame.shape[:2], dtype=bool)
+    outside = np.ones(picture.shape[:2], dtype=bool)
     outside[top : top + height, left : left + width] = False
     if heat_map is not None:
-        scale = _scale(heat_map)
-        heat = np.nan_to_num(heat_map.over_frames[index], nan=scale.norm.vmin)
+        scale = _colour_scale(heat_map)
+        heat = np.nan_to_num(heat_map.over_frames[frame], nan=scale.norm.vmin)
         colours = 255 * scale.to_rgba(heat)[..., :3]
         share = np.asarray(scale.norm(heat))
-        if _signed(heat_map):
+        if scale.norm.vmin < 0:
             share = np.abs(2 * share - 1)
         least, most = OPACITY
         opacity = (least + (most - least) * share)[..., None]
-        grey = frame.mean(axis=2, keepdims=True)
-        frame = np.where(outside[..., None], grey, grey + opacity * (colours - grey))
-    frame[outside] *= OUTSIDE
-    return frame.clip(0, 255).astype(np.uint8)
+        grey = picture.mean(axis=2, keepdims=True)
+        picture = np.where(outside[..., None], grey, grey + opacity * (colours - grey))
+    picture[outside] *= OUTSIDE
+    return picture.clip(0, 255).astype(np.uint8)
 
 
-def _scale(heat_map: HeatMap) -> "ScalarMappable":
-    """Colours for the numbers of a heat map: from the lowest to the highest, or, where some are
-    negative, blue and red around 0."""
+class _Panel:
+    """A picture in a figure: the frames of an explanation, with or without a heat map."""
+
+    def __init__(self, axes: "Axes", explanation: Explanation, heat_map: HeatMap | None) -> None:
+        self.axes, self.explanation, self.heat_map = axes, explanation, heat_map
+        self.image = axes.imshow(overlay(explanation, heat_map, 0))
+        self.ring = None
+        if (point := explanation.point) is not None:
+            scale = explanation.frames.shape[1] / explanation.size[0]
+            centre = [(pixel + 0.5) * scale - 0.5 for pixel in (point.x, point.y)]
+            white_ring = {"mfc": "none", "mec": "white", "mew": 1.8}
+            [self.ring] = axes.plot(*centre, "o", markersize=9, **white_ring)
+
+    def show(self, frame: int) -> None:
+        """Show a frame of the clip, with the ring if it is the point's time."""
+        self.image.set_data(overlay(self.explanation, self.heat_map, frame))
+        if self.heat_map is None:
+            self.axes.set_title(f"{self.explanation.times[frame]:.2f} s", size=8)
+        if self.ring is not None:
+            self.ring.set_visible(frame in self.explanation.point.frames)
+
+
+def _colour_scale(heat_map: HeatMap) -> "ScalarMappable":
+    """Colours from the lowest to the highest number; blue and red around 0 if some are negative."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     least, most = float(heat_map.values.min()), float(heat_map.values.max())
-    if _signed(heat_map):
+    if least < 0:
         most = max(-least, most)
         return ScalarMappable(Normalize(-most, most), "RdBu_r")
     return ScalarMappable(Normalize(least, most), "turbo")
 
 
-def _signed(heat_map: HeatMap) -> bool:
-    return bool(heat_map.values.min() < 0)
-
-
-def _grid(
-    explanations: Sequence[Explanation], rows: int, columns: int, panel_width: float
-) -> tuple["Figure", np.ndarray]:
-    """A figure with a heading and panels (rows, columns) that have the shape of a frame."""
-    from matplotlib.figure import Figure
-
-    height, width = explanations[0].frames.shape[1:3]
-    panel_height = panel_width * height / width
-    extra = 0.35 + 0.2 * len(explanations), 1.3
-    size = columns * panel_width + extra[1], rows * (panel_height + 0.3) + extra[0]
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    heading = [Path(explanations[0].video).name, *map(_heading, explanations)]
-    figure.suptitle("\n".join(heading), size=9, parse_math=False)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for panel in grid.flat:
-        panel.set(xticks=[], yticks=[])
-        panel.set_frame_on(False)
-    return figure, grid
-
-
-def _heading(explanation: Explanation) -> str:
-    return (
-        f"{_model_name(explanation)}: “{shorten(explanation.label)}” {explanation.score:.1%} "
-        f"from {explanation.start:.2f} to {explanation.end:.2f} s"
-    )
-
-
-def _model_name(explanation: Explanation) -> str:
-    """The name of the model; of a file, its last folder too, since all are called alike."""
-    return "/".join(Path(explanation.model).parts[-2:])
-
-
-def _label(bar: "Colorbar", heat_map: HeatMap) -> None:
+def _colour_bar(figure: "Figure", heat_map: HeatMap, **layout: object) -> None:
+    bar = figure.colorbar(_colour_scale(heat_map), **layout)
     bar.set_label(heat_map.quantity, size=7)
     bar.ax.tick_params(labelsize=7)
     bar.formatter.set_powerlimits((-2, 4))
@@ -230,28 +207,37 @@ def _label(bar: "Colorbar", heat_map: HeatMap) -> None:
         axis.get_offset_text().set_size(7)
 
 
-def _chosen_frames(explanation: Explanation) -> list[int]:
-    """Frames for the sheet, evenly spread; the one nearest to the point gives way to its."""
+def _figure(
+    explanations: Sequence[Explanation], rows: int, columns: int, panel_width: float
+) -> tuple["Figure", np.ndarray]:
+    """A figure with a heading and axes (rows, columns) that have the shape of a frame."""
+    from matplotlib.figure import Figure
+
+    height, width = explanations[0].frames.shape[1:3]
+    row_height = panel_width * height / width + 0.3
+    size = columns * panel_width + 1.3, rows * row_height + 0.35 + 0.2 * len(explanations)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    heading = [Path(explanations[0].video).name] + [
+        f"{_model_name(each)}: “{shorten(each.label)}” {each.score:.1%} "
+        f"from {each.start:.2f} to {each.end:.2f} s"
+        for each in explanations
+    ]
+    figure.suptitle("\n".join(heading), size=9, parse_math=False)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[], frame_on=False)
+    return figure, grid
+
+
+def _model_name(explanation: Explanation) -> str:
+    """The name of the model; of a file with its folder, because the files of runs share a name."""
+    return "/".join(Path(explanation.model).parts[-2:])
+
+
+def _frames_of_sheet(explanation: Explanation) -> list[int]:
+    """Evenly spaced frames; the one nearest to the point's frame gives way to it."""
     frames = len(explanation.times)
     chosen = np.unique(np.linspace(0, frames - 1, min(SHEET_COLUMNS, frames)).round().astype(int))
     if explanation.point is not None:
         chosen[np.abs(chosen - explanation.point.frame).argmin()] = explanation.point.frame
     return chosen.tolist()
-
-
-def _ring(panel: "Axes", explanation: Explanation, index: int) -> "Line2D | None":
-    """Draw the point, visible at its time only."""
-    if explanation.point is None:
-        return None
-    factor = explanation.frames.shape[1] / explanation.size[0]
-    [ring] = panel.plot(
-        (explanation.point.x + 0.5) * factor - 0.5,
-        (explanation.point.y + 0.5) * factor - 0.5,
-        "o",
-        markersize=9,
-        markerfacecolor="none",
-        markeredgecolor="white",
-        markeredgewidth=1.8,
-        visible=index in explanation.point.frames,
-    )
-    return ring

@@ -1,0 +1,172 @@
+"""A local web page that tells what people do in a video: `actionrec app`.
+
+The best labels and the timeline come as soon as they are known, then the heat map of the clip that
+scores highest for the best label. The page is Gradio's, and for this machine alone: it listens on
+127.0.0.1, asks no other host for anything, answers no other page, and keeps uploads and results in
+one temporary folder, half an hour at most and never longer than it runs.
+"""
+
+import logging
+import os
+import re
+import socket
+import tempfile
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from actionrec.app.service import TOP, Service
+from actionrec.errors import ActionrecError, UsageError
+from actionrec.models.registry import PrecisionName
+from actionrec.recognizer import Recognizer
+from actionrec.signals import stop_requests
+
+if TYPE_CHECKING:
+    from gradio import Blocks
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+# Gradio's other abilities: fetch addresses, edit the program, show its statistics.
+REFUSED = re.compile(
+    r"/(file=https?:|proxy=|vibe-|process_recording|run-history|monitoring|deep_link|dev/|openapi)",
+    re.IGNORECASE,
+)
+# The browser asks no other host for anything, whatever Gradio's scripts contain.
+POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'"
+
+
+def serve(
+    model: str,
+    port: int,
+    max_seconds: float,
+    max_megabytes: float,
+    precision: PrecisionName,
+    open_browser: bool,
+) -> None:
+    """Serve the page on 127.0.0.1 until Ctrl-C or SIGTERM; print its address when it is ready.
+
+    The arguments are those of `actionrec.cli.app`.
+
+    Raises:
+        UsageError: Gradio is not installed.
+        ActionrecError: the port is in use, or there is no such model.
+    """
+    if find_spec("gradio") is None:
+        raise UsageError('The page needs Gradio; `pip install "actionrec[app]"`.')
+    require_free(port)
+    recognizer = Recognizer.load(model, precision=precision, topk=TOP)
+    with tempfile.TemporaryDirectory(prefix="actionrec-app-") as folder:
+        confine_gradio(Path(folder))
+        # Deferred, because Gradio reads its environment when it is imported.
+        from actionrec.app.page import page
+
+        service = Service(recognizer, max_seconds, Path(folder))
+        blocks = page(service, max_megabytes)
+        try:
+            launch(blocks, port, max_megabytes, open_browser)
+            print(f"http://{HOST}:{port}", flush=True)
+            logger.info("%s is ready; Ctrl-C ends it.", model)
+            stop = threading.Event()
+            with stop_requests(on_request=lambda _: stop.set()):
+                stop.wait()
+        finally:
+            blocks.close(verbose=False)
+            service.close()
+
+
+def require_free(port: int) -> None:
+    """Raise ActionrecError, with the number of a free port, if this one can't be listened on."""
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as error:
+        with socket.create_server((HOST, 0)) as free:
+            advice = f"try --port {free.getsockname()[1]}"
+        reason = os.strerror(error.errno)
+        raise ActionrecError(f"Port {port} can't be listened on ({reason}); {advice}.") from error
+
+
+def confine_gradio(folder: Path) -> None:
+    """Let Gradio write into `folder` only and send nothing to anyone, whatever the user's
+    environment says."""
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        del os.environ[name]
+    # Gradio calls itself once, which no proxy can do for it.
+    others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    os.environ |= {
+        "GRADIO_TEMP_DIR": str(folder / "files"),
+        "GRADIO_EXAMPLES_CACHE": str(folder / "examples"),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "no_proxy": f"{others},{HOST}" if others else HOST,
+    }
+
+
+def launch(blocks: "Blocks", port: int, max_megabytes: float, open_browser: bool) -> None:
+    """Serve the page, to this machine alone; returns when it is ready."""
+    from gradio import processing_utils
+    from gradio.themes import Default
+    from starlette.middleware import Middleware
+
+    style, script = (
+        Path(__file__).with_name(name).read_text(encoding="utf-8")
+        for name in ("page.css", "page.js")
+    )
+    # In the place of an upload Gradio takes an address, too, and fetches it.
+    processing_utils.async_ssrf_protected_download = refuse_address
+    blocks.launch(
+        server_name=HOST,
+        server_port=port,
+        inbrowser=open_browser,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        enable_monitoring=False,
+        run_history=False,
+        mcp_server=False,
+        ssr_mode=False,
+        footer_links=[],
+        max_file_size=int(max_megabytes * 1e6),
+        app_kwargs={"middleware": [Middleware(OnlyThisPage, port=port)]},
+        # The default theme's fonts are files of Gradio's own.
+        theme=Default(),
+        css=style,
+        head=f"<script>{script}</script>",
+    )
+
+
+async def refuse_address(url: str, cache_dir: str) -> NoReturn:
+    """Replaces Gradio's download of addresses."""
+    from gradio import Error
+
+    raise Error("This page takes files, no addresses.", print_exception=False)
+
+
+class OnlyThisPage:
+    """Refuses requests that this page never makes: those of other pages, those under another name
+    that leads to this machine (DNS rebinding), and those for Gradio's other abilities."""
+
+    def __init__(self, app: "ASGIApp", port: int) -> None:
+        self.app = app
+        self.hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        from starlette.datastructures import Headers, MutableHeaders
+        from starlette.responses import PlainTextResponse
+
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            host, origin = headers.get("host"), headers.get("origin")
+            foreign = host not in self.hosts or origin not in (None, f"http://{host}")
+            if foreign or REFUSED.search(scope["path"]):
+                await PlainTextResponse("Not here.", 403)(scope, receive, send)
+                return
+
+        async def send_policy(message: "Message") -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Content-Security-Policy"] = POLICY
+            await send(message)
+
+        await self.app(scope, receive, send_policy)
