@@ -36,8 +36,9 @@ from torch.nn import functional as F
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
-from actionrec.models.classifier import METADATA_KEY, ClassifierConfig, VideoClassifier
+from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.models.inference import InferenceModel
+from actionrec.models.model_file import METADATA_KEY
 from actionrec.video.clips import ClipReader
 
 EXTRA_FILE = "actionrec.json"

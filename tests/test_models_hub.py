@@ -26,7 +26,7 @@ def require_same(loaded: VideoClassifier, recognizer: VideoClassifier) -> None:
     clips = torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8)
     assert loaded.config == recognizer.config
     assert loaded.training_record == recognizer.training_record
-    assert torch.equal(loaded.scores(clips), recognizer.scores(clips))
+    assert torch.equal(loaded.eval()(clips), recognizer(clips))
 
 
 def test_a_folder_gives_back_what_was_saved(folder, small_recognizer):

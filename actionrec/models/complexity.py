@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from actionrec.errors import UsageError
 from actionrec.models.backbone import Backbone
-from actionrec.models.classifier import ClassifierConfig, build_network
+from actionrec.models.network import ClassifierConfig, build_network
 
 
 @dataclass(frozen=True)
