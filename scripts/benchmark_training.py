@@ -31,15 +31,17 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import track
+from stopwatch import device_name, synchronise
 from torch.nn import functional as F
 
 from actionrec.config import TrainConfig
 from actionrec.datasets.dataset import VideoDataset
 from actionrec.datasets.registry import open_dataset
+from actionrec.devices import fastest_device
 from actionrec.models.complexity import measure
 from actionrec.training.clips import loaders
 from actionrec.training.precision import sound_gradients
-from actionrec.training.run import build_recognizer, quiet_lightning, resolve, train
+from actionrec.training.run import build_recognizer, quiet_lightning, reader_of, resolve, train
 
 # Dense bfloat16, in 1e12 operations a second, by the makers' data sheets.
 PEAK = {
@@ -81,9 +83,9 @@ def plain_loop(config: TrainConfig, dataset: VideoDataset) -> Pace:
     """Epochs as one would write them without a framework; the last one's pace."""
     config = resolve(config)
     torch.manual_seed(config.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(fastest_device())
     recognizer = build_recognizer(config, dataset).to(device).train()
-    loader, _ = loaders(config, dataset, recognizer.config, flip=True)
+    loader, _ = loaders(config, dataset, reader_of(recognizer, config), flip=True)
     optimizer = torch.optim.SGD(
         recognizer.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
@@ -106,8 +108,7 @@ def plain_loop(config: TrainConfig, dataset: VideoDataset) -> Pace:
             scaler.update()
             clips += len(labels)
             before = time.perf_counter()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronise()
         seconds = time.perf_counter() - start
     return Pace(clips / seconds, waited / seconds)
 
@@ -122,7 +123,7 @@ def ours(config: TrainConfig) -> Pace:
 
 def of_peak(config: TrainConfig, dataset: VideoDataset, clips: float) -> str:
     """Share of the GPU's peak, or a dash."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    name = device_name(fastest_device())
     peak = next((value for key, value in PEAK.items() if key in name), None)
     if peak is None:
         return "-"
@@ -147,9 +148,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile, ours only")
     arguments = parser.parse_args()
     quiet_lightning()
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(
-        f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch "
+        f"{device_name(fastest_device())}, torch {torch.__version__}, batch "
         f"{arguments.batch_size}, 16x124x124, precision {arguments.precision}, "
         f"{arguments.workers} workers, {arguments.turns} turns of {arguments.steps} steps"
     )
