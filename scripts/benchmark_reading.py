@@ -52,7 +52,7 @@ def make_videos(folder: Path, number: int) -> list[Path]:
     for index, frames in enumerate(track(lengths, "making videos", console=Console(stderr=True))):
         paths.append(folder / f"v_Made_g{index + 1:02d}_c01.avi")
         write_panning_video(
-            paths[-1], (240, 320), int(frames), "mpeg4", options, "XVID", noise=8, seed=index
+            paths[-1], (240, 320), int(frames), "mpeg4", options, noise=8, seed=index
         )
     return paths
 

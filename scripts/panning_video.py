@@ -15,7 +15,6 @@ def write_panning_video(
     frames: int,
     codec: str,
     options: Mapping[str, str] | None = None,
-    tag: str | None = None,
     noise: int = 0,
     seed: int = 0,
 ) -> None:
@@ -27,7 +26,6 @@ def write_panning_video(
         frames: Their number.
         codec: FFmpeg's name of the encoder.
         options: Of the encoder.
-        tag: Of the codec in the container, such as XVID.
         noise: Levels of grey that are added to each pixel at random.
         seed: The video depends on nothing else.
     """
@@ -37,8 +35,8 @@ def write_panning_video(
     texture = torch.nn.functional.interpolate(coarse, (3 * height, 3 * width), mode="bicubic")[0]
     picture = texture.clamp(0, 255).byte().permute(1, 2, 0).numpy()
     with VideoWriter(path, size, 25, codec, options or {}) as writer:
-        if tag:
-            writer.stream.codec_context.codec_tag = tag
+        if path.suffix == ".avi":
+            writer.stream.codec_context.codec_tag = "XVID"
         for index in range(frames):
             down, right = (0.5 + 0.4 * np.sin(index / rate) for rate in (31.0, 23.0))
             top, left = int(2 * height * down), int(2 * width * right)

@@ -114,17 +114,14 @@ class VideoClassifier(
         self.network.load_state_dict({name: tensors[name] for name in fits}, strict=False)
         return LoadReport(tuple(sorted(fits)), tuple(new), tuple(unused))
 
-    def description(self) -> dict[str, Any]:
-        """What a file with this classifier says of it: `config`, `training` and `versions`."""
-        return model_file.describe(self.config, self.training_record)
-
     def save(self, path: str | Path) -> None:
         """Write the classifier to one safetensors file, which appears only when it is whole.
 
         Raises:
             ActionrecError: the file can't be written.
         """
-        model_file.write(Path(path), self.network.state_dict(), self.description())
+        tensors = self.network.state_dict()
+        model_file.write(Path(path), self.config, self.training_record, tensors)
 
     @classmethod
     def load(cls, model: str | Path) -> "VideoClassifier":

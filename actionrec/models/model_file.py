@@ -45,7 +45,12 @@ def describe(config: ClassifierConfig, training: Mapping[str, Any]) -> dict[str,
     }
 
 
-def write(path: Path, tensors: Mapping[str, torch.Tensor], description: dict[str, Any]) -> None:
+def write(
+    path: Path,
+    config: ClassifierConfig,
+    training: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+) -> None:
     """Write a model file, which appears only when it is whole.
 
     Raises:
@@ -54,7 +59,7 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], description: dict[str
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(path) as temporary:
         try:
-            save_file(stored, temporary, {METADATA_KEY: json.dumps(description)})
+            save_file(stored, temporary, {METADATA_KEY: json.dumps(describe(config, training))})
         except SafetensorError as error:
             raise OSError(str(error)) from error
 

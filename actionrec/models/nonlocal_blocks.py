@@ -88,11 +88,10 @@ class LowRankAffinity:
         self.p, self.q, self.symmetric = p, q, symmetric
         channels, positions = p.shape[1:]
         limit = 2 * channels if symmetric else channels
-        self.matrix = self._dense() if dense_is_faster(positions, limit) else None
-
-    def _dense(self) -> Tensor:
-        matrix = self.p.transpose(1, 2) @ self.q
-        return (matrix + matrix.transpose(1, 2)) / 2 if self.symmetric else matrix
+        self.matrix = None
+        if dense_is_faster(positions, limit):
+            matrix = p.transpose(1, 2) @ q
+            self.matrix = (matrix + matrix.transpose(1, 2)) / 2 if symmetric else matrix
 
     def __call__(self, z: Tensor) -> Tensor:
         if self.matrix is not None:
