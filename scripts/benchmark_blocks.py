@@ -14,9 +14,9 @@ channels, and 8x28x28, 4x14x14 or 2x7x7 positions of a 16x112x112 clip. Forms of
     plain     the dense formula as it is usually written, with a convolution for every projection
 
 `chosen` marks the form that the block takes at that size by itself; `speed x` and `memory /` say
-how many times faster and smaller than plain a form is. The forms take turns, so that whatever else
-the machine does meets them all; times are medians, ratios medians of the ratios within a turn.
-Memory is the peak of what PyTorch allocates beyond weights and input.
+how many times faster and smaller than plain a form is. The forms take turns, so that other load of
+the machine meets all of them; times are medians, ratios medians of the ratios within a turn.
+Memory is PyTorch's peak beyond weights and input.
 
 With --training-steps it measures instead whole training steps of the backbones, without and with
 one block in stage 4. Results go to stdout and to the folder --output, as CSV and as a plot.
@@ -248,7 +248,7 @@ def runner(
 
 
 def peak_bytes(run: Callable[[], None], device: torch.device) -> int:
-    """The most bytes that PyTorch holds during a run, beyond those before it."""
+    """PyTorch's peak of memory during a run, in bytes beyond the memory before it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -268,7 +268,7 @@ def peak_bytes(run: Callable[[], None], device: torch.device) -> int:
 
 
 def memory_limit(device: torch.device) -> int:
-    """Bytes that a form may need here: what is free on a GPU, half of it in main memory."""
+    """Bytes that a form may need: the free memory of a GPU, or half of the free main memory."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
@@ -510,7 +510,7 @@ def main() -> None:
         print(f"{name} in stage {stage} at {clip}: N {site.positions}", file=sys.stderr)
         for backward in (False, True):
             rows += measure_block(name, site, backward, arguments)
-        # What a run that is cut off has measured is kept.
+        # A run that is cut off leaves its measurements so far.
         write_csv(rows, arguments.output / "blocks.csv")
     print_table(rows, BLOCK_COLUMNS)
     plot_blocks(rows, arguments.output / "blocks.png")

@@ -5,11 +5,11 @@
     python scripts/benchmark_prediction.py --backbones i3d r3d50 i3d_r50 --blocks none snl nl
     python scripts/benchmark_prediction.py --device cuda --clip 64x224x224
 
-Plain means what one writes in an afternoon: PyAV decodes every frame and `to_ndarray` converts it,
-`interpolate` scales whole frames, and the network is in float32, in the default order in memory,
-with its batch normalisations. Without --video a clip of ten seconds is made. The ways take turns,
-in another order in each round; the tables show medians over the rounds, and the median of the
-ratios within a round.
+Plain is the code of an afternoon: PyAV decodes every frame and `to_ndarray` converts it,
+`interpolate` scales whole frames, and the network is in float32, in the default memory order, with
+its batch normalisations. Without --video a clip of ten seconds is made. The ways take turns, in
+another order in each round; the tables show medians over the rounds, and the median of the ratios
+within a round.
 """
 
 import argparse

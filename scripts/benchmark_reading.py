@@ -5,8 +5,8 @@
 
 Without --videos it makes AVI files like those of UCF-101: XviD, 320x240, 25 frames/s, one key
 frame, B-frames. All ways give 124x124 pixels of the same clips and take turns; the tables show
-medians. The limit is what PyAV needs to decode a file from its start to the clip's last frame and
-to do nothing with it. A library that is not installed is left out.
+medians. The limit is the time in which PyAV decodes a file from its start to the clip's last frame,
+without using the frames. A library that is not installed is left out.
 """
 
 import argparse
@@ -185,7 +185,7 @@ def measure_loader(paths: list[Path], rounds: int) -> None:
 
 
 def measure_memory(paths: list[Path], opens: int) -> None:
-    """Read a clip from one file after the other and print what memory and descriptors do."""
+    """Read a clip from one file after the other and print the memory and descriptors in use."""
     table = Table("files opened", "resident MiB", "descriptors", title="opening many files")
     generator = np.random.default_rng(0)
     for number in range(opens + 1):

@@ -6,15 +6,14 @@
 
 Both train the same network on the same clips, read by the same DataLoader, with the same loss and
 optimizer, on a GPU if there is one; the plain loop does nothing else. They take turns, now one
-first, now the other, so that whatever else the machine does meets both; figures are medians over
-the turns, of the third epoch of each, and the ratio is the median of the ratios within a turn. An
-epoch is timed from its start to its last step, without validation and saving. The first two pay
-once for what later ones have: compiled kernels, and the memory that was shared with the processes
-that read the training and the validation videos, until the network's next step writes to it.
+first, now the other, so that other load of the machine meets both. Figures are medians over the
+turns, of the third epoch of each; the ratio is the median of the ratios within a turn. An epoch is
+timed from its start to its last step, without validation and saving. The first two epochs pay once
+for compiled kernels and for memory shared with the processes that read videos.
 
 `waiting` is the share of that time in which the next batch was not there yet. `of peak` is the
-share of what the GPU can multiply at most, by its maker's figures for dense bfloat16, if it is one
-we know: three times the forward pass's multiply-adds, two operations each, a clip.
+share of the GPU's peak by its maker's figures for dense bfloat16, for some GPUs: a clip counts as
+three times the forward pass's multiply-adds, two operations each.
 """
 
 import argparse

@@ -118,8 +118,8 @@ class LowRankAffinity:
         size 2Cs x 2Cs (Woodbury): with U = [P^T, Q^T] and A = U S U^T,
         1 + h^2 L^2 = (1 + h^2) - h^2 U (2 S - S U^T U S) U^T.
         """
-        # Neither matrix can be singular: their eigenvalues are 1 / (1 + h^2) at least. The solvers
-        # without a check for singular matrices are those that can be exported.
+        # Neither matrix can be singular: their eigenvalues are 1 / (1 + h^2) at least. Solvers with
+        # a check for singular matrices can't be exported.
         h2 = zoom.square()
         if self.matrix is not None:
             one = torch.eye(self.matrix.shape[-1], dtype=h2.dtype, device=h2.device)
