@@ -37,15 +37,15 @@ def load(
     decoder: str = "pyav",
     topk: int = 5,
 ) -> "Recognizer":
-    """A model file, or the pretrained model of that name, made ready to predict.
+    """Load a model file, or the pretrained model of that name, ready to predict.
 
     Args:
         model: A file or a name (see `list_models`).
         device: Such as "cpu" or "cuda:1"; by default the first GPU, if there is one.
-        precision: Numbers that the network computes with: float32, bfloat16, or auto, bfloat16
-            where the device has it in hardware.
+        precision: Number format of the network: float32, bfloat16, or auto, bfloat16 where the
+            device has it in hardware.
         decoder: Library that decodes videos: pyav, decord or torchcodec.
-        topk: How many of the best classes predictions tell.
+        topk: Number of best classes in a prediction.
 
     Raises:
         actionrec.errors.ActionrecError: there is no such model, or it can't be downloaded.

@@ -38,8 +38,9 @@ from torch.nn import functional as F
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
-from actionrec.models.classifier import METADATA_KEY, ClassifierConfig, VideoClassifier
+from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.models.inference import InferenceModel
+from actionrec.models.model_file import METADATA_KEY, describe
 from actionrec.video.clips import ClipReader
 
 EXTRA_FILE = "actionrec.json"
@@ -104,7 +105,7 @@ def export(
         reader = ClipReader(original.config.sampling, original.config.preprocessing)
         pixels = reader.read(video, clips=1).pixels
     free = free_axes(original, pixels)
-    description = original.description() | {
+    description = describe(original.config, original.training_record) | {
         "model": Path(model.name).name,
         "clip": [length, size, size],
         "free": list(free.values()),

@@ -14,9 +14,9 @@ channels, and 8x28x28, 4x14x14 or 2x7x7 positions of a 16x112x112 clip. Forms of
     plain     the dense formula as it is usually written, with a convolution for every projection
 
 `chosen` marks the form that the block takes at that size by itself; `speed x` and `memory /` say
-how many times faster and smaller than plain a form is. The forms take turns, so that whatever else
-the machine does meets them all; times are medians, ratios medians of the ratios within a turn.
-Memory is the peak of what PyTorch allocates beyond weights and input.
+how many times faster and smaller than plain a form is. The forms take turns, so that other load of
+the machine meets all of them; times are medians, ratios medians of the ratios within a turn.
+Memory is PyTorch's peak beyond weights and input.
 
 With --training-steps it measures instead whole training steps of the backbones, without and with
 one block in stage 4. Results go to stdout and to the folder --output, as CSV and as a plot.
@@ -25,9 +25,7 @@ one block in stage 4. Results go to stdout and to the folder --output, as CSV an
 import argparse
 import csv
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -35,16 +33,16 @@ from itertools import product
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import torch
+from rich.console import Console
+from rich.table import Table
+from stopwatch import device_name, synchronise, take_turns
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from actionrec.models import nonlocal_blocks
-from actionrec.models.classifier import (
-    BlockConfig,
-    ClassifierConfig,
-    build_network,
-)
+from actionrec.models.network import BlockConfig, ClassifierConfig, build_network
 from actionrec.models.nonlocal_blocks import REDUCTIONS, NonlocalBlock, build_block
 from actionrec.models.registry import BACKBONES, BLOCKS
 
@@ -249,40 +247,13 @@ def runner(
     return run
 
 
-def seconds_of(run: Callable[[], None], device: torch.device) -> float:
-    synchronise(device)
-    start = time.perf_counter()
-    run()
-    synchronise(device)
-    return time.perf_counter() - start
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def take_turns(
-    runs: dict[str, Callable[[], None]], device: torch.device, repeats: int, budget: float
-) -> dict[str, list[float]]:
-    """The seconds of every run, in turns until `repeats` turns or `budget` seconds are over."""
-    turns: dict[str, list[float]] = {form: [] for form in runs}
-    start = time.perf_counter()
-    for _ in range(repeats):
-        for form, run in runs.items():
-            turns[form].append(seconds_of(run, device))
-        if time.perf_counter() - start > budget:
-            break
-    return turns
-
-
 def peak_bytes(run: Callable[[], None], device: torch.device) -> int:
-    """The most bytes that PyTorch holds during a run, beyond those before it."""
+    """PyTorch's peak of memory during a run, in bytes beyond the memory before it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run()
-        synchronise(device)
+        synchronise()
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
@@ -297,16 +268,10 @@ def peak_bytes(run: Callable[[], None], device: torch.device) -> int:
 
 
 def memory_limit(device: torch.device) -> int:
-    """Bytes that a form may need here: what is free on a GPU, half of it in main memory."""
+    """Bytes that a form may need: the free memory of a GPU, or half of the free main memory."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def measure_block(
@@ -348,19 +313,15 @@ def measure_block(
             continue
         runs[form] = run
 
-    times = take_turns(runs, device, arguments.repeats, arguments.seconds)
+    times = take_turns(runs, arguments.repeats, name, arguments.seconds)
     for form in runs:
         row = rows[form]
-        row.milliseconds = statistics.median(times[form]) * 1e3
+        row.milliseconds = float(np.median(times[form])) * 1e3
         row.turns = len(times[form])
         if "plain" in runs:
-            row.speed_over_plain = median_ratio(times["plain"], times[form])
+            row.speed_over_plain = float(np.median(times["plain"] / times[form]))
             row.memory_below_plain = rows["plain"].peak_mib / row.peak_mib
     return list(rows.values())
-
-
-def median_ratio(numerators: list[float], denominators: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
 def measure_training_steps(
@@ -375,7 +336,7 @@ def measure_training_steps(
     for run in runs.values():
         run()
     peaks = {block: peak_bytes(run, device) / MIB for block, run in runs.items()}
-    times = take_turns(runs, device, arguments.repeats, arguments.seconds)
+    times = take_turns(runs, arguments.repeats, backbone, arguments.seconds)
     return [
         StepRow(
             device=device_name(device),
@@ -384,9 +345,9 @@ def measure_training_steps(
             batch=arguments.batch,
             backbone=backbone,
             block=block,
-            milliseconds=statistics.median(times[block]) * 1e3,
+            milliseconds=float(np.median(times[block])) * 1e3,
             peak_mib=peaks[block],
-            speed_over_none=median_ratio(times["none"], times[block]),
+            speed_over_none=float(np.median(times["none"] / times[block])),
             turns=len(times[block]),
         )
         for block in runs
@@ -420,13 +381,11 @@ def training_step(
 
 
 def print_table(rows: Sequence[BlockRow | StepRow], columns: dict[str, str]) -> None:
-    """Rows with the columns {field: heading}, set out in fixed width."""
-    cells = [list(columns.values())]
-    cells += [[shown(getattr(row, column)) for column in columns] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        fitted = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join(fitted).rstrip())
+    """Rows with the columns {field: heading}."""
+    table = Table(*columns.values())
+    for row in rows:
+        table.add_row(*(shown(getattr(row, column)) for column in columns))
+    Console(width=max(120, Console().width)).print(table)
 
 
 def shown(value: object) -> str:
@@ -551,7 +510,7 @@ def main() -> None:
         print(f"{name} in stage {stage} at {clip}: N {site.positions}", file=sys.stderr)
         for backward in (False, True):
             rows += measure_block(name, site, backward, arguments)
-        # What a run that is cut off has measured is kept.
+        # A run that is cut off leaves its measurements so far.
         write_csv(rows, arguments.output / "blocks.csv")
     print_table(rows, BLOCK_COLUMNS)
     plot_blocks(rows, arguments.output / "blocks.png")

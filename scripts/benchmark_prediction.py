@@ -5,11 +5,11 @@
     python scripts/benchmark_prediction.py --backbones i3d r3d50 i3d_r50 --blocks none snl nl
     python scripts/benchmark_prediction.py --device cuda --clip 64x224x224
 
-Plain means what one writes in an afternoon: PyAV decodes every frame and `to_ndarray` converts it,
-`interpolate` scales whole frames, and the network is in float32, in the default order in memory,
-with its batch normalisations. Without --video a clip of ten seconds is made. The ways take turns,
-in another order in each round; the tables show medians over the rounds, and the median of the
-ratios within a round.
+Plain is the code of an afternoon: PyAV decodes every frame and `to_ndarray` converts it,
+`interpolate` scales whole frames, and the network is in float32, in the default memory order, with
+its batch normalisations. Without --video a clip of ten seconds is made. The ways take turns, in
+another order in each round; the tables show medians over the rounds, and the median of the ratios
+within a round.
 """
 
 import argparse
@@ -19,42 +19,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from panning_video import write_panning_video
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+from stopwatch import device_name, take_turns
 from torch import nn
 
-import actionrec
+from actionrec.devices import fastest_device, has_bfloat16
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
-from actionrec.models.inference import fastest_device, for_inference, has_bfloat16
-from actionrec.prediction.videos import MOST_CLIPS, Prediction, predict_video, read_clips
+from actionrec.models.inference import InferenceModel
+from actionrec.prediction.videos import Prediction, predict_video
+from actionrec.video.clips import MOST_CLIPS, ClipReader
 
-Seconds = dict[str, np.ndarray]
 PLAIN = "plain PyTorch, float32"
-
-
-def make_video(path: Path, seconds: int = 10) -> None:
-    """Encode a video of 340x256 at 25 frames/s, the size of Kinetics: a texture that pans."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(1, 3, 60, 80, generator=generator)
-    texture = nn.functional.interpolate(coarse, (768, 1020), mode="bicubic")[0].clamp(0, 1)
-    picture = (255 * texture).byte().permute(1, 2, 0).numpy()
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("h264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 340, 256, "yuv420p"
-        for index in range(25 * seconds):
-            top, left = (int(256 + 200 * np.sin(index / rate)) for rate in (31.0, 23.0))
-            cut = np.ascontiguousarray(picture[top : top + 256, left : left + 340])
-            frame = av.VideoFrame.from_ndarray(cut, format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
 
 
 def plain_network(recognizer: VideoClassifier) -> nn.Module:
@@ -97,20 +79,7 @@ def plain_predict(
     return np.mean(scores, axis=0)
 
 
-def take_turns(ways: dict[str, Callable[[], object]], rounds: int, title: str) -> Seconds:
-    """Seconds (rounds,) of each way; a first round, which warms up, is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    generator = np.random.default_rng(0)
-    for round in track(range(rounds + 1), title, console=Console(stderr=True)):
-        for name in generator.permutation(list(ways)):
-            start = time.perf_counter()
-            ways[name]()
-            if round > 0:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: np.array(values) for name, values in seconds.items()}
-
-
-def speed(seconds: Seconds, name: str) -> tuple[str, str]:
+def speed(seconds: dict[str, np.ndarray], name: str) -> tuple[str, str]:
     """The median of a way's milliseconds, and of how many times as fast as plain it is."""
     ratio = np.median(seconds[PLAIN] / seconds[name])
     return f"{1000 * np.median(seconds[name]):.0f}", f"{ratio:.2f}"
@@ -134,9 +103,8 @@ def measure_networks(
             pixels = pixels.to(device)
             ways = {PLAIN: forward(plain_network(recognizer), normalised(recognizer, pixels))}
             for precision in precisions(device):
-                ways[f"actionrec, {precision}"] = forward(
-                    for_inference(recognizer, precision), pixels
-                )
+                ready = InferenceModel(recognizer, device, precision)
+                ways[f"actionrec, {precision}"] = forward(ready.model, pixels)
             seconds = take_turns(ways, rounds, f"{backbone}, {block}")
             for name in ways:
                 table.add_row(f"{backbone}, block {block}", name, *speed(seconds, name))
@@ -148,22 +116,20 @@ def normalised(recognizer: VideoClassifier, pixels: torch.Tensor) -> torch.Tenso
 
 
 def forward(network: nn.Module, clips: torch.Tensor) -> Callable[[], None]:
-    """A forward pass that ends when the device is done."""
+    """A forward pass."""
 
     @torch.inference_mode()
     def run() -> None:
         network(clips)
-        if clips.is_cuda:
-            torch.cuda.synchronize()
 
     return run
 
 
-def measure_prediction(model: str, path: Path, device: torch.device, rounds: int) -> None:
+def measure_prediction(name: str, path: Path, device: torch.device, rounds: int) -> None:
     """From the file to the labels, all in one process whose models are loaded."""
-    recognizer = actionrec.load(model, device=str(device))
-    config, labels = recognizer.config, recognizer.config.labels
-    network = plain_network(recognizer)
+    model = VideoClassifier.load(name)
+    config, labels = model.config, model.config.labels
+    network = plain_network(model).to(device)
     spent = {"decode": 0.0, "scale": 0.0, "network": 0.0}
     found: dict[str, np.ndarray | Prediction] = {}
 
@@ -171,15 +137,16 @@ def measure_prediction(model: str, path: Path, device: torch.device, rounds: int
         found[PLAIN] = plain_predict(network, config, path, spent)
 
     def ours(precision: str) -> Callable[[], None]:
-        prepared = for_inference(recognizer, precision)
+        ready = InferenceModel(model, device, precision)
 
         def run() -> None:
-            found[f"actionrec, {precision}"] = predict_video(prepared, path, model)
+            found[f"actionrec, {precision}"] = predict_video(ready, path)
 
         return run
 
     ways = {PLAIN: plain} | {f"actionrec, {name}": ours(name) for name in precisions(device)}
-    ways["actionrec, reading alone"] = lambda: read_clips(path, config, None)
+    reader = ClipReader(config.sampling, config.preprocessing)
+    ways["actionrec, reading alone"] = lambda: reader.read(path)
     seconds = take_turns(ways, rounds, "predicting")
     table = Table("way", "ms", "speed / plain", "best", "score", title=f"predict {path.name}")
     best = int(np.argmax(found[PLAIN]))
@@ -230,11 +197,12 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device(fastest_device()))
     parser.add_argument("--rounds", type=int, default=5, help="of whole videos; forwards: 3 times")
     options = parser.parse_args()
-    print(f"{options.device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}")
+    print(f"{device_name(options.device)}, PyTorch {torch.__version__}")
     with tempfile.TemporaryDirectory() as made:
         path = options.video or Path(made) / "made.mp4"
         if options.video is None:
-            make_video(path)
+            # The size of Kinetics.
+            write_panning_video(path, (256, 340), 250, "libx264")
         backbones, blocks = options.backbones, options.blocks
         measure_networks(backbones, blocks, options.clip, options.device, 3 * options.rounds)
         measure_prediction(options.model, path, options.device, options.rounds)

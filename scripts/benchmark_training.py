@@ -6,15 +6,14 @@
 
 Both train the same network on the same clips, read by the same DataLoader, with the same loss and
 optimizer, on a GPU if there is one; the plain loop does nothing else. They take turns, now one
-first, now the other, so that whatever else the machine does meets both; figures are medians over
-the turns, of the third epoch of each, and the ratio is the median of the ratios within a turn. An
-epoch is timed from its start to its last step, without validation and saving. The first two pay
-once for what later ones have: compiled kernels, and the memory that was shared with the processes
-that read the training and the validation videos, until the network's next step writes to it.
+first, now the other, so that other load of the machine meets both. Figures are medians over the
+turns, of the third epoch of each; the ratio is the median of the ratios within a turn. An epoch is
+timed from its start to its last step, without validation and saving. The first two epochs pay once
+for compiled kernels and for memory shared with the processes that read videos.
 
 `waiting` is the share of that time in which the next batch was not there yet. `of peak` is the
-share of what the GPU can multiply at most, by its maker's figures for dense bfloat16, if it is one
-we know: three times the forward pass's multiply-adds, two operations each, a clip.
+share of the GPU's peak by its maker's figures for dense bfloat16, for some GPUs: a clip counts as
+three times the forward pass's multiply-adds, two operations each.
 """
 
 import argparse
@@ -31,15 +30,17 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import track
+from stopwatch import device_name, synchronise
 from torch.nn import functional as F
 
 from actionrec.config import TrainConfig
 from actionrec.datasets.dataset import VideoDataset
 from actionrec.datasets.registry import open_dataset
+from actionrec.devices import fastest_device
 from actionrec.models.complexity import measure
 from actionrec.training.clips import loaders
 from actionrec.training.precision import sound_gradients
-from actionrec.training.run import build_recognizer, quiet_lightning, resolve, train
+from actionrec.training.run import build_recognizer, quiet_lightning, reader_of, resolve, train
 
 # Dense bfloat16, in 1e12 operations a second, by the makers' data sheets.
 PEAK = {
@@ -81,9 +82,9 @@ def plain_loop(config: TrainConfig, dataset: VideoDataset) -> Pace:
     """Epochs as one would write them without a framework; the last one's pace."""
     config = resolve(config)
     torch.manual_seed(config.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(fastest_device())
     recognizer = build_recognizer(config, dataset).to(device).train()
-    loader, _ = loaders(config, dataset, recognizer.config, flip=True)
+    loader, _ = loaders(config, dataset, reader_of(recognizer, config), flip=True)
     optimizer = torch.optim.SGD(
         recognizer.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
@@ -106,8 +107,7 @@ def plain_loop(config: TrainConfig, dataset: VideoDataset) -> Pace:
             scaler.update()
             clips += len(labels)
             before = time.perf_counter()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronise()
         seconds = time.perf_counter() - start
     return Pace(clips / seconds, waited / seconds)
 
@@ -122,7 +122,7 @@ def ours(config: TrainConfig) -> Pace:
 
 def of_peak(config: TrainConfig, dataset: VideoDataset, clips: float) -> str:
     """Share of the GPU's peak, or a dash."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    name = device_name(fastest_device())
     peak = next((value for key, value in PEAK.items() if key in name), None)
     if peak is None:
         return "-"
@@ -147,9 +147,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile, ours only")
     arguments = parser.parse_args()
     quiet_lightning()
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(
-        f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch "
+        f"{device_name(fastest_device())}, torch {torch.__version__}, batch "
         f"{arguments.batch_size}, 16x124x124, precision {arguments.precision}, "
         f"{arguments.workers} workers, {arguments.turns} turns of {arguments.steps} steps"
     )

@@ -10,8 +10,8 @@ it also counts an operation for each element of a batch normalisation.
 
 from dataclasses import dataclass
 
-from actionrec.models.classifier import BlockConfig, ClassifierConfig
 from actionrec.models.complexity import measure
+from actionrec.models.network import BlockConfig, ClassifierConfig
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ import pytest
 
 from actionrec.datasets.registry import open_dataset
 from actionrec.evaluation.scoring import ranks
-from actionrec.models.classifier import VideoClassifier
-from actionrec.prediction.videos import VideoClips, read_clips, score_clips
+from actionrec.models.inference import InferenceModel
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +37,11 @@ def test_the_demo_reaches_90_percent_clip_level_top_1_and_names_a_clip(run, comm
 
 @pytest.mark.slow
 def test_the_same_network_stays_near_chance_when_it_sees_one_frame_repeated(run):
-    recognizer = VideoClassifier.load(run / "runs" / "demo" / "model.safetensors")
-    dataset = open_dataset("demo")
+    model = InferenceModel.load(run / "runs" / "demo" / "model.safetensors")
     scores, truths = [], []
-    for video in dataset.val:
-        clips = read_clips(video.path, recognizer.config, clips=2)
-        still = clips.pixels[:, :, :1].expand_as(clips.pixels)
-        scores.append(score_clips(recognizer, VideoClips(still, clips.seconds)))
+    for video in open_dataset("demo").val:
+        pixels = model.clips.read(video.path, clips=2).pixels
+        scores.append(model.scores(pixels[:, :, :1].expand_as(pixels)))
         truths += [video.label] * len(scores[-1])
     top1 = (ranks(np.concatenate(scores), np.array(truths)) == 0).mean()
     print(f"clip-level Top-1 on one repeated frame: {top1:.1%}, chance 12.5 %")

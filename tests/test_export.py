@@ -24,8 +24,9 @@ from actionrec.export import (
     write_onnx,
     write_torch,
 )
-from actionrec.models.classifier import METADATA_KEY, BlockConfig, ClassifierConfig, VideoClassifier
+from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
 from actionrec.models.inference import InferenceModel
+from actionrec.models.model_file import METADATA_KEY
 from actionrec.models.nonlocal_blocks import build_block
 from actionrec.models.registry import BLOCKS
 from actionrec.video.sampling import ClipSampling

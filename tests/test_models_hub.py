@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import json
+import re
 import shutil
 import sys
 
@@ -26,7 +27,7 @@ def require_same(loaded: VideoClassifier, recognizer: VideoClassifier) -> None:
     clips = torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8)
     assert loaded.config == recognizer.config
     assert loaded.training_record == recognizer.training_record
-    assert torch.equal(loaded.scores(clips), recognizer.scores(clips))
+    assert torch.equal(loaded.eval()(clips), recognizer(clips))
 
 
 def test_a_folder_gives_back_what_was_saved(folder, small_recognizer):
@@ -37,6 +38,15 @@ def test_a_folder_gives_back_what_was_saved(folder, small_recognizer):
     assert "library_name: actionrec" in (folder / "README.md").read_text()
     require_same(VideoClassifier.from_pretrained(folder), small_recognizer)
     require_same(VideoClassifier.load(folder / "model.safetensors"), small_recognizer)
+
+
+def test_the_program_on_the_model_card_runs(folder, tmp_path, encode, monkeypatch, capsys):
+    card = (folder / "README.md").read_text()
+    [program] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    encode(tmp_path / "video.mp4")
+    monkeypatch.chdir(tmp_path)
+    exec(program.replace("owner/name", str(folder)), {})
+    assert capsys.readouterr().out.strip() in ("a", "b", "c")
 
 
 def test_a_repository_is_loaded_by_its_name(folder, tmp_path, small_recognizer):

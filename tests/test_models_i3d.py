@@ -68,6 +68,18 @@ def test_parameters_are_those_of_the_published_checkpoint():
     assert sum(value.numel() for value in numbers) == 12_704_544
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_training_step_gives_every_parameter_a_gradient_of_its_own_shape(device):
+    """Without a scale, batch normalisation on CUDA gave the shift an empty gradient."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    network = I3D(classes=3).train().to(device)
+    network(torch.randn(2, 3, 8, 32, 32, device=device)).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.shape == parameter.shape, name
+        assert parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
 @pytest.mark.parametrize("size", [(1, 32, 32), (8, 64, 48), (17, 65, 97)])
 def test_any_length_and_size_gives_logits(size):
     assert I3D(classes=5).eval()(torch.randn(2, 3, *size)).shape == (2, 5)

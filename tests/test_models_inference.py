@@ -10,10 +10,11 @@ from torch import nn
 
 import actionrec
 from actionrec.cli.main import main
+from actionrec.errors import Failure
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.models.registry import BLOCKS
-from actionrec.prediction.videos import Failure, Prediction
+from actionrec.prediction.videos import Prediction
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
 
@@ -37,7 +38,7 @@ def lively(backbone: str, block: str) -> VideoClassifier:
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     with torch.no_grad():
-        features = recognizer.network.features(recognizer._pixels(clips(backbone)))
+        features = recognizer.network.features(recognizer.pixels(clips(backbone)))
         head = recognizer.network.head
         logits = head(features)
         head.weight *= 3 / logits.std()
@@ -72,15 +73,13 @@ def test_the_fast_forms_agree_with_the_plain_network_in_float64(backbone, block)
     assert scores.amax(dim=1).min() > 0.15, "scores without a favourite would agree by themselves"
 
     folded = InferenceModel(recognizer, precision="float32")
-    assert not any(isinstance(module, nn.BatchNorm3d) for module in folded.modules())
-    with torch.inference_mode():
-        logits = folded(pixels)
-    torch.testing.assert_close(logits.double(), expected, atol=1e-4, rtol=1e-4)
+    assert not any(isinstance(module, nn.BatchNorm3d) for module in folded.network.modules())
+    torch.testing.assert_close(folded.logits(pixels).double(), expected, atol=1e-4, rtol=1e-4)
 
     short = InferenceModel(recognizer, precision="bfloat16")
     assert next(short.network.units.parameters()).dtype == torch.bfloat16
-    found = short.scores(pixels)
-    assert found.dtype == torch.float32
+    found = torch.from_numpy(short.scores(pixels))
+    assert found.shape == (len(pixels), len(LABELS)) and found.dtype == torch.float32
     torch.testing.assert_close(found.sum(dim=1), torch.ones(len(pixels)))
     # CGNL is a product of three features that nothing normalises, and so are its roundings.
     tolerance = 0.06 if block == "cgnl" else 0.02
@@ -95,7 +94,7 @@ def test_the_original_is_not_touched(precision):
     recognizer = lively("c3d_small", "snl").train()
     before = copy.deepcopy(recognizer.state_dict())
     modules = [str(module) for module in recognizer.modules()]
-    InferenceModel(recognizer, precision).scores(clips("c3d_small"))
+    InferenceModel(recognizer, precision=precision).scores(clips("c3d_small"))
     after = recognizer.state_dict()
     assert before.keys() == after.keys()
     for name, value in before.items():
@@ -134,15 +133,15 @@ def model(tmp_path_factory):
 
 
 def test_a_loaded_recognizer_predicts_from_files(model, class_folders):
-    recognizer = actionrec.load(model, device="cpu", precision="float32")
+    recognizer = actionrec.load(model, device="cpu", precision="float32", topk=2)
     good = class_folders / "val/first/first0.avi"
-    prediction = recognizer.predict(good, topk=2, clips=3)
+    prediction = recognizer.predict(good, clips=3)
     assert isinstance(prediction, Prediction)
     assert (prediction.video, prediction.model) == (str(good), str(model))
     assert len(prediction.top) == 2 and len(prediction.clips) == 3
 
     missing = class_folders / "missing.avi"
-    results = recognizer.predict([str(good), missing, good], topk=2, clips=3)
+    results = recognizer.predict([str(good), missing, good], clips=3)
     first, failure, last = results
     assert first == last == prediction
     assert isinstance(failure, Failure) and "missing.avi" in failure.error
@@ -155,7 +154,7 @@ def test_features_are_what_the_head_makes_the_scores_of(model, class_folders):
     assert features.dtype == np.float32 and features.shape == (3, 96)
     with torch.inference_mode():
         scores = recognizer.network.head(torch.from_numpy(features)).softmax(dim=1).mean(dim=0)
-    for entry in recognizer.predict(video, topk=3, clips=3).top:
+    for entry in recognizer.predict(video, clips=3).top:
         index = recognizer.config.labels.index(entry.label)
         assert entry.score == pytest.approx(scores[index].item(), abs=1e-5)
 

@@ -1,4 +1,4 @@
-"""The shapes of the 3D ResNets; their logits are compared in test_checkpoints.py."""
+"""The shapes of the 3D ResNets; their logits are compared in test_models_conversion.py."""
 
 import pytest
 import torch

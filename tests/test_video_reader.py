@@ -138,6 +138,13 @@ def test_real_packed_avi_scaled_and_in_one_pass_is_exact():
         np.testing.assert_array_equal(frames, reference[clip])
 
 
+def test_clips_out_of_order_are_given_all_the_same(encode, tmp_path):
+    video = VideoReader(encode(tmp_path / "v.avi", frames=40))
+    clips = [range(20, 30), range(5, 8), range(7, 25), range(0, 1)]
+    found = [indices_shown(frames) for frames in video.clips(clips)]
+    assert found == [list(clip) for clip in clips]
+
+
 @pytest.mark.parametrize("kind", HEALTHY)
 def test_frames_are_those_of_a_sequential_decode(encode, tmp_path, kind):
     name, codec, options, b_frames = HEALTHY[kind]

@@ -1,4 +1,4 @@
-"""What all backbones share: a row of named units, nonlocal blocks between them, and a head."""
+"""The form of all backbones: a row of named units, nonlocal blocks between them, and a head."""
 
 import torch
 from torch import nn
@@ -9,9 +9,9 @@ from actionrec.errors import UsageError
 class Backbone(nn.Module):
     """A 3D convolutional network from a clip (B, 3, T, H, W) to logits (B, classes).
 
-    `units` run one after the other. `stages` names the units of res2..res5 (or what corresponds
-    to them). A nonlocal block stands in `blocks` under the name of the unit that it precedes, so
-    that the names of the pretrained weights are the same with and without blocks.
+    `units` run one after the other, and `stages` names those of each stage. `blocks` holds each
+    nonlocal block under the name of the unit after it, so that blocks change no name of a
+    pretrained weight.
 
     Every unit that a block may precede has an attribute `in_channels`.
     """
@@ -48,10 +48,10 @@ class Backbone(nn.Module):
         return self.stages[stage]
 
     def block_sites(self, stage: int, number: int = 1) -> dict[str, int]:
-        """The units before which `number` blocks of a stage go, and the channels that enter them.
+        """The units of a stage that get a block before them, with the channels that enter them.
 
-        One block goes before the last unit of the stage, as in the paper (Sec. 5); more go before
-        the last ones, a block each.
+        One block goes before the last unit of the stage, as in the paper (Sec. 5), several before
+        the last ones.
 
         Raises:
             UsageError: the backbone has no such stage, or the stage fewer units.
@@ -64,18 +64,17 @@ class Backbone(nn.Module):
         return {name: self.units.get_submodule(name).in_channels for name in units[-number:]}
 
     def freeze_before(self, start: str) -> None:
-        """Let only the nonlocal blocks and the head learn ("block"), or also the units from a
-        stage on ("stage4", say).
+        """Freeze all units ("block"), or those before a stage ("stage4", say).
 
         Raises:
             UsageError: the backbone has no such stage.
         """
-        frozen = list(self.units.children())
+        first = None
         if start != "block":
-            first = next(iter(self.units_of(int(start.removeprefix("stage")))))
-            names = [name for name, _ in self.units.named_children()]
-            frozen = frozen[: names.index(first)]
-        for unit in frozen:
+            first = self.units_of(int(start.removeprefix("stage")))[0]
+        for name, unit in self.units.named_children():
+            if name == first:
+                break
             unit.requires_grad_(False)
 
     def feature_map(self, clips: torch.Tensor) -> torch.Tensor:
@@ -93,7 +92,7 @@ class Backbone(nn.Module):
 
     def features(self, clips: torch.Tensor) -> torch.Tensor:
         """The pooled feature map, (B, C), of clips (B, 3, T, H, W), in the head's type."""
-        # Where the feature map is bfloat16, a mean of it deserves more digits.
+        # The mean of a bfloat16 feature map needs more digits.
         return self.pool(self.feature_map(clips).to(self.head.weight.dtype))
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:

@@ -1,77 +1,38 @@
-"""A recognizer: network, labels, preprocessing and clip sampling, in one object and one file.
+"""The classifier that trains: network, labels, preprocessing and clip sampling in one object.
 
     python -c "from actionrec.models.classifier import VideoClassifier; \
                print(VideoClassifier.load('runs/demo/model.safetensors').config)"
-
-The file is safetensors. Its metadata holds the configuration as JSON, so that predicting and
-evaluating need nothing else.
 """
 
-import json
-import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from actionrec.errors import ActionrecError
-from actionrec.files import replacing
-from actionrec.models import catalogue
-from actionrec.models.backbone import Backbone
+from actionrec.models import catalogue, model_file
 from actionrec.models.hub import MODEL_CARD, MODEL_FILE, ModelHubMixin
-from actionrec.models.nonlocal_blocks import build_block
-from actionrec.models.registry import BACKBONES, find
+from actionrec.models.network import BlockConfig, ClassifierConfig, build_network
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
 
-METADATA_KEY = "actionrec"
-# What files call the units of a block, those of older versions too.
-UNITS_KEY = "stage_num"
+__all__ = ["BlockConfig", "ClassifierConfig", "LoadReport", "VideoClassifier"]
+
 # In the order of the published I3D's logits. Torchvision has them too, but takes as long to import
 # as PyTorch does.
 KINETICS400_LABELS = Path(__file__).with_name("kinetics400.txt")
 
 
 @dataclass(frozen=True)
-class BlockConfig:
-    """The nonlocal blocks of a network: which, and how many of them where.
-
-    `per_stage` blocks stand before the last units of each of `stages`; the other fields are
-    the arguments of `nonlocal_blocks.build_block`.
-    """
-
-    name: str = "none"
-    stages: tuple[int, ...] = (4,)
-    per_stage: int = 1
-    reduction: int = 2
-    order: int | None = None
-    groups: int | None = None
-    units: int = 1
-
-
-@dataclass(frozen=True)
-class ClassifierConfig:
-    """Everything that makes a recognizer but its weights."""
-
-    labels: tuple[str, ...]
-    backbone: str = "i3d"
-    block: BlockConfig = field(default_factory=BlockConfig)
-    sampling: ClipSampling = field(default_factory=ClipSampling)
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-
-
-@dataclass(frozen=True)
 class LoadReport:
-    """What became of each weight when pretrained ones were loaded into a network.
+    """Names of tensors after pretrained weights were loaded into a network.
 
-    `loaded` came from the file; `new` are those of the network that start afresh; `unused` are
-    those of the file that were left out.
+    `loaded` came from the file, `new` ones of the network start afresh, and `unused` ones of the
+    file were left out.
     """
 
     loaded: tuple[str, ...]
@@ -79,36 +40,13 @@ class LoadReport:
     unused: tuple[str, ...]
 
     def __str__(self) -> str:
-        new = ", ".join(sorted({_part(name) for name in self.new})) or "none"
+        parts = {
+            f"block before {name.split('.')[1]}" if name.startswith("blocks.") else "head"
+            for name in self.new
+        }
+        new = ", ".join(sorted(parts)) or "none"
         unused = f"; not used: {', '.join(self.unused)}" if self.unused else ""
         return f"{len(self.loaded)} tensors loaded, {len(self.new)} new ({new}){unused}"
-
-
-def _part(name: str) -> str:
-    """The part of the network that a tensor belongs to, in words."""
-    return f"block before {name.split('.')[1]}" if name.startswith("blocks.") else "head"
-
-
-def build_network(config: ClassifierConfig) -> Backbone:
-    """The backbone of `config` with its nonlocal blocks and a head for its labels.
-
-    Raises:
-        UsageError: no such backbone, block or stage, or block settings that don't go together.
-    """
-    network = find(BACKBONES, config.backbone, "backbone")(classes=len(config.labels))
-    block = config.block
-    if block.name != "none":
-        for stage in block.stages:
-            for unit, channels in network.block_sites(stage, block.per_stage).items():
-                network.blocks[unit] = build_block(
-                    block.name,
-                    channels,
-                    reduction=block.reduction,
-                    order=block.order,
-                    groups=block.groups,
-                    units=block.units,
-                )
-    return network
 
 
 class VideoClassifier(
@@ -119,20 +57,21 @@ class VideoClassifier(
     tags=["action-recognition"],
     model_card_template=MODEL_CARD,
 ):
-    """Recognises actions: uint8 clips (B, 3, T, H, W) to logits (B, classes).
-
-    Its `config` says what clips it expects and what the classes are called; `training_record` tells
-    how it was trained and what it reached (empty if unknown).
+    """Classifies actions: uint8 clips (B, 3, T, H, W) to logits (B, classes).
 
     `save_pretrained(folder)`, `push_to_hub("owner/name")` and `from_pretrained(folder or name)` are
     those of the Hugging Face Hub (extra `hub`).
+
+    Attributes:
+        config: labels, network, and the clips that it expects.
+        training_record: how it was trained and its results; empty if unknown.
+        name: stands beside its predictions.
     """
 
     def __init__(self, config: ClassifierConfig, training: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.config = config
         self.training_record = dict(training or {})
-        # What its predictions are signed with.
         self.name = config.backbone
         # Channels last is the order in which both oneDNN and cuDNN convolve fastest.
         self.network = build_network(config).to(memory_format=torch.channels_last_3d)
@@ -141,7 +80,7 @@ class VideoClassifier(
         return self.network(self.pixels(clips))
 
     def pixels(self, clips: torch.Tensor) -> torch.Tensor:
-        """What the network sees of uint8 clips (B, 3, T, H, W), in the type that it computes in."""
+        """The network's input for uint8 clips (B, 3, T, H, W), in the type of its convolutions."""
         pixels = clips.contiguous(memory_format=torch.channels_last_3d)
         first = next(self.network.units.parameters())
         return self.config.preprocessing.normalise(pixels).to(first.dtype)
@@ -157,89 +96,64 @@ class VideoClassifier(
         Blocks and head are taken too where they are there and fit.
 
         Raises:
-            ActionrecError: the backbone lacks a tensor, or there is one that it has no place for.
+            ActionrecError: the backbone lacks a tensor, or has no place for one.
         """
-        own = self.network.state_dict()
-        fits = {name for name, value in tensors.items() if shape_of(own, name) == value.shape}
-        optional = ("head.", "blocks.")
-        counters = "num_batches_tracked"
-        new = [name for name in own if name not in fits and not name.endswith(counters)]
-        unused = [name for name in tensors if name not in fits]
-        unexplained = [name for name in new + unused if not name.startswith(optional)]
+        given, own = _shapes(tensors), _shapes(self.network.state_dict())
+        fits = {name for name, _ in given.items() & own.items()}
+        new = [x for x in own if x not in fits and not x.endswith("num_batches_tracked")]
+        unused = [name for name in given if name not in fits]
+        unexplained = [name for name in new + unused if not name.startswith(("head.", "blocks."))]
         if unexplained:
             name = unexplained[0]
             raise ActionrecError(
                 f"{source} does not fit the backbone {self.config.backbone}: {name} is "
-                f"{_shape_words(tensors, name)} in the file and {_shape_words(own, name)} in "
+                f"{given.get(name, 'absent')} in the file and {own.get(name, 'absent')} in "
                 f"the network ({len(unexplained)} such tensors); choose the backbone that the "
                 "weights belong to."
             )
         self.network.load_state_dict({name: tensors[name] for name in fits}, strict=False)
         return LoadReport(tuple(sorted(fits)), tuple(new), tuple(unused))
 
-    def description(self) -> dict[str, Any]:
-        """What a file with this recognizer says of it: `config`, `training` and `versions`."""
-        return {
-            "config": config_values(self.config),
-            "training": self.training_record,
-            "versions": {
-                "actionrec": version("actionrec"),
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-        }
-
-    def save(self, path: Path) -> None:
-        """Write the recognizer to one safetensors file, which appears only when it is whole.
+    def save(self, path: str | Path) -> None:
+        """Write the classifier to one safetensors file, which appears only when it is whole.
 
         Raises:
             ActionrecError: the file can't be written.
         """
-        tensors = {
-            name: value.detach().cpu().contiguous()
-            for name, value in self.network.state_dict().items()
-        }
-        metadata = {METADATA_KEY: json.dumps(self.description())}
-        with replacing(Path(path)) as temporary:
-            try:
-                save_file(tensors, temporary, metadata=metadata)
-            except SafetensorError as error:
-                raise OSError(str(error)) from error
+        tensors = self.network.state_dict()
+        model_file.write(Path(path), self.config, self.training_record, tensors)
 
     @classmethod
     def load(cls, model: str | Path) -> "VideoClassifier":
-        """The recognizer in a model file, or the pretrained one of that name.
+        """The classifier in a model file, or the pretrained one of that name.
 
         Raises:
-            ActionrecError: there is no such file or name, or the file is no recognizer.
+            ActionrecError: there is no such file or name, or the file is no model.
         """
-        if str(model) in catalogue.WEIGHTS:
-            recognizer = load_published(str(model))
-            recognizer.name = str(model)
-            return recognizer
         path = Path(model)
-        if not path.is_file():
+        if str(model) in catalogue.WEIGHTS:
+            classifier = load_published(str(model))
+        elif path.is_file():
+            description = model_file.read_description(path)
+            config = model_file.parse_config(description["config"], path)
+            classifier = cls(config, description["training"])
+            tensors = load_file(path)
+            differing = _shapes(tensors).items() ^ _shapes(classifier.network.state_dict()).items()
+            wrong = sorted({name for name, _ in differing})
+            if wrong:
+                raise ActionrecError(
+                    f"{path} does not hold the model that its metadata describes: {len(wrong)} "
+                    "tensors are missing, extra or of another shape, "
+                    f"{wrong[0]} first; train or download it again."
+                )
+            classifier.network.load_state_dict(tensors)
+        else:
             raise ActionrecError(
                 f"There is no model {str(model)!r}: neither a file nor one of "
                 f"{', '.join(catalogue.WEIGHTS)}."
             )
-        description = read_description(path)
-        recognizer = cls(parse_config(description["config"], path), description["training"])
-        tensors = load_file(path)
-        own = recognizer.network.state_dict()
-        wrong = sorted(
-            name
-            for name in own.keys() | tensors.keys()
-            if shape_of(own, name) != shape_of(tensors, name)
-        )
-        if wrong:
-            raise ActionrecError(
-                f"{path} is not the model that it says it is: {len(wrong)} tensors are missing, "
-                f"extra or of another shape, {wrong[0]} first; train or download it again."
-            )
-        recognizer.network.load_state_dict(tensors)
-        recognizer.name = str(model)
-        return recognizer
+        classifier.name = str(model)
+        return classifier
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.save(save_directory / MODEL_FILE)
@@ -252,84 +166,24 @@ class VideoClassifier(
 
             where = ("revision", "cache_dir", "force_download", "local_files_only", "token")
             path = hf_hub_download(model_id, MODEL_FILE, **{name: options[name] for name in where})
-        recognizer = cls.load(path)
-        recognizer.name = model_id
-        return recognizer
+        classifier = cls.load(path)
+        classifier.name = model_id
+        return classifier
 
 
 def load_published(name: str) -> VideoClassifier:
-    """The pretrained recognizer `name`, downloaded to the user's cache on first use."""
-    recognizer = VideoClassifier(
+    """The pretrained classifier `name`, downloaded to the user's cache on first use."""
+    classifier = VideoClassifier(
         ClassifierConfig(
             labels=tuple(KINETICS400_LABELS.read_text(encoding="utf-8").splitlines()),
             sampling=ClipSampling(length=64, fps=25),
             preprocessing=Preprocessing(short_side=256, crop=224),
         )
     )
-    recognizer.load_pretrained(load_file(catalogue.fetch(name)), name)
-    return recognizer
+    classifier.load_pretrained(load_file(catalogue.fetch(name)), name)
+    return classifier
 
 
-def read_description(path: Path) -> dict[str, Any]:
-    """What a model file says of itself: `config`, `training` and `versions`.
-
-    Raises:
-        ActionrecError: it is no model file of this program.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        return json.loads(metadata[METADATA_KEY])
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise ActionrecError(
-            f"{path} is no model file of actionrec; give the model.safetensors that "
-            "`actionrec train` wrote."
-        ) from error
-
-
-def config_values(config: ClassifierConfig) -> dict[str, Any]:
-    """The configuration as it stands in a model file."""
-    values = asdict(config)
-    values["block"] = {UNITS_KEY if k == "units" else k: v for k, v in values["block"].items()}
-    return values
-
-
-def parse_config(values: dict[str, Any], path: Path) -> ClassifierConfig:
-    """The configuration that `save` wrote into `path`.
-
-    Raises:
-        ActionrecError: it has a key that this version does not know.
-    """
-    parts: dict[str, type] = {
-        "block": BlockConfig,
-        "sampling": ClipSampling,
-        "preprocessing": Preprocessing,
-    }
-    try:
-        block = {"units" if k == UNITS_KEY else k: v for k, v in values["block"].items()}
-        values = values | {"block": block}
-        values = values | {
-            name: kind(**{key: _tuple(value) for key, value in values[name].items()})
-            for name, kind in parts.items()
-        }
-        return ClassifierConfig(**{key: _tuple(value) for key, value in values.items()})
-    except (TypeError, KeyError, AttributeError) as error:
-        known = ", ".join(entry.name for entry in fields(ClassifierConfig))
-        raise ActionrecError(
-            f"{path} was written by another version of actionrec: its configuration is not one "
-            f"of {known} ({error}); use the version that its metadata names."
-        ) from error
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def shape_of(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Size | None:
-    """The shape of the tensor `name`, None where there is none."""
-    return tensors[name].shape if name in tensors else None
-
-
-def _shape_words(tensors: Mapping[str, torch.Tensor], name: str) -> str:
-    shape = shape_of(tensors, name)
-    return "absent" if shape is None else "x".join(map(str, shape)) or "a number"
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """The shapes of tensors in words, such as 64x3x7x7x7."""
+    return {name: "x".join(map(str, x.shape)) or "a number" for name, x in tensors.items()}

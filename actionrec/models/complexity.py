@@ -1,5 +1,5 @@
-"""What a network costs: parameters, multiply-adds and positions, without running it; and which
-of its parts a training run trains.
+"""The cost of a network without running it (parameters, multiply-adds, positions), and the parts
+of it that a training run trains.
 
     actionrec info --backbone r3d50 --block snl --clip 16x112x112
 """
@@ -14,16 +14,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from actionrec.errors import UsageError
 from actionrec.models.backbone import Backbone
-from actionrec.models.classifier import ClassifierConfig, build_network
+from actionrec.models.network import ClassifierConfig, build_network
 
 
 @dataclass(frozen=True)
 class BlockComplexity:
-    """A nonlocal block before `unit`: its channels C1, its N positions, and what it costs.
+    """The cost of a nonlocal block before `unit` with C1 channels and N positions.
 
-    `macs` are those of the convolutions and of the products with the affinity, in the form (with
-    the N x N matrix or without) that the block takes at this size; `conv_macs` are those of the
-    convolutions alone, which is what the paper's Table 7 counts.
+    `macs` counts the convolutions and the products with the affinity, in the form (with the N x N
+    matrix or without) that the block takes at this size; `conv_macs` counts the convolutions alone,
+    as the paper's Table 7 does.
     """
 
     unit: str
@@ -38,8 +38,8 @@ class BlockComplexity:
 class Complexity:
     """Parameters, and multiply-adds for one clip, of a network and of its blocks together.
 
-    Counted are convolutions and matrix products, as by torch.utils.flop_counter; not counted are
-    normalisation, activation, pooling, softmax, and the linear solver of the block cayley.
+    torch.utils.flop_counter counts convolutions and matrix products, but not normalisation,
+    activation, pooling, softmax and the linear solver of the block cayley.
     """
 
     params: int
@@ -51,11 +51,11 @@ class Complexity:
 
 
 def measure(config: ClassifierConfig, clip: str) -> Complexity:
-    """The complexity of the network of `config` for a clip, given as TxHxW such as 16x112x112.
+    """The complexity of the network of `config` for a clip of TxHxW, such as 16x112x112.
 
     Raises:
-        UsageError: the clip is not of that form or too small for the network, or `config` is of
-            no possible network.
+        UsageError: the clip is not of that form or too small for the network, or no network has
+            the settings of `config`.
     """
     try:
         frames, height, width = (int(size) for size in clip.split("x"))
@@ -80,25 +80,18 @@ def measure(config: ClassifierConfig, clip: str) -> Complexity:
         raise UsageError(
             f"A clip of {clip} is not possible for {config.backbone} ({reason})."
         ) from error
-    counts = counter.get_flop_counts()
-    blocks = [
-        BlockComplexity(
-            unit=unit,
-            channels=network.units.get_submodule(unit).in_channels,
-            positions=positions[unit],
-            params=parameters(block),
-            macs=macs(counts[f"{type(network).__name__}.blocks.{unit}"]),
-            conv_macs=macs(counts[f"{type(network).__name__}.blocks.{unit}"], "convolution"),
-        )
-        for unit, block in network.blocks.items()
-    ]
+    blocks = []
+    for unit, block in network.blocks.items():
+        operations = counter.get_flop_counts()[f"{type(network).__name__}.blocks.{unit}"]
+        channels = network.units.get_submodule(unit).in_channels
+        costs = parameters(block), macs(operations), macs(operations, "convolution")
+        blocks.append(BlockComplexity(unit, channels, positions[unit], *costs))
     return Complexity(
         params=parameters(network),
         macs=counter.get_total_flops() // 2,
         block={
-            "params": sum(block.params for block in blocks),
-            "macs": sum(block.macs for block in blocks),
-            "conv_macs": sum(block.conv_macs for block in blocks),
+            cost: sum(getattr(block, cost) for block in blocks)
+            for cost in ("params", "macs", "conv_macs")
         },
         clip=clip,
         classes=len(config.labels),
@@ -107,7 +100,7 @@ def measure(config: ClassifierConfig, clip: str) -> Complexity:
 
 
 def parameters(module: torch.nn.Module) -> int:
-    """How many trainable numbers a module has."""
+    """The number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -118,10 +111,10 @@ def macs(operations: dict, kind: str = "") -> int:
 
 @dataclass(frozen=True)
 class TrainedPart:
-    """A part of a network: how many numbers it has, and how many of them are trained.
+    """A part of a network, with the number of its parameters and of the trained ones.
 
-    `batchnorm` says whose batch normalisation it has, if any: the backbone's can be frozen, that
-    of a nonlocal block is new and never is.
+    `batchnorm` says whether it has batch normalisation of the backbone, which can be frozen, or of
+    a nonlocal block, which is new and never frozen.
     """
 
     name: str
@@ -130,16 +123,15 @@ class TrainedPart:
     batchnorm: Literal["none", "backbone", "block"] = "none"
 
     def training(self) -> str:
-        """trained, frozen, or how many of its numbers are trained."""
+        """The word trained or frozen, or the number of trained parameters."""
         if self.trained == self.parameters:
             return "trained"
         return f"{self.trained:,} trained" if self.trained else "frozen"
 
     def normalisation(self, freeze_batchnorm: bool) -> str:
-        """Whether its batch normalisation is frozen, that is, keeps its statistics, or updated.
+        """Whether its batch normalisation is updated, or frozen: keeps its statistics.
 
-        A part that is not trained keeps its statistics; with `freeze_batchnorm`, the setting of
-        that name, all of the backbone does.
+        An untrained part keeps them, and with the setting `freeze_batchnorm` the whole backbone.
         """
         if self.batchnorm == "backbone" and (freeze_batchnorm or not self.trained):
             return "frozen"
@@ -149,8 +141,7 @@ class TrainedPart:
 def trained_parts(network: Backbone) -> list[TrainedPart]:
     """The stem, the stages, each nonlocal block after its stage, and the head, in that order.
 
-    What stands between two stages belongs to the one before it. Every number of the network is
-    in one part.
+    A unit between two stages belongs to the one before it. Every parameter is in one part.
     """
     first_units = {names[0]: f"stage {stage}" for stage, names in network.stages.items()}
     units: dict[str, dict[str, torch.nn.Module]] = {"stem": {}}

@@ -2,10 +2,12 @@
 
     actionrec train --dataset folder --root my_videos --backbone r3d50 --weights r3d50_K_200ep.pth
 
-A checkpoint brings the mean and standard deviation of the pixels that it was trained on.
+A checkpoint brings the mean and standard deviation of its training pixels.
 """
 
 import pickle
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +23,30 @@ from actionrec.models.classifier import VideoClassifier
 Statistics = tuple[float, float, float]
 
 I3D_R50_URL = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/I3D_8x8_R50.pyth"
-# Hara's checkpoints don't say what they were trained on; the number of their classes does.
-HARA_STATISTICS: dict[int, tuple[Statistics, Statistics]] = {
-    400: ((114.8 / 255, 107.7 / 255, 99.5 / 255), (1 / 255, 1 / 255, 1 / 255)),
-    700: ((0.4345, 0.4051, 0.3775), (0.2768, 0.2713, 0.2737)),
+PYTORCHVIDEO_STATISTICS = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+# Hara's checkpoints with 400 classes are of Kinetics-400, the later ones of Kinetics-700, alone and
+# with other data.
+HARA_KINETICS400 = (114.8 / 255, 107.7 / 255, 99.5 / 255), (1 / 255, 1 / 255, 1 / 255)
+HARA_LATER = (0.4345, 0.4051, 0.3775), (0.2768, 0.2713, 0.2737)
+
+# Regular expressions and their replacements, from the beginning of a tensor's name to ours.
+HARA_NAMES = {
+    r"module\.": "",  # saved from several GPUs
+    r"fc\.": "head.",
+    r"layer(\d+)\.(\d+)\.": r"units.layer\1_\2.",
+    r"(conv1|bn1)\.": r"units.stem.\1.",
 }
-# Hara's later checkpoints, of Kinetics-700 and mixtures with it, share their statistics.
-HARA_DEFAULT = HARA_STATISTICS[700]
+PYTORCHVIDEO_NAMES = {
+    r"blocks\.0\.": "units.stem.",
+    r"blocks\.1\.res_blocks\.(\d+)\.": r"units.res2_\1.",
+    r"blocks\.([345])\.res_blocks\.(\d+)\.": r"units.res\1_\2.",
+    r"blocks\.6\.proj\.": "head.",
+}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by the names of our modules, and the pixel statistics in [0, 1] they go with."""
+    """Tensors by the names of our modules, and their pixel statistics on the scale of [0, 1]."""
 
     tensors: dict[str, torch.Tensor]
     mean: Statistics
@@ -69,17 +83,17 @@ def load(name: str, backbone: str) -> Checkpoint:
 
 
 def read_pickled(path: Path) -> dict[str, Any]:
-    """A checkpoint that torch.save wrote; nothing but tensors and plain values is admitted.
+    """A checkpoint of torch.save that holds nothing but tensors and plain values.
 
     Raises:
-        ActionrecError: it is none, or holds something else.
+        ActionrecError: the file is none, or holds something else.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ActionrecError(
-            f"{path} is no checkpoint of tensors and plain values alone, the only kind that is "
-            f"read ({type(error).__name__}); download it again or choose another one."
+            f"{path} is no checkpoint of tensors and plain values alone "
+            f"({type(error).__name__}), and no other is read; download it again or choose another."
         ) from error
     if not isinstance(checkpoint, dict):
         raise ActionrecError(f"{path} is no checkpoint: it holds a {type(checkpoint).__name__}.")
@@ -87,43 +101,32 @@ def read_pickled(path: Path) -> dict[str, Any]:
 
 
 def from_hara(checkpoint: dict[str, Any]) -> Checkpoint:
-    """A checkpoint of kenshohara/3D-ResNets-PyTorch: `state_dict` with the names conv1, bn1,
-    layer1.0.conv1, ..., fc, after `module.` where it was saved from several GPUs."""
-    tensors = {}
-    for name, value in checkpoint.get("state_dict", checkpoint).items():
-        name = name.removeprefix("module.")
-        if name.startswith("fc."):
-            name = name.replace("fc.", "head.")
-        elif name.startswith("layer"):
-            layer, position, rest = name.split(".", 2)
-            name = f"units.{layer}_{position}.{rest}"
-        else:
-            name = f"units.stem.{name}"
-        tensors[name] = value
-    classes = len(tensors["head.bias"]) if "head.bias" in tensors else None
-    return Checkpoint(tensors, *HARA_STATISTICS.get(classes, HARA_DEFAULT))
+    """A checkpoint of kenshohara/3D-ResNets-PyTorch."""
+    tensors = renamed(checkpoint.get("state_dict", checkpoint), HARA_NAMES)
+    kinetics400 = len(tensors.get("head.bias", ())) == 400
+    return Checkpoint(tensors, *(HARA_KINETICS400 if kinetics400 else HARA_LATER))
 
 
 def from_pytorchvideo(checkpoint: dict[str, Any]) -> Checkpoint:
-    """PyTorchVideo's I3D 8x8 R50: `model_state` with the names blocks.0 to blocks.6."""
-    stages = {"1": "res2", "3": "res3", "4": "res4", "5": "res5"}
-    tensors = {}
-    for name, value in checkpoint.get("model_state", checkpoint).items():
-        parts = name.split(".")
-        if name.startswith("blocks.0."):
-            name = ".".join(["units.stem", *parts[2:]])
-        elif name.startswith("blocks.6.proj."):
-            name = f"head.{parts[-1]}"
-        elif parts[0] == "blocks" and parts[1] in stages:
-            name = ".".join([f"units.{stages[parts[1]]}_{parts[3]}", *parts[4:]])
-        tensors[name] = value
-    return Checkpoint(tensors, mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
+    """PyTorchVideo's I3D 8x8 R50."""
+    tensors = renamed(checkpoint.get("model_state", checkpoint), PYTORCHVIDEO_NAMES)
+    return Checkpoint(tensors, *PYTORCHVIDEO_STATISTICS)
+
+
+def renamed(tensors: Mapping[str, torch.Tensor], names: Mapping[str, str]) -> dict[str, Any]:
+    """The tensors with the beginnings of their names replaced, one rule after the other."""
+    found = {}
+    for name, value in tensors.items():
+        for pattern, replacement in names.items():
+            name = re.sub(f"^{pattern}", replacement, name)
+        found[name] = value
+    return found
 
 
 def download_i3d_r50() -> Path:
-    """PyTorchVideo's file in the cache, downloaded at most once.
+    """The path of PyTorchVideo's file in the cache, downloaded at most once.
 
-    Its hash isn't published, so it is trusted no further than `read_pickled` goes.
+    Its hash isn't published, so `read_pickled` takes only tensors and plain values from it.
     """
     path = cache_folder() / Path(I3D_R50_URL).name
     if not path.exists():

@@ -1,10 +1,10 @@
-"""The Hugging Face Hub's own way to save, share and load a model, where huggingface_hub is there.
+"""Save, share and load a model in the Hugging Face Hub's own way, if huggingface_hub is installed.
 
     python -c "from actionrec import VideoClassifier; \\
                print(VideoClassifier.from_pretrained('a_folder_or_owner/name').config.labels)"
 
 A repository or folder holds model.safetensors, which is all that loading needs, config.json for
-those who look before they load, and a model card.
+readers, and a model card.
 """
 
 from typing import Any, NoReturn
@@ -22,10 +22,10 @@ A recognizer of human actions in video, for actionrec (`pip install 'actionrec[h
 clips and preprocessing are in `config.json`.
 
 ```python
-from actionrec import VideoClassifier
+from actionrec import Recognizer, VideoClassifier
 
-recognizer = VideoClassifier.from_pretrained("owner/name")  # the name of this repository
-print(recognizer.predict("video.mp4").top[0].label)
+model = VideoClassifier.from_pretrained("owner/name")  # the name of this repository
+print(Recognizer(model).predict("video.mp4").top[0].label)
 ```
 """
 
@@ -34,24 +34,16 @@ try:
 except ImportError as error:
     reason = str(error)
 
-    class ModelHubMixin:  # type: ignore[no-redef]
-        """Stands in for the mixin and says what is missing."""
-
-        def __init_subclass__(cls, **model_card: Any) -> None:
-            super().__init_subclass__()
-
-        def save_pretrained(self, *_: Any, **__: Any) -> NoReturn:
-            raise not_installed()
-
-        def push_to_hub(self, *_: Any, **__: Any) -> NoReturn:
-            raise not_installed()
-
-        @classmethod
-        def from_pretrained(cls, *_: Any, **__: Any) -> NoReturn:
-            raise not_installed()
-
-    def not_installed() -> UsageError:
-        return UsageError(
+    def not_installed(*_: Any, **__: Any) -> NoReturn:
+        raise UsageError(
             f"The Hugging Face Hub can't be used ({reason}); `pip install 'actionrec[hub]'`, or "
             "use `save` and `actionrec.load` with a file."
         )
+
+    class ModelHubMixin:  # type: ignore[no-redef]
+        """Stands in for the mixin and says that it is not installed."""
+
+        save_pretrained = push_to_hub = from_pretrained = staticmethod(not_installed)
+
+        def __init_subclass__(cls, **model_card: Any) -> None:
+            super().__init_subclass__()

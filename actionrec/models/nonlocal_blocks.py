@@ -1,4 +1,4 @@
-"""Nonlocal blocks: every position of a clip looks at every other one, through one graph filter.
+"""Nonlocal blocks: every position of a clip looks at every other one through a graph filter.
 
 Try it:
     python -c "import torch; from actionrec.models.nonlocal_blocks import build_block; \\
@@ -8,7 +8,7 @@ The N = T H W positions of a feature map X, (B, C1, T, H, W), are the vertices o
 convolutions project X to Phi, Psi and Z with Cs = C1 / reduction channels. Phi and Psi make the
 affinity matrix A, and Z passes a filter of that graph:
 
-    Y = X + Norm(sum_m p_m(A) Z W_m),    p_m(A) = sum_k taps[m][k] A^k
+    Y = X + Norm(sum_m p_m(A) Z W_m),    p_m a function of A, mostly a power
 
     block    affinity A                                               filter, before Norm
     nl       softmax_j(Phi_i . Psi_j)                                 A Z W
@@ -25,16 +25,16 @@ affinity matrix A, and Z passes a filter of that graph:
     cheb     as snl                                                   sum_k T_k(-A) Z Wk
     cayley   as snl                                                   powers of the Cayley transform
 
-That nonlocal blocks are graph filters is the view of Zhu et al., "Unifying Nonlocal Blocks for
-Neural Networks", ICCV 2021: "the SNL paper" below. Its released code has a ReLU behind a norm of
-scale 0, and so no gradient in any parameter. Here there is no such ReLU: a block starts as the
-identity, and learns.
+Nonlocal blocks as graph filters are the view of Zhu et al., "Unifying Nonlocal Blocks for Neural
+Networks", ICCV 2021: "the SNL paper" below. Its released code has a ReLU behind a norm of scale 0,
+and so no gradient in any parameter. Here there is no such ReLU: a block starts as the identity, and
+learns.
 
 A is an operator z -> A z. Its N x N matrix is formed only where N is small and that is faster.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial, reduce
+from collections.abc import Callable, Iterable
+from functools import partial
 from inspect import signature
 from typing import Protocol
 
@@ -47,9 +47,9 @@ from actionrec.models.registry import BLOCKS, find
 
 REDUCTIONS = (1, 2, 4)
 DEGREE_EPS = 1e-6
-# float16 ends at 65504: a position of next to no degree must not be scaled beyond that.
+# float16 ends at 65504: the scale of a position with a degree near 0 must stay below.
 FLOAT16_MEAN_AFFINITY_EPS = 1e-4
-# Measured on a CPU: up to here the N x N softmax is as fast as fused attention, and still small.
+# Measured on a CPU: up to this N, the N x N softmax is as fast as fused attention, and still small.
 DENSE_SOFTMAX_POSITIONS = 512
 
 
@@ -57,16 +57,16 @@ DENSE_SOFTMAX_POSITIONS = 512
 
 
 def dense_is_faster(positions: int, limit: int) -> bool:
-    """Whether A z goes through the N x N matrix: where there are at most `limit` positions.
+    """Whether A z is faster through the N x N matrix: for at most `limit` positions.
 
-    In a graph exported for clips of any size N is a symbol, and a comparison would restrict it to
-    one side of the limit: such a graph goes without the matrix.
+    An exported graph for clips of any size goes without the matrix: its N is a symbol, which a
+    comparison would restrict to one side of the limit.
     """
     return not isinstance(positions, torch.SymInt) and positions <= limit
 
 
 class Affinity(Protocol):
-    """The N x N matrix A of every clip of a batch, known by what it does."""
+    """The N x N matrix A of every clip of a batch, as an operator."""
 
     def __call__(self, z: Tensor) -> Tensor:
         """A z for z of shape (B, C, N): position i of the result is sum_j A_ij z_j."""
@@ -81,18 +81,17 @@ class LowRankAffinity:
     """A = P^T Q, or (P^T Q + Q^T P) / 2 where `symmetric`, from P and Q of shape (B, Cs, N).
 
     A z costs 2 N^2 Cs multiply-adds with the N x N matrix, and 2 N Cs^2 (symmetric: 4 N Cs^2)
-    without it, from right to left. The cheaper way is taken; they agree to rounding.
+    without it, from right to left. It takes the cheaper way; both agree to rounding.
     """
 
     def __init__(self, p: Tensor, q: Tensor, *, symmetric: bool = False) -> None:
         self.p, self.q, self.symmetric = p, q, symmetric
         channels, positions = p.shape[1:]
         limit = 2 * channels if symmetric else channels
-        self.matrix = self._dense() if dense_is_faster(positions, limit) else None
-
-    def _dense(self) -> Tensor:
-        matrix = self.p.transpose(1, 2) @ self.q
-        return (matrix + matrix.transpose(1, 2)) / 2 if self.symmetric else matrix
+        self.matrix = None
+        if dense_is_faster(positions, limit):
+            matrix = p.transpose(1, 2) @ q
+            self.matrix = (matrix + matrix.transpose(1, 2)) / 2 if symmetric else matrix
 
     def __call__(self, z: Tensor) -> Tensor:
         if self.matrix is not None:
@@ -119,8 +118,8 @@ class LowRankAffinity:
         size 2Cs x 2Cs (Woodbury): with U = [P^T, Q^T] and A = U S U^T,
         1 + h^2 L^2 = (1 + h^2) - h^2 U (2 S - S U^T U S) U^T.
         """
-        # Neither matrix can be singular: their eigenvalues are 1 / (1 + h^2) at least. Without the
-        # check that they are not, the block can be exported.
+        # Neither matrix can be singular: their eigenvalues are 1 / (1 + h^2) at least. Solvers with
+        # a check for singular matrices can't be exported.
         h2 = zoom.square()
         if self.matrix is not None:
             one = torch.eye(self.matrix.shape[-1], dtype=h2.dtype, device=h2.device)
@@ -150,7 +149,8 @@ class SoftmaxAffinity:
     def __call__(self, z: Tensor) -> Tensor:
         if self.matrix is not None:
             return z @ self.matrix.transpose(1, 2)
-        # Other than 4-D and contiguous in the last dimension, they'd silently take an N^2 path.
+        # Only 4-D tensors, contiguous in the last dimension, take the fused kernel; others form
+        # the N x N matrix without a warning.
         query, key, value = (
             x.transpose(1, 2).unsqueeze(1).contiguous() for x in (self.phi, self.psi, z)
         )
@@ -230,7 +230,7 @@ class ChannelPositionAffinity:
         self.phi, self.psi, self.groups = phi, psi, groups
 
     def __call__(self, z: Tensor) -> Tensor:
-        # A sum over N Cs products is outside float16.
+        # A sum over N Cs products exceeds float16.
         products = (_widen(self.psi) * _widen(z)).unflatten(1, (self.groups, -1))
         response = products.sum(dim=(2, 3), keepdim=True)
         if self.phi.dtype == torch.float16:
@@ -240,7 +240,7 @@ class ChannelPositionAffinity:
         return az.flatten(1, 2)
 
     def rows(self, positions: Tensor) -> Tensor:
-        """As of every affinity, each entry the sum over the pairs of channels of all groups."""
+        """Rows of A, each entry the sum over the pairs of channels of all groups."""
         phi, psi = (x.unflatten(1, (self.groups, -1)).sum(2) for x in (self.phi, self.psi))
         return phi[:, :, positions].transpose(1, 2) @ psi
 
@@ -261,7 +261,7 @@ def symmetric_affinity(phi: Tensor, psi: Tensor) -> LowRankAffinity:
     Real and symmetric, with eigenvalues in [-1, 1] (SNL paper, Eq. 13; the ReLU, without which
     degrees can be negative, is in its released code).
     """
-    # Sums and elementwise products: in these autocast keeps the float32 that degrees need.
+    # Degrees need float32, which autocast keeps in sums and elementwise products.
     phi_wide, psi_wide = _widen(phi).relu(), _widen(psi).relu()
     phi_sum, psi_sum = phi_wide.sum(2, keepdim=True), psi_wide.sum(2, keepdim=True)
     degree = (phi_wide * psi_sum + psi_wide * phi_sum).sum(1, keepdim=True) / 2
@@ -275,7 +275,7 @@ def row_normalised_affinity(phi: Tensor, psi: Tensor) -> LowRankAffinity:
     phi_wide, psi_wide = _widen(phi).relu(), _widen(psi).relu()
     degree = (phi_wide * psi_wide.sum(2, keepdim=True)).sum(1, keepdim=True)
     positions = phi.shape[2]
-    # N is moved from Psi to Phi, or float16 would overflow in sums over the positions.
+    # The factor N moves from Psi to Phi: sums over the positions would overflow float16.
     p = (phi_wide * (positions / (degree + _degree_eps(phi)))).to(phi.dtype)
     return LowRankAffinity(p, (psi_wide / positions).to(psi.dtype))
 
@@ -291,32 +291,31 @@ def double_attention_affinity(phi: Tensor, psi: Tensor) -> LowRankAffinity:
     return LowRankAffinity(phi.softmax(dim=1).to(phi.dtype), psi.softmax(dim=2).to(psi.dtype))
 
 
-# Filters: which functions of A, applied to Z, meet weights of their own.
+# Filters: functions of A that are applied to Z.
 
 
-class PolynomialFilter(nn.Module):
-    """The terms sum_k taps[m][k] A^k z, one for every m, of z (B, C, N)."""
+class PowerFilter(nn.Module):
+    """The terms A^k z for k = lowest..highest, of z (B, C, N); by default A z alone."""
 
-    def __init__(self, taps: Sequence[Sequence[int]]) -> None:
+    def __init__(self, lowest: int = 1, highest: int = 1) -> None:
         super().__init__()
-        self.taps = taps
-        self.terms = len(taps)
+        self.lowest, self.highest = lowest, highest
+        self.terms = highest - lowest + 1
 
     def forward(self, affinity: Affinity, z: Tensor) -> list[Tensor]:
         powers = [z]
-        for _ in self.taps[0][1:]:
+        for _ in range(self.highest):
             powers.append(affinity(powers[-1]))
-        return [_combination(row, powers) for row in self.taps]
-
-    def extra_repr(self) -> str:
-        return f"taps={self.taps}"
+        return powers[self.lowest :]
 
 
-def _combination(taps: Sequence[int], powers: list[Tensor]) -> Tensor:
-    scaled = [
-        power if tap == 1 else tap * power for tap, power in zip(taps, powers, strict=True) if tap
-    ]
-    return reduce(torch.add, scaled)
+class DifferenceFilter(nn.Module):
+    """The term A z - z."""
+
+    terms = 1
+
+    def forward(self, affinity: Affinity, z: Tensor) -> list[Tensor]:
+        return [-z + affinity(z)]
 
 
 class ChebyshevFilter(nn.Module):
@@ -371,21 +370,6 @@ class CayleyFilter(nn.Module):
         return [term.to(z.dtype) for term in terms]
 
 
-def first_order() -> PolynomialFilter:
-    """The term A z."""
-    return PolynomialFilter([[0, 1]])
-
-
-def difference() -> PolynomialFilter:
-    """The term A z - z."""
-    return PolynomialFilter([[-1, 1]])
-
-
-def each_power(order: int) -> PolynomialFilter:
-    """The terms z, A z, ..., A^order z."""
-    return PolynomialFilter([[int(k == m) for k in range(order + 1)] for m in range(order + 1)])
-
-
 # The block.
 
 
@@ -414,20 +398,20 @@ class FilterUnit(nn.Module):
 class NonlocalBlock(nn.Module):
     """Y = X + Norm(sum_m p_m(A) Z W_m) for X of shape (B, channels, T, H, W); Y has X's shape.
 
-    With `units` above 1 it is a stage of that many units one after the other, which share
-    the affinity of the first one's input; each has a Z, weights and a norm of its own (nonlocal
-    stage: Tao et al. 2018; SNL: the SNL paper).
+    With `units` above 1 it is a stage: units one after the other share the affinity of the first
+    one's input, and each has a Z, weights and a norm of its own (nonlocal stage: Tao et al. 2018;
+    SNL: the SNL paper).
 
     Args:
-        channels: C1, those of X.
-        reduced: Cs, those of Phi, Psi and Z.
-        affinity: makes A from Phi and Psi, (B, Cs, N).
+        channels: C1, the channels of X.
+        reduced: Cs, the channels of Phi, Psi and Z.
+        affinity: makes A from Phi and Psi.
         graph_filter: makes the filter of a unit.
-        on_grid: the affinity wants Phi and Psi as (B, Cs, T, H, W).
-        unary: Psi gets one channel more, for an affinity that weights positions by it.
-        project_z: Z is a projection of X; otherwise Z = X.
-        groups: of channels in the output weights and in a group norm; None is batch norm.
         units: units that share the affinity.
+        psi_channels: channels of Psi, by default `reduced`.
+        flatten: Phi and Psi reach `affinity` as (B, Cs, N), otherwise as (B, Cs, T, H, W).
+        project_z: Z is a projection of X, otherwise X itself.
+        groups: channel groups of the output weights and of a group norm; None is batch norm.
     """
 
     def __init__(
@@ -435,23 +419,24 @@ class NonlocalBlock(nn.Module):
         channels: int,
         reduced: int,
         affinity: Callable[[Tensor, Tensor], Affinity],
-        graph_filter: Callable[[], nn.Module],
+        graph_filter: Callable[[], nn.Module] = PowerFilter,
         *,
-        on_grid: bool = False,
-        unary: bool = False,
+        units: int = 1,
+        psi_channels: int | None = None,
+        flatten: bool = True,
         project_z: bool = True,
         groups: int | None = None,
-        units: int = 1,
     ) -> None:
         super().__init__()
         self.make_affinity = affinity
-        self.on_grid = on_grid
-        self.widths = [reduced, reduced + unary] + [reduced] * project_z
+        self.flatten = flatten
+        self.widths = [reduced, psi_channels or reduced] + [reduced] * project_z
         self.projection = _projection(channels, self.widths)
         z_channels = reduced if project_z else channels
         self.units = nn.ModuleList(
             FilterUnit(channels, z_channels, graph_filter(), groups) for _ in range(units)
         )
+        # The projections of Z of all units but the first; model files have this name.
         self.later_z = nn.ModuleList(
             _projection(channels, [reduced]) if project_z else nn.Identity()
             for _ in range(units - 1)
@@ -463,7 +448,7 @@ class NonlocalBlock(nn.Module):
 
     def _affinity_and_z(self, x: Tensor) -> tuple[Affinity, Tensor]:
         phi, psi, *z = self.projection(x).split(self.widths, dim=1)
-        if not self.on_grid:
+        if self.flatten:
             phi, psi = phi.flatten(2), psi.flatten(2)
         return self.make_affinity(phi, psi), z[0] if z else x
 
@@ -483,24 +468,25 @@ def _projection(channels: int, widths: list[int]) -> nn.Conv3d:
     return projection
 
 
-# The blocks by name. A builder takes (channels C1, reduced Cs, units) and what its block has.
+# The blocks by name: a function each of the channels C1, the reduced channels Cs and the number of
+# units. Further parameters are options of the block, positive integers.
 
 
 def nl(channels: int, reduced: int, units: int) -> NonlocalBlock:
-    """NL: Y = X + BN(A Z W), A_ij = softmax_j(Phi_i . Psi_j).
+    """NL, embedded Gaussian: Y = X + BN(A Z W), A_ij = softmax_j(Phi_i . Psi_j).
 
-    Embedded Gaussian, Wang et al. 2018 (Eq. 3 and 6); SNL paper, Table 1.
+    Wang et al. 2018 (Eq. 3 and 6); SNL paper, Table 1.
     """
-    return NonlocalBlock(channels, reduced, SoftmaxAffinity, first_order, units=units)
+    return NonlocalBlock(channels, reduced, SoftmaxAffinity, units=units)
 
 
 def nl_dot(channels: int, reduced: int, units: int) -> NonlocalBlock:
     """NL, dot product: Y = X + BN(A Z W), A = Phi Psi^T / N.
 
-    Wang et al. 2018 (Eq. 4 and 6). It grows with the cube of X: float16 can overflow where the
-    features are far above 1, bfloat16 can't.
+    Wang et al. 2018 (Eq. 4 and 6). It grows with the cube of X: where features are far above 1,
+    float16 can overflow and bfloat16 can't.
     """
-    return NonlocalBlock(channels, reduced, dot_product_affinity, first_order, units=units)
+    return NonlocalBlock(channels, reduced, dot_product_affinity, units=units)
 
 
 def ns(channels: int, reduced: int, units: int) -> NonlocalBlock:
@@ -509,7 +495,7 @@ def ns(channels: int, reduced: int, units: int) -> NonlocalBlock:
     Tao et al. 2018; SNL paper, Table 1. (The SNL paper's code subtracts the other way round,
     which the sign of W absorbs.)
     """
-    return NonlocalBlock(channels, reduced, SoftmaxAffinity, difference, units=units)
+    return NonlocalBlock(channels, reduced, SoftmaxAffinity, DifferenceFilter, units=units)
 
 
 def a2(channels: int, reduced: int, units: int) -> NonlocalBlock:
@@ -518,7 +504,7 @@ def a2(channels: int, reduced: int, units: int) -> NonlocalBlock:
     Chen et al. 2018; SNL paper, Table 1. (The SNL paper's code has relu(Phi) relu(Psi)^T instead,
     without normalisation.)
     """
-    return NonlocalBlock(channels, reduced, double_attention_affinity, first_order, units=units)
+    return NonlocalBlock(channels, reduced, double_attention_affinity, units=units)
 
 
 def cgnl(channels: int, reduced: int, units: int, groups: int = 1) -> NonlocalBlock:
@@ -528,14 +514,14 @@ def cgnl(channels: int, reduced: int, units: int, groups: int = 1) -> NonlocalBl
     Yue et al. 2018, dot-product kernel, without normalisation as in its own code; SNL paper,
     Table 1.
     """
-    return NonlocalBlock(
-        channels,
-        reduced,
-        partial(ChannelPositionAffinity, groups=groups),
-        first_order,
-        groups=groups,
-        units=units,
-    )
+    if channels % groups or reduced % groups:
+        divisors = [d for d in range(1, reduced + 1) if channels % d == reduced % d == 0]
+        raise UsageError(
+            f"{groups} groups do not divide {channels} channels reduced to {reduced}; "
+            f"choose from {_listed(divisors)}."
+        )
+    affinity = partial(ChannelPositionAffinity, groups=groups)
+    return NonlocalBlock(channels, reduced, affinity, units=units, groups=groups)
 
 
 def cc(channels: int, reduced: int, units: int) -> NonlocalBlock:
@@ -544,15 +530,8 @@ def cc(channels: int, reduced: int, units: int) -> NonlocalBlock:
 
     Huang et al. 2019 (there over H and W); SNL paper, Table 1.
     """
-    return NonlocalBlock(
-        channels,
-        reduced,
-        CrissCrossAffinity,
-        first_order,
-        on_grid=True,
-        project_z=False,
-        units=units,
-    )
+    affinity = CrissCrossAffinity
+    return NonlocalBlock(channels, reduced, affinity, units=units, flatten=False, project_z=False)
 
 
 def dnl(channels: int, reduced: int, units: int) -> NonlocalBlock:
@@ -561,14 +540,8 @@ def dnl(channels: int, reduced: int, units: int) -> NonlocalBlock:
 
     Yin et al. 2020.
     """
-    return NonlocalBlock(
-        channels,
-        reduced,
-        DisentangledAffinity,
-        first_order,
-        unary=True,
-        units=units,
-    )
+    affinity = DisentangledAffinity
+    return NonlocalBlock(channels, reduced, affinity, units=units, psi_channels=reduced + 1)
 
 
 def snl(channels: int, reduced: int, units: int) -> NonlocalBlock:
@@ -585,7 +558,7 @@ def snl_a1(channels: int, reduced: int, units: int) -> NonlocalBlock:
 
     SNL paper, Table 8.
     """
-    return NonlocalBlock(channels, reduced, symmetric_affinity, first_order, units=units)
+    return NonlocalBlock(channels, reduced, symmetric_affinity, units=units)
 
 
 def snl_a2(channels: int, reduced: int, units: int) -> NonlocalBlock:
@@ -593,9 +566,8 @@ def snl_a2(channels: int, reduced: int, units: int) -> NonlocalBlock:
 
     SNL paper, Table 8.
     """
-    return NonlocalBlock(
-        channels, reduced, row_normalised_affinity, partial(each_power, 1), units=units
-    )
+    graph_filter = partial(PowerFilter, 0, 1)
+    return NonlocalBlock(channels, reduced, row_normalised_affinity, graph_filter, units=units)
 
 
 def gsnl(channels: int, reduced: int, units: int, order: int = 2) -> NonlocalBlock:
@@ -603,9 +575,8 @@ def gsnl(channels: int, reduced: int, units: int, order: int = 2) -> NonlocalBlo
 
     SNL paper; with order 1 it is snl.
     """
-    return NonlocalBlock(
-        channels, reduced, symmetric_affinity, partial(each_power, order), units=units
-    )
+    graph_filter = partial(PowerFilter, 0, order)
+    return NonlocalBlock(channels, reduced, symmetric_affinity, graph_filter, units=units)
 
 
 def cheb(channels: int, reduced: int, units: int, order: int = 2) -> NonlocalBlock:
@@ -614,32 +585,24 @@ def cheb(channels: int, reduced: int, units: int, order: int = 2) -> NonlocalBlo
     The same functions of A as gsnl can learn, in the basis that stays well conditioned as the
     order grows. Defferrard et al. 2016, on the graph of the SNL paper.
     """
-    return NonlocalBlock(
-        channels, reduced, symmetric_affinity, partial(ChebyshevFilter, order), units=units
-    )
+    graph_filter = partial(ChebyshevFilter, order)
+    return NonlocalBlock(channels, reduced, symmetric_affinity, graph_filter, units=units)
 
 
 def cayley(channels: int, reduced: int, units: int, order: int = 1) -> NonlocalBlock:
     """Cayley filter: Y = X + BN(Z W0 + sum_j Re(C^j) Z Wj + Im(C^j) Z Vj), j = 1..order, with
     C = (h L - i) (h L + i)^-1, L = 1 - A, A as in snl and h learnt.
 
-    Levie et al. 2019 (CayleyNets), on the graph of the SNL paper. Rational in A: already of
-    order 1 it reaches what takes a polynomial of high order. (The SNL paper's code has a "Cayley"
-    unit that is the polynomial Z W0 + (Z Wh + L^2 Z) W2.)
+    Levie et al. 2019 (CayleyNets), on the graph of the SNL paper. It is rational in A: order 1
+    already reaches functions that need a polynomial of high order. (The SNL paper's code has a
+    "Cayley" unit that is the polynomial Z W0 + (Z Wh + L^2 Z) W2.)
     """
-    return NonlocalBlock(
-        channels, reduced, symmetric_affinity, partial(CayleyFilter, order), units=units
-    )
+    graph_filter = partial(CayleyFilter, order)
+    return NonlocalBlock(channels, reduced, symmetric_affinity, graph_filter, units=units)
 
 
 def build_block(
-    name: str,
-    channels: int,
-    *,
-    reduction: int = 2,
-    order: int | None = None,
-    groups: int | None = None,
-    units: int = 1,
+    name: str, channels: int, *, reduction: int = 2, units: int = 1, **options: int | None
 ) -> NonlocalBlock:
     """The block `name`, which maps (B, channels, T, H, W) to the same shape and starts as the
     identity.
@@ -648,12 +611,12 @@ def build_block(
         name: a key of `BLOCKS`; the function of that name has its formula and source.
         channels: C1, the channels of the feature map.
         reduction: C1 / Cs, 1, 2 or 4.
-        order: of the filter, from 1: for gsnl and cheb (default 2) and cayley (default 1).
-        groups: of channels, for cgnl (default 1); must divide C1 and Cs.
         units: units, one after the other, that share one affinity.
+        **options: further parameters of the block's function, such as `order` and `groups`; None
+            is the function's default.
 
     Raises:
-        UsageError: a name, or a value, that is not among the valid ones.
+        UsageError: the block does not exist, lacks an option, or a value is not possible.
     """
     builder = find(BLOCKS, name, "nonlocal block")
     dividing = [choice for choice in REDUCTIONS if channels % choice == 0]
@@ -662,36 +625,19 @@ def build_block(
             f"A reduction of {reduction} is not possible with {channels} channels; "
             f"choose from {_listed(dividing)}."
         )
-    reduced = channels // reduction
-    options = {}
-    if order is not None:
-        _require_option("order", name)
-        _require_positive("order", order)
-        options["order"] = order
-    if groups is not None:
-        _require_option("groups", name)
-        _require_positive("groups", groups)
-        if channels % groups or reduced % groups:
-            divisors = [d for d in range(1, reduced + 1) if channels % d == reduced % d == 0]
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, value in {"units": units, **given}.items():
+        having = [
+            block for block in BLOCKS if option in signature(find(BLOCKS, block, "")).parameters
+        ]
+        if name not in having:
+            raise UsageError(f"The block {name!r} has no {option}; it is for {_listed(having)}.")
+        if not isinstance(value, int) or value < 1:
             raise UsageError(
-                f"{groups} groups do not divide {channels} channels reduced to {reduced}; "
-                f"choose from {_listed(divisors)}."
+                f"The nonlocal block's {option} is {value}; choose a number from 1 on."
             )
-        options["groups"] = groups
-    _require_positive("units", units)
-    return builder(channels, reduced, units, **options)
+    return builder(channels, channels // reduction, units, **given)
 
 
-def _require_option(option: str, name: str) -> None:
-    having = [other for other in BLOCKS if option in signature(find(BLOCKS, other, "")).parameters]
-    if name not in having:
-        raise UsageError(f"The block {name!r} has no {option}; it is for {_listed(having)}.")
-
-
-def _require_positive(option: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise UsageError(f"The nonlocal block's {option} is {value}; choose a number from 1 on.")
-
-
-def _listed(choices: Sequence | dict) -> str:
+def _listed(choices: Iterable[object]) -> str:
     return ", ".join(map(str, choices))

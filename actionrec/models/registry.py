@@ -1,10 +1,9 @@
-"""Networks and nonlocal blocks by name, with the place of their code; and what they compute with.
+"""Networks and nonlocal blocks by name, with the place of their code.
 
     actionrec info --backbone r3d50 --block snl
 
-A new network is a module in `actionrec/models/` and a line in `BACKBONES`; a new nonlocal block is
-a function in `nonlocal_blocks.py` and a line in `BLOCKS`. Help texts and error messages follow from
-these lines. Nothing here imports PyTorch, so that help answers at once.
+A new network or block is a module and a line here: help and error messages follow from it, see
+docs/extend.md. Nothing here imports PyTorch, so that help answers at once.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 from actionrec.errors import UsageError
 
-# A function from `classes`, the number of classes, to a `Backbone`.
+# Functions from `classes`, the number of classes, to a `Backbone`.
 BACKBONES = {
     "i3d": "actionrec.models.i3d:I3D",
     "r3d50": "actionrec.models.resnet3d:r3d50",
@@ -21,30 +20,39 @@ BACKBONES = {
     "c3d_small": "actionrec.models.c3d_small:c3d_small",
 }
 
-# A function from the channels, the reduced channels and the number of units to a `NonlocalBlock`.
+# Functions from the channels, the reduced channels and the number of units to a `NonlocalBlock`;
+# further parameters are options of the block.
 BLOCKS = {
-    name: f"actionrec.models.nonlocal_blocks:{name}"
-    for name in (
-        *("nl", "nl_dot", "ns", "a2", "cgnl", "cc", "dnl"),
-        *("snl", "snl_a1", "snl_a2", "gsnl", "cheb", "cayley"),
-    )
+    "nl": "actionrec.models.nonlocal_blocks:nl",
+    "nl_dot": "actionrec.models.nonlocal_blocks:nl_dot",
+    "ns": "actionrec.models.nonlocal_blocks:ns",
+    "a2": "actionrec.models.nonlocal_blocks:a2",
+    "cgnl": "actionrec.models.nonlocal_blocks:cgnl",
+    "cc": "actionrec.models.nonlocal_blocks:cc",
+    "dnl": "actionrec.models.nonlocal_blocks:dnl",
+    "snl": "actionrec.models.nonlocal_blocks:snl",
+    "snl_a1": "actionrec.models.nonlocal_blocks:snl_a1",
+    "snl_a2": "actionrec.models.nonlocal_blocks:snl_a2",
+    "gsnl": "actionrec.models.nonlocal_blocks:gsnl",
+    "cheb": "actionrec.models.nonlocal_blocks:cheb",
+    "cayley": "actionrec.models.nonlocal_blocks:cayley",
 }
 
-# Numbers that a network computes with to predict; auto is bfloat16 where the hardware has it.
+# Number formats of prediction; auto is bfloat16 where the hardware has it.
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 
-def find(registry: Mapping[str, str], name: str, what: str) -> Callable[..., Any]:
+def find(registry: Mapping[str, str], name: str, kind: str) -> Callable[..., Any]:
     """The function that builds the network or block `name`.
 
     Args:
         registry: `BACKBONES` or `BLOCKS`.
         name: One of its keys.
-        what: What the user calls it, for the message.
+        kind: The user's word for an entry, for the message.
 
     Raises:
         UsageError: there is none of that name.
     """
     if name not in registry:
-        raise UsageError(f"There is no {what} {name!r}; choose from {', '.join(registry)}.")
+        raise UsageError(f"There is no {kind} {name!r}; choose from {', '.join(registry)}.")
     return resolve_name(registry[name])

@@ -3,14 +3,12 @@
     pip install 'actionrec[decord]'
     actionrec predict video.mp4 --decoder decord
 
-They are for comparing, and for those who have reasons of their own: PyAV is the default because it
-is the only one that gave the right frames on every file that we tried. The number of frames, the
-rate and the size are found as for PyAV; a library that finds another number of frames is an error.
+They are there for comparisons. PyAV is the default because it alone gave the right frames of every
+file that we tried. The number of frames, the rate and the size come from our index whatever the
+library; a library that counts other frames is an error.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -19,9 +17,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from actionrec.errors import UsageError, VideoError
-from actionrec.video.reader import VideoReader
+from actionrec.video.reader import IndexedFrames, VideoReader
 
-# Frames decoded at a time, so that a long clip doesn't have to be in memory twice.
+# Frames decoded at a time, so that memory doesn't hold a long clip twice.
 CHUNK = 32
 
 
@@ -34,7 +32,7 @@ class OtherReader(VideoReader):
 
     library: ClassVar[str]
 
-    def _frames(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def _frames(self, wanted: list[int]) -> IndexedFrames:
         try:
             decoder = self._open(import_module(self.library))
             if len(decoder) != len(self):
@@ -64,9 +62,9 @@ class OtherReader(VideoReader):
 class DecordReader(OtherReader):
     """Reads with decord 0.6 (one thread).
 
-    Wrong without a word: mp4 files with an edit list (frames that should not be shown) and
-    MPEG transport streams. It may hang in damaged files in a way that only killing the process
-    ends, and seeks for every clip, so that UCF-101's files take about four times as long.
+    It gives wrong frames without an error in mp4 files with an edit list (frames that should not
+    be shown) and in MPEG transport streams. In damaged files it may hang until the process is
+    killed. It seeks for every clip, so UCF-101's files take about four times as long.
     """
 
     library = "decord"
@@ -81,9 +79,9 @@ class DecordReader(OtherReader):
 class TorchcodecReader(OtherReader):
     """Reads with torchcodec in its exact mode (one thread); it needs FFmpeg's libraries installed.
 
-    Wrong without a word: AVI files of the kind of UCF-101's, which have no usable time stamps (off
-    by one frame; their end is an error), and H.264 in AVI (off by two). MPEG transport streams are
-    an error.
+    It gives wrong frames without an error in AVI files like UCF-101's, which have no usable time
+    stamps (off by one frame; their end is an error), and in H.264 in AVI (off by two). MPEG
+    transport streams are an error.
     """
 
     library = "torchcodec.decoders"
@@ -105,7 +103,7 @@ READERS: dict[str, type[VideoReader]] = {
 
 
 def open_video(path: str | Path, decoder: str = "pyav") -> VideoReader:
-    """A reader of `path` by the library of that name.
+    """A reader of `path` that decodes with the library of that name.
 
     Raises:
         VideoError: the file is missing, is no video, has no frames, or was cut off.
@@ -115,7 +113,6 @@ def open_video(path: str | Path, decoder: str = "pyav") -> VideoReader:
     return READERS[decoder](path)
 
 
-@cache
 def require_decoder(decoder: str) -> None:
     """Raise UsageError if the decoder is unknown, not installed or can't be loaded."""
     if decoder not in READERS:

@@ -1,4 +1,4 @@
-"""What there is to know of a video file before any of its frames is read, found once and kept.
+"""The frame index of a video file: how many frames it has and how to get at them.
 
     python -c "from actionrec.video.index import index_of; print(index_of('video.mp4').frames)"
 
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
@@ -61,8 +62,8 @@ OPTIONS = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a decoded frame is turned to be shown: first rows and columns change places, then rows
-    or columns are put in reverse order."""
+    """The turn of a decoded frame for display: first rows and columns change places, then the order
+    of rows or columns is reversed."""
 
     transpose: bool = False
     flip_rows: bool = False
@@ -102,16 +103,12 @@ class FrameIndex:
     def from_bytes(cls, data: bytes) -> "FrameIndex":
         """The index that `to_bytes` wrote."""
         values = json.loads(zlib.decompress(data))
-        pts, last = [], 0
-        for difference in values["pts"]:
-            last += difference
-            pts.append(last)
         return cls(
             **values
             | {
                 "size": tuple(values["size"]),
                 "orientation": Orientation(**values["orientation"]),
-                "pts": tuple(pts),
+                "pts": tuple(accumulate(values["pts"])),
                 "keys": tuple(tuple(key) for key in values["keys"]),
             }
         )
@@ -150,7 +147,7 @@ def _recall(key: tuple[str, int, int, int]) -> FrameIndex | None:
     try:
         row = _database(os.getpid(), cache_folder()).execute(query, key).fetchone()
         return FrameIndex.from_bytes(row[0]) if row else None
-    # Whatever is wrong with the cache, the file itself can be scanned.
+    # A broken cache stops nobody: the file itself can be scanned.
     except (sqlite3.Error, OSError, ValueError, TypeError, KeyError, zlib.error) as error:
         logger.debug("The cache of frame indices can't be read: %s", error)
         return None
@@ -168,7 +165,7 @@ def _remember(key: tuple[str, int, int, int], index: FrameIndex) -> None:
 
 @cache
 def _database(process: int, folder: Path) -> sqlite3.Connection:
-    """The connection of this process: SQLite forbids to take one along through a fork."""
+    """The connection of this process: a connection of SQLite must not be used after a fork."""
     folder.mkdir(parents=True, exist_ok=True)
     database = sqlite3.connect(folder / "frame_indices.sqlite", timeout=5, check_same_thread=False)
     # Readers and a writer don't wait for each other, and no write waits for the disk.
@@ -232,8 +229,8 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
 def scan(path: Path) -> FrameIndex:
     """Count the packets that hold a frame to be shown, and decode the first frame.
 
-    The count was exact on every healthy file that we measured; `stream.frames` was not. Where
-    packets can't tell, all frames are decoded and counted.
+    That count was exact on every healthy file that we measured; `stream.frames` was not. In
+    formats whose packets can't tell, all frames are decoded and counted.
 
     Raises:
         VideoError: the file is no video, has no frames, or was cut off.

@@ -3,15 +3,14 @@
     python -c "from actionrec.video.reader import VideoReader; \
                print(VideoReader('video.mp4').read([0, 10, 20]).shape)"
 
-Time stamps are trusted only where they are known to be right. AVI files of the kind that UCF-101
-is made of have none that are, and seeking in them is off by up to five frames, so their frames
-are decoded from the start and counted.
+Time stamps are trusted only where they are known to be right. AVI files like those of UCF-101 have
+no usable ones, and seeking in them is off by up to five frames, so their frames are decoded from
+the start and counted.
 """
 
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate
 from pathlib import Path
 
 import av
@@ -21,14 +20,18 @@ from av.video.reformatter import VideoReformatter
 from actionrec.errors import VideoError
 from actionrec.video.index import FrameIndex, index_of, opened
 
-# Rows and columns of a frame: top, left, height, width, in pixels.
+# A part of a frame: top, left, height, width, in pixels.
 Crop = tuple[int, int, int, int]
+# Pixels of the shorter side after scaling, or (height, width); None leaves frames as they are.
+Size = int | tuple[int, int] | None
+# Frames as they are shown, uint8 RGB (H, W, 3), each with its index.
+IndexedFrames = Iterator[tuple[int, np.ndarray]]
 # Bytes of frames that are scaled together.
 CHUNK = 1 << 20
-# Packets that wait for a key frame to make them needless.
+# Undecoded packets that are kept, because a key frame may make them needless.
 MOST_HELD = 1000
-# Fewer frames than this are decoded sooner than the decoder has started anew at a key frame.
-WORTH_A_LEAP = 8
+# Decoding this many frames takes as long as a new start at a key frame.
+SEEK_COST = 8  # frames
 
 
 class VideoReader:
@@ -37,12 +40,12 @@ class VideoReader:
         with VideoReader("video.mp4") as video:
             frames = video.read(range(16), size=128)
 
-    No file stays open between two calls, so that it does no harm to leave out the `with`.
+    No file stays open between two calls, so the `with` may be left out.
 
     Attributes:
         path: the file.
         fps: average number of frames a second, as the file states it (25.0 where it states none).
-        size: (height, width) of a frame in pixels as it is shown, turned and mirrored as the file
+        size: (height, width) in pixels of a frame as it is shown, turned and mirrored as the file
             says.
 
     Raises:
@@ -71,10 +74,11 @@ class VideoReader:
         return len(self) / self.fps
 
     def clock(self) -> Callable[[int], float]:
-        """A function from a frame's index to when it is shown, in seconds from the beginning of
-        the file; for `len`, when the last one ends.
+        """A function from a frame's index to the time of its display, in seconds from the
+        beginning of the file; for `len`, to the end of the last one.
 
-        By the time stamps where they are known to be right, at the average rate elsewhere.
+        Times come from time stamps where they are known to be right, elsewhere from the average
+        rate.
         """
         pts, fps = self.index.pts, self.fps
         if not pts:
@@ -87,19 +91,15 @@ class VideoReader:
         )
 
     def read(
-        self,
-        indices: Sequence[int],
-        size: int | tuple[int, int] | None = None,
-        crop: Crop | None = None,
+        self, indices: Sequence[int], size: Size = None, crop: Crop | None = None
     ) -> np.ndarray:
         """The frames at `indices`, which may repeat but not decrease: uint8 RGB (T, H, W, 3).
 
         Args:
             indices: Numbers of frames, from 0 to below `len`.
-            size: Pixels that the shorter side is scaled to, or (height, width); bilinear with
-                antialiasing. None leaves them as they are.
-            crop: (top, left, height, width) in pixels of the frame as it is shown; cut out before
-                scaling.
+            size: Pixels of the shorter side after scaling, or (height, width); bilinear with
+                antialiasing. None leaves frames as they are.
+            crop: Part of the frame as it is shown that is cut out before scaling.
 
         Raises:
             IndexError: an index is negative, not below `len` or less than the one before.
@@ -109,69 +109,61 @@ class VideoReader:
         return next(self.clips([indices], size, crop))
 
     def clips(
-        self,
-        clips: Iterable[Sequence[int]],
-        size: int | tuple[int, int] | None = None,
-        crop: Crop | None = None,
+        self, clips: Iterable[Sequence[int]], size: Size = None, crop: Crop | None = None
     ) -> Iterator[np.ndarray]:
         """Several clips as by `read`, all in one pass over the file.
 
         The clips may overlap; they must be in the order of their last frames.
         """
-        pending = [[int(index) for index in clip] for clip in clips]
-        for clip in pending:
-            if clip[0] < 0 or clip[-1] >= len(self) or clip != sorted(clip):
-                raise IndexError(f"Frames {clip} of {self.path}, which has {len(self)}.")
-        frames: dict[int, np.ndarray] = {}
-        wanted = sorted({index for clip in pending for index in clip})
-        scaled = self._scaled(self._frames(wanted), size, crop)
-        # The first frame that the clips after each one still need.
-        starts = [clip[0] for clip in pending[1:]] + [len(self)]
-        needed = list(accumulate(reversed(starts), min))[::-1]
-        for clip, oldest in zip(pending, needed, strict=True):
-            while clip[-1] not in frames:
-                index, frame = next(scaled)
-                frames[index] = frame
-            yield np.stack([frames[index] for index in clip])
-            frames = {index: frame for index, frame in frames.items() if index >= oldest}
+        waiting = deque([int(index) for index in clip] for clip in clips)
+        for clip in waiting:
+            self._require_frames(clip)
+        wanted = sorted({index for clip in waiting for index in clip})
+        yield from self._stack(waiting, self._frames(wanted), size, crop)
 
     def stream(
-        self,
-        clips: Iterable[Sequence[int]],
-        size: int | tuple[int, int] | None = None,
-        crop: Crop | None = None,
+        self, clips: Iterable[Sequence[int]], size: Size = None, crop: Crop | None = None
     ) -> Iterator[np.ndarray]:
-        """As `clips`, for any number of them: it asks for a clip when the first frame of it is
-        due, and keeps only frames of clips that are not complete.
+        """The same as `clips`, for any number of clips: it asks for a clip when the first frame of
+        it is due, and keeps only frames of clips that are not complete.
 
         Every frame is decoded, up to the last one asked for. The clips must be in the order of
         their first frames and of their last ones.
         """
         waiting: deque[Sequence[int]] = deque()
-        decoded = self._decode_counting(self._merged(clips, waiting))
-        frames: dict[int, np.ndarray] = {}
-        for index, frame in self._scaled(self._upright(decoded), size, crop):
-            frames[index] = frame
-            while waiting and waiting[0][-1] == index:
-                yield np.stack([frames[index] for index in waiting.popleft()])
-            oldest = waiting[0][0] if waiting else index + 1
-            while frames and (first := next(iter(frames))) < oldest:
-                del frames[first]
+        decoded = self._decode_counting(self._due_frames(clips, waiting))
+        yield from self._stack(waiting, self._as_shown(decoded), size, crop)
 
-    def _merged(
+    def _due_frames(
         self, clips: Iterable[Sequence[int]], waiting: deque[Sequence[int]]
     ) -> Iterator[int]:
-        """The frames of all clips in order, each once; a clip whose first one is due is added to
-        those `waiting`."""
+        """The frames of all clips in order, each once; a clip joins the `waiting` ones when its
+        first frame is due."""
         due: set[int] = set()
         for clip in clips:
-            if clip[0] < 0 or clip[-1] >= len(self):
-                raise IndexError(f"Frames {clip} of {self.path}, which has {len(self)}.")
+            self._require_frames(clip)
             ready = sorted(index for index in due if index < clip[0])
             waiting.append(clip)
             yield from ready
             due = due.difference(ready).union(clip)
         yield from sorted(due)
+
+    def _require_frames(self, clip: Sequence[int]) -> None:
+        if clip[0] < 0 or clip[-1] >= len(self) or list(clip) != sorted(clip):
+            raise IndexError(f"Frames {clip} of {self.path}, which has {len(self)}.")
+
+    def _stack(
+        self, waiting: deque[Sequence[int]], decoded: IndexedFrames, size: Size, crop: Crop | None
+    ) -> Iterator[np.ndarray]:
+        """The `waiting` clips, which are in the order of their last frames."""
+        frames: dict[int, np.ndarray] = {}
+        for index, frame in self._scaled(decoded, size, crop):
+            frames[index] = frame
+            while waiting and waiting[0][-1] <= index:
+                yield np.stack([frames[index] for index in waiting.popleft()])
+            oldest = min((clip[0] for clip in waiting), default=index + 1)
+            while frames and (first := next(iter(frames))) < oldest:
+                del frames[first]
 
     def verify(self) -> None:
         """Decode every frame.
@@ -184,27 +176,22 @@ class VideoReader:
         last_pts = None
         with opened(self.path) as (container, stream):
             for frame in container.decode(stream):
-                # The decoder made up what it could not read, or does not know when to show it.
+                # The decoder made up the unreadable part, or doesn't know when to show the frame.
                 late = None not in (last_pts, frame.pts) and frame.pts <= last_pts
                 last_pts = frame.pts
                 if frame.is_corrupt or (late and self.index.access == "time"):
                     damaged.append(decoded)
                 decoded += 1
         if decoded < len(self):
-            raise self._short(decoded)
+            raise self._frames_missing(decoded)
         if damaged:
             raise VideoError(
                 f"{self.path} is damaged in {len(damaged)} of its {len(self)} frames, frame "
                 f"{damaged[0]} first; copy, download or encode it again."
             )
 
-    def _scaled(
-        self,
-        pictures: Iterator[tuple[int, np.ndarray]],
-        size: int | tuple[int, int] | None,
-        crop: Crop | None,
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """The `pictures`, each with its index, cropped and scaled."""
+    def _scaled(self, decoded: IndexedFrames, size: Size, crop: Crop | None) -> IndexedFrames:
+        """The `decoded` frames, cropped and scaled."""
         top, left, height, width = crop or (0, 0, *self.size)
         inside = min(top, left) >= 0 and min(height, width) >= 1
         if not inside or top + height > self.size[0] or left + width > self.size[1]:
@@ -215,7 +202,7 @@ class VideoReader:
         # Frames are scaled together: one by one it takes twice as long.
         cut = np.empty((max(1, CHUNK // (3 * height * width)), height, width, 3), np.uint8)
         indices: list[int] = []
-        for index, picture in pictures:
+        for index, picture in decoded:
             cut[len(indices)] = picture[top : top + height, left : left + width]
             indices.append(index)
             if len(indices) == len(cut):
@@ -226,14 +213,12 @@ class VideoReader:
                 indices, scale(cut[: len(indices)], size or (height, width)), strict=True
             )
 
-    def _frames(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """(index, frame as it is shown) for each of the `wanted`, uint8 RGB (H, W, 3)."""
-        return self._upright(self._decode(wanted))
+    def _frames(self, wanted: list[int]) -> IndexedFrames:
+        """The `wanted` frames as they are shown."""
+        return self._as_shown(self._decode(wanted))
 
-    def _upright(
-        self, decoded: Iterator[tuple[int, av.VideoFrame]]
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """The `decoded` frames, each with its index, as they are shown: uint8 RGB (H, W, 3)."""
+    def _as_shown(self, decoded: Iterator[tuple[int, av.VideoFrame]]) -> IndexedFrames:
+        """The `decoded` frames, turned and mirrored as the file says, in RGB."""
         height, width = self.size
         orientation = self.index.orientation
         if orientation.transpose:
@@ -245,7 +230,7 @@ class VideoReader:
             # One thread: swscale's own threads cost more than they save at this size.
             frame = reformatter.reformat(frame, width, height, "rgb24", threads=1)
             [plane] = frame.planes
-            # A view: `to_ndarray` would copy what is about to be cropped.
+            # A view, because it is about to be cropped: `to_ndarray` would copy all of it.
             picture = np.ndarray((height, width, 3), np.uint8, plane, 0, (plane.line_size, 3, 1))
             if orientation.transpose:
                 picture = picture.swapaxes(0, 1)
@@ -259,7 +244,7 @@ class VideoReader:
             for item in shortcuts[self.index.access](wanted):
                 yield item
                 found += 1
-        # A shortcut ends early when the file is not what it takes it for.
+        # A shortcut ends early in a file for which it is not exact.
         if found < len(wanted):
             yield from self._decode_counting(wanted[found:])
 
@@ -275,10 +260,10 @@ class VideoReader:
                     next_wanted = next(following, None)
                 if next_wanted is None:
                     return
-        raise self._short(index + 1)
+        raise self._frames_missing(index + 1)
 
     def _decode_skipping(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decode from the start, but before a clip only frames that others refer to.
+        """Decode from the start, but before a clip only frames that other frames refer to.
 
         For MPEG-4 in AVI, where every packet holds one frame. The frame of a packet comes out one
         packet later if there are B-frames; if there are none, the last key frame before a clip is
@@ -299,7 +284,7 @@ class VideoReader:
                     before = number < wanted[position] - 2
                     context.skip_frame = "NONREF" if before else "DEFAULT"
                     for frame in packet.decode():
-                        # The last packet is FFmpeg's own and brings what was still to come.
+                        # The last packet is FFmpeg's own and brings the frames that are left.
                         index = number - delay
                         if index < wanted[position]:
                             continue
@@ -313,10 +298,10 @@ class VideoReader:
 
     def _decode_by_time(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode from the last key frame before a clip, and before the clip only frames that
-        others refer to."""
+        other frames refer to."""
         pts = self.index.pts
         with opened(self.path) as (container, stream):
-            for key_time, run in self._runs(wanted):
+            for key_time, run in self._seek_runs(wanted):
                 if key_time is not None:
                     container.seek(key_time, stream=stream, backward=True)
                 position = 0
@@ -340,22 +325,22 @@ class VideoReader:
                 else:
                     return
 
-    def _runs(self, wanted: list[int]) -> Iterator[tuple[int | None, list[int]]]:
-        """The `wanted` frames in runs that are decoded without a leap, each with the time of the
-        key frame to seek; None for the start of the file."""
+    def _seek_runs(self, wanted: list[int]) -> Iterator[tuple[int | None, list[int]]]:
+        """The `wanted` frames in runs, each decoded after one seek, with the time of the key frame
+        to seek; None for the start of the file."""
         pts, keys = self.index.pts, self.index.keys
         run, key = [], None
         for index in wanted:
             last_key = bisect_right(keys, pts[index], key=lambda key: key[0]) - 1
             before = run[-1] if run else 0
-            if last_key > 0 and bisect_left(pts, keys[last_key][0]) - before > WORTH_A_LEAP:
+            if last_key > 0 and bisect_left(pts, keys[last_key][0]) - before > SEEK_COST:
                 if run:
                     yield key, run
                 run, key = [], keys[last_key][1]
             run.append(index)
         yield key, run
 
-    def _short(self, decoded: int) -> VideoError:
+    def _frames_missing(self, decoded: int) -> VideoError:
         return VideoError(
             f"{self.path} gave only {decoded} of its {len(self)} frames; "
             "it is damaged: copy, download or encode it again."

@@ -1,7 +1,7 @@
-"""Which frames make a clip.
+"""The frames of a clip: `length` of them, `stride` apart.
 
-A clip is `length` frames, `stride` apart. A video shorter than that is used from its first frame
-on and its last frame is repeated: nothing is looped, skipped or dropped.
+A clip of a shorter video begins with its first frame and repeats its last one: nothing is looped,
+skipped or dropped.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,8 @@ from actionrec.errors import UsageError
 class ClipSampling:
     """The frames of a clip: `length` of them, each `stride` frames after the one before.
 
-    With `fps`, the stride is in frames of a video of that rate, so that videos of all rates are
-    seen at the same speed: `at` gives the sampling for one of them. Without, it is in frames as
-    they are, whatever the rate.
+    With `fps`, the stride counts frames of a video of that rate, so that videos of all rates are
+    seen at the same speed (see `at`). Without, it counts frames of the video, whatever its rate.
     """
 
     length: int = 16
@@ -37,8 +36,7 @@ class ClipSampling:
     def at(self, video_fps: float) -> "ClipSampling":
         """The sampling for a video of `video_fps` frames a second, in its own frames.
 
-        From a video of a higher rate frames are left out, from one of a lower rate repeated, the
-        nearest one each time.
+        At a higher rate frames are left out, at a lower rate repeated, the nearest one each time.
         """
         if self.fps is None:
             return self
@@ -46,11 +44,11 @@ class ClipSampling:
 
     @property
     def span(self) -> int:
-        """Frames from the first to the last one of a clip, both counted."""
+        """Frames from the first to the last one of a clip, both included."""
         return round((self.length - 1) * self.stride) + 1
 
     def clip(self, start: int, frames: int) -> list[int]:
-        """The clip from frame `start` of a video of `frames` frames; past the end, its last."""
+        """The clip from frame `start` of a video of `frames` frames; past the end, the last one."""
         steps = range(self.length)
         return [min(start + round(step * self.stride), frames - 1) for step in steps]
 
@@ -61,7 +59,7 @@ class ClipSampling:
     def uniform(self, frames: int, clips: int) -> list[list[int]]:
         """`clips` clips, evenly spread from the first frame to the last; one is in the middle.
 
-        A video shorter than a clip gives one clip: more would all be the same.
+        A video shorter than a clip gives one clip: several would be the same.
         """
         last = frames - self.span
         if last <= 0:
@@ -70,12 +68,12 @@ class ClipSampling:
         return [self.clip(round(start), frames) for start in starts]
 
     def covering(self, frames: int, at_most: int) -> list[list[int]]:
-        """As few evenly spread clips as leave no frame between them unseen, or `at_most`."""
+        """As many evenly spread clips as it takes to leave no gap between them, or `at_most`."""
         return self.uniform(frames, min(-(-frames // self.span), at_most))
 
     def sliding(self, frames: int, hop: int) -> Iterator[list[int]]:
-        """Clips that start `hop` frames apart, from the first frame on; a last one, which may
-        overlap more with the one before, ends with the video.
+        """Clips that start `hop` frames apart, from the first frame on; the last one ends with the
+        video and may overlap more.
 
         Raises:
             UsageError: the hop is less than 1.

@@ -1,7 +1,7 @@
-"""From the frames of a clip to what the network sees: crop, scale, flip, augment, normalise.
+"""From the frames of a clip to the input of the network: crop, scale, flip, augment, normalise.
 
-Cropping and scaling happen where the file is read, one clip at a time; what works on pixels of a
-whole batch (`augment`, `mix`, `Preprocessing.normalise`) runs on the GPU when there is one.
+Cropping and scaling happen where the file is read, one clip at a time; `augment`, `mix` and
+`Preprocessing.normalise` take whole batches and run on the GPU when there is one.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ import torch
 from actionrec.errors import UsageError
 from actionrec.video.reader import Crop
 
-# The longest short side that training clips are scaled to, as a multiple of the shortest: 320 to
-# 256, the scales of the nonlocal networks (Wang et al. 2018) and of most I3D and SlowFast recipes.
+# Largest over smallest short side of scaled training clips: 320 to 256, the scales of the nonlocal
+# networks (Wang et al. 2018) and of most I3D and SlowFast recipes.
 SHORT_SIDE_JITTER = 1.25
 # Inception's range of width to height, for crops chosen by their area.
 ASPECT_RATIOS = (3 / 4, 4 / 3)
@@ -22,13 +22,13 @@ ASPECT_RATIOS = (3 / 4, 4 / 3)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network expects of its input; it is stored in the model file.
+    """The form of a network's input; it is stored in the model file.
 
     Frames are scaled until the shorter side has `short_side` pixels, a square of `crop` pixels is
-    cut out, and RGB values, brought to [0, 1], become (value ** gamma - mean) / std. A gamma below
-    1 brightens what is dark; networks are pretrained with 1.
+    cut out, and RGB values in [0, 1] become (value ** gamma - mean) / std. A gamma below 1
+    brightens dark videos; networks are pretrained with 1.
 
-    The square is cut out of the frame before scaling, which is the same picture for less work.
+    The square is cut out before scaling, which gives the same picture for less work.
     """
 
     short_side: int = 128
@@ -47,20 +47,21 @@ class Preprocessing:
             )
 
     def square(self, size: tuple[int, int]) -> Crop:
-        """The middle of a frame of `size` (height, width) that the network sees, before scaling."""
+        """The central crop of a frame of `size` (height, width), before scaling."""
         height, width = size
         side = self._side(size, self.short_side)
         return (height - side) // 2, (width - side) // 2, side, side
 
     def strip(self, size: tuple[int, int]) -> Crop:
-        """What three crops see of a frame of `size` (height, width): all of its longer side."""
+        """The part of a frame of `size` (height, width) that three crops cover: all of its longer
+        side."""
         height, width = size
         top, left, side, _ = self.square(size)
         return (top, 0, side, width) if width >= height else (0, left, height, side)
 
     def squares(self, strip: np.ndarray) -> torch.Tensor:
-        """Three squares, at both ends and in the middle, of a strip (T, H, W, 3) that was scaled
-        to a short side of `crop`: uint8 (3, 3, T, crop, crop)."""
+        """Three squares, uint8 (3, 3, T, crop, crop), at both ends and in the middle of a strip
+        (T, H, W, 3) with a short side of `crop`."""
         _, height, width, _ = strip.shape
         crops = []
         for share in (0.0, 0.5, 1.0):
@@ -69,10 +70,10 @@ class Preprocessing:
         return stack_clips([channels_first(crop) for crop in crops])
 
     def random_square(self, size: tuple[int, int], generator: np.random.Generator) -> Crop:
-        """A square for a training clip, from anywhere in a frame of `size` (height, width).
+        """A square anywhere in a frame of `size` (height, width), for a training clip.
 
-        It is as large as if the frame had been scaled to a random short side, from `short_side`
-        to 1.25 times as much, and a square of `crop` pixels cut out.
+        Its size is that of a square of `crop` pixels in a frame scaled to a random short side,
+        from `short_side` to 1.25 times as much.
         """
         longest = round(SHORT_SIDE_JITTER * self.short_side)
         side = self._side(size, int(generator.integers(self.short_side, longest + 1)))

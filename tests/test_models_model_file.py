@@ -1,0 +1,84 @@
+"""Model files: the content comes back as it was stored, and a bad file is refused with a reason."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from actionrec.errors import ActionrecError
+from actionrec.models.classifier import VideoClassifier
+from actionrec.models.model_file import METADATA_KEY, read_description
+
+
+@pytest.fixture
+def path(tmp_path, small_recognizer):
+    small_recognizer.save(tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def test_a_saved_classifier_comes_back_as_it_was(path, small_recognizer):
+    loaded = VideoClassifier.load(path)
+    assert loaded.config == small_recognizer.config
+    assert loaded.training_record == {"note": "untrained"}
+    before, after = small_recognizer.network.state_dict(), loaded.network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_metadata_tells_everything_that_predicting_needs(path):
+    description = read_description(path)
+    assert description["config"]["labels"] == ["a", "b", "c"]
+    assert description["config"]["sampling"] == {"length": 4, "stride": 2, "fps": None}
+    assert description["config"]["preprocessing"]["crop"] == 32
+    # The keys of the first files that were written.
+    assert description["config"]["block"]["stage_num"] == 1
+    assert set(description["versions"]) == {"actionrec", "torch", "python"}
+
+
+def test_a_failed_save_leaves_the_old_file(path, small_recognizer, monkeypatch):
+    before = path.read_bytes()
+
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("actionrec.models.model_file.save_file", full_disk)
+    with pytest.raises(ActionrecError, match="could not be written .No space left"):
+        small_recognizer.save(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", pickle.dumps({"weight": 1})])
+def test_a_file_that_is_no_model_is_named(tmp_path, content):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ActionrecError, match="model.safetensors is no model file of actionrec"):
+        VideoClassifier.load(path)
+
+
+def test_safetensors_of_another_program_are_no_model(tmp_path):
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ActionrecError, match="is no model file of actionrec"):
+        VideoClassifier.load(tmp_path / "other.safetensors")
+
+
+def test_tensors_of_another_network_under_the_metadata_are_refused(path):
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    tensors["head.weight"] = torch.zeros(5, 96)
+    del tensors["head.bias"]
+    save_file(tensors, path, metadata)
+    with pytest.raises(ActionrecError, match="2 tensors are missing, extra or of another shape"):
+        VideoClassifier.load(path)
+
+
+def test_a_configuration_of_another_version_is_refused(path):
+    description = read_description(path)
+    description["config"]["colour"] = "red"
+    save_file(load_file(path), path, {METADATA_KEY: json.dumps(description)})
+    with pytest.raises(ActionrecError, match="another version of actionrec"):
+        VideoClassifier.load(path)

@@ -1,0 +1,19 @@
+"""Networks by their configuration."""
+
+import pytest
+
+from actionrec.errors import UsageError
+from actionrec.models.network import BlockConfig, ClassifierConfig, build_network
+from actionrec.models.registry import BACKBONES
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_is_built_with_blocks_in_every_stage(backbone):
+    stages = tuple(build_network(ClassifierConfig(("a",), backbone)).stages)
+    config = ClassifierConfig(("a", "b"), backbone, BlockConfig("snl", stages))
+    assert len(build_network(config).blocks) == len(stages)
+
+
+def test_an_unknown_backbone_is_named_with_the_choices():
+    with pytest.raises(UsageError, match="no backbone 'i4d'; choose from i3d"):
+        build_network(ClassifierConfig(("a",), "i4d"))
