@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
 
 from actionrec.cli.parser import complain
-from actionrec.cli.printing import PREDICTION_PRINTERS, TIMELINE_PRINTERS, Format
+from actionrec.cli.printing import Format, print_predictions, print_timelines
 from actionrec.config import DecoderName
 from actionrec.errors import ActionrecError, Failure, UsageError, VideoError
 from actionrec.models.registry import PrecisionName
@@ -111,7 +111,7 @@ def predict(
                 complain(result.error)
             yield result
 
-    PREDICTION_PRINTERS[format](results())
+    print_predictions(results(), format)
     return 1 if failures else 0
 
 
@@ -210,7 +210,7 @@ def timeline(
             if rendered is None:
                 scored.clear()
 
-    TIMELINE_PRINTERS[format](results())
+    print_timelines(results(), format)
     if rendered is not None and scored and not interrupted:
         reason = draw(scored[0], rendered, min_score)
         interrupted = reason == INTERRUPTED
