@@ -4,6 +4,7 @@ Several processes can share the videos; their results are gathered in the data s
 """
 
 import os
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,13 +77,8 @@ def score_dataset(
     own = range(devices.rank(), len(videos), devices.world_size())
     with deaths_of_readers_explained():
         own_results = score_videos(model, videos, own, workers)
-    results = {
-        index: result
-        for of_process in devices.gather(own_results)
-        for index, result in of_process.items()
-    }
     protocol = describe_protocol(model.config, dataset, clips, crops)
-    return collect(results, dataset, model.labels, protocol)
+    return collect(ChainMap(*devices.gather(own_results)), dataset, model.labels, protocol)
 
 
 def score_videos(
