@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from matplotlib.figure import Figure
-from scipy.stats import t
+from scipy import stats
 
 from actionrec.cli.main import build_parser
 from actionrec.config import BlockName, TrainConfig
@@ -363,7 +363,7 @@ class Spread:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % confidence of the mean of at least two figures, by Student's t."""
-        half = t.ppf(0.975, self.n - 1) * self.std / math.sqrt(self.n)
+        half = stats.t.ppf(0.975, self.n - 1) * self.std / math.sqrt(self.n)
         return self.mean - half, self.mean + half
 
 
