@@ -87,7 +87,7 @@ def test_a_timeline_is_a_line_a_segment_and_says_if_there_is_none(capsys):
     title, segment, _, none = capsys.readouterr().out.splitlines()
     assert title == "a.mp4  (00:00:03.000, 2 clips)"
     assert segment == "  00:00:00.500 - 00:00:02.000  90.00%  run"
-    assert none == "  no class reaches --min-score; the highest score is 75.00%"
+    assert none == "  no class reaches --min-score; the highest is 75.00%"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a terminal")

@@ -70,8 +70,10 @@ def print_results(
     """
     if format == "csv":
         blank = [""] * (len(csv_head) - 2)
-        failed = lambda failure: [[failure.video, *blank, failure.error]]  # noqa: E731
-        rows = (failed(each) if isinstance(each, Failure) else csv_rows(each) for each in results)
+        rows = (
+            [[each.video, *blank, each.error]] if isinstance(each, Failure) else csv_rows(each)
+            for each in results
+        )
         print_csv(csv_head, (row for of_video in rows for row in of_video))
     elif format == "json":
         separator = "["
@@ -121,7 +123,7 @@ def print_timelines(results: "Iterable[Timeline | Failure]", format: Format) -> 
             )
         else:
             highest = max(step.top[0].score for step in result.steps)
-            print(f"  no class reaches --min-score; the highest score is {highest:.2%}", flush=True)
+            print(f"  no class reaches --min-score; the highest is {highest:.2%}", flush=True)
 
     print_results(results, format, json_object, CSV_HEAD, csv_rows, show)
 
