@@ -29,7 +29,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from matplotlib.figure import Figure
+from scipy import stats
 
 from actionrec.cli.main import build_parser
 from actionrec.config import BlockName, TrainConfig
@@ -47,11 +48,7 @@ from actionrec.training.run import prepare_output, resolve
 
 BASE = "i3d"
 FIGURES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
-# With fewer, the spread of the differences is hardly known itself.
-RUNS_TO_TELL = 3
-# Student's t that 95 % of all samples stay within, of RUNS_TO_TELL runs, one more, and so on; of
-# more than these the last one, which is then a little wide.
-STUDENT_T = (4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+RUNS_TO_TELL = 3  # with fewer, the spread of the differences is hardly known itself
 OURS = ("--block", "--seed", "--split", "--output", "--resume")
 
 
@@ -365,9 +362,8 @@ class Spread:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence of the mean of at least RUNS_TO_TELL figures (Student 1908)."""
-        t = STUDENT_T[min(self.n - RUNS_TO_TELL, len(STUDENT_T) - 1)]
-        half = t * self.std / math.sqrt(self.n)
+        """95 % confidence of the mean of at least two figures, by Student's t."""
+        half = stats.t.ppf(0.975, self.n - 1) * self.std / math.sqrt(self.n)
         return self.mean - half, self.mean + half
 
 
@@ -503,8 +499,7 @@ def markdown(table: Table) -> str:
     head = ["row", "runs", "videos", "clip Top-1", "clip Top-5", f"clip Top-1 - {BASE}"]
     head += ["video Top-1", "video Top-5", f"video Top-1 - {BASE}"]
     head += ["paper: clip Top-1", "paper: clip Top-5", "paper: clip Top-1 - I3D"]
-    lines += [cells(head), cells(["---"] + ["---:"] * (len(head) - 1))]
-    lines += [cells(row_cells(row)) for row in table.rows]
+    lines += markdown_table(head, map(row_cells, table.rows))
     lines += ["", *(f"- {row.verdict}" for row in table.rows if row.name != BASE)]
     left_out = max((result.left_out for row in table.rows for result in row.results), default=0)
     if left_out:
@@ -512,17 +507,20 @@ def markdown(table: Table) -> str:
         lines.append(f"- Left out of the evaluation of a run: {unreadable}.")
     if table.missing:
         lines.append(f"- Not finished: {', '.join(table.missing)}.")
+    runs = (
+        [run_name(result.row, *result.pair), *(f"{getattr(result, f):.2f}" for f in FIGURES)]
+        for row in table.rows
+        for result in row.results
+    )
     head = ["run", "clip Top-1", "clip Top-5", "video Top-1", "video Top-5"]
-    lines += ["", cells(head), cells(["---"] + ["---:"] * (len(head) - 1))]
-    for row in table.rows:
-        for result in row.results:
-            figures = [f"{getattr(result, name):.2f}" for name in FIGURES]
-            lines.append(cells([run_name(result.row, *result.pair), *figures]))
+    lines += ["", *markdown_table(head, runs)]
     return "\n".join(lines) + "\n"
 
 
-def cells(words: Sequence[str]) -> str:
-    return f"| {' | '.join(words)} |"
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table whose columns, but for the first, hold numbers."""
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return [f"| {' | '.join(row)} |" for row in [head, rule, *rows]]
 
 
 def row_cells(row: Row) -> list[str]:

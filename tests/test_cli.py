@@ -153,7 +153,10 @@ def test_the_wheel_works_from_another_folder_with_its_configs(tmp_path):
     subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=PROJECT, check=True)
     [wheel] = tmp_path.glob("*.whl")
     shipped = {path.relative_to(PROJECT) for path in (PROJECT / "configs").rglob("*.yaml")}
-    assert {f"actionrec/{path.as_posix()}" for path in shipped} <= set(ZipFile(wheel).namelist())
+    files = {f"actionrec/{path.as_posix()}" for path in shipped} | {
+        "actionrec/training/report.html"
+    }
+    assert files <= set(ZipFile(wheel).namelist())
     shutil.unpack_archive(wheel, tmp_path / "installed", "zip")
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'installed')!r})\n"

@@ -90,7 +90,7 @@ def test_without_a_data_set_all_there_are_are_listed(capsys):
     assert list(DATASETS) == list(get_args(DatasetName))
     assert main(["data", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(DATASETS)
+    assert [line.split()[0] for line in lines] == ["dataset", *DATASETS]
     assert main(["data", "list", "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["dataset"] for row in rows] == list(DATASETS)

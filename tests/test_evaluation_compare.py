@@ -1,30 +1,16 @@
-"""Paired comparison of two models: scripts/compare.py."""
+"""Paired comparison of two models, and `actionrec compare`."""
 
-import importlib.util
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from actionrec.cli.main import main
 from actionrec.errors import ActionrecError
-from actionrec.evaluation.scoring import RESAMPLES, ClipLogits
-
-SCRIPT = Path(__file__).parents[1] / "scripts" / "compare.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("compare_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    # Data classes look their module up there.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+from actionrec.evaluation.accuracy import RESAMPLES
+from actionrec.evaluation.compare import compare, load_comparable, mcnemar
+from actionrec.evaluation.logits import ClipLogits
 
 
 def logits(right, model="m", counts=None):
@@ -58,23 +44,23 @@ def logits(right, model="m", counts=None):
         (13, 12, 1.0, "chi-square"),
     ],
 )
-def test_mcnemar_gives_the_values_computed_by_hand(script, only_a, only_b, p, test):
-    found, name = script.mcnemar_p(only_a, only_b)
-    assert found == pytest.approx(p, rel=1e-3) and name == test
-    assert script.mcnemar_p(only_b, only_a) == (found, name)
+def test_mcnemar_gives_the_values_computed_by_hand(only_a, only_b, p, test):
+    found = mcnemar(only_a, only_b)
+    assert found.p == pytest.approx(p, rel=1e-3) and found.test == test
+    assert mcnemar(only_b, only_a).p == found.p
 
 
-def test_mcnemar_counts_the_videos_that_one_model_alone_has_right(script):
-    a, b = np.array([1, 1, 1, 0, 0, 0, 1]), np.array([1, 0, 0, 1, 0, 1, 0])
-    result = script.mcnemar(a, b)
-    assert (result.only_a, result.only_b) == (3, 2)
+def test_mcnemar_counts_the_videos_that_one_model_alone_has_right():
+    a, b = (np.array([right]).T for right in ([1, 1, 1, 0, 0, 0, 1], [1, 0, 0, 1, 0, 1, 0]))
+    [test] = compare([logits(a)], [logits(b)]).mcnemar
+    assert (test.only_a, test.only_b) == (3, 2)
 
 
-def test_the_interval_is_that_of_videos_drawn_for_both_models_at_once(script):
+def test_the_interval_is_that_of_videos_drawn_for_both_models_at_once():
     generator = np.random.default_rng(5)
     counts = generator.integers(1, 5, size=25)
     a, b = (generator.random((25, 4)) < share for share in (0.4, 0.6))
-    result = script.compare([logits(a, "a", counts)], [logits(b, "b", counts)])
+    result = compare([logits(a, "a", counts)], [logits(b, "b", counts)])
 
     # The obvious way: write down the clips of the drawn videos one after the other.
     draws = np.random.default_rng(0)
@@ -95,9 +81,9 @@ def test_the_interval_is_that_of_videos_drawn_for_both_models_at_once(script):
     assert result.clip_top1.difference == pytest.approx(every_b.mean() - every_a.mean())
 
 
-def test_a_model_is_level_with_itself(script):
+def test_a_model_is_level_with_itself():
     right = np.random.default_rng(0).random((30, 4)) < 0.5
-    result = script.compare([logits(right)], [logits(right)])
+    result = compare([logits(right)], [logits(right)])
     assert result.clip_top1.difference == 0 and result.clip_top1.interval == [0, 0]
     assert not result.clip_top1.outside_chance and result.mcnemar[0].p == 1
     assert result.verdict.startswith("B is level with A in clip-level Top-1")
@@ -105,83 +91,82 @@ def test_a_model_is_level_with_itself(script):
 
 
 @pytest.mark.parametrize(("share", "words"), [(0.9, "ahead of A"), (0.1, "behind A")])
-def test_a_large_difference_is_outside_chance_in_both_directions(script, share, words):
+def test_a_large_difference_is_outside_chance_in_both_directions(share, words):
     generator = np.random.default_rng(1)
     a, b = (generator.random((120, 3)) < each for each in (0.5, share))
-    result = script.compare([logits(a)], [logits(b)])
+    result = compare([logits(a)], [logits(b)])
     assert result.clip_top1.outside_chance and result.video_top1.outside_chance
     assert result.mcnemar[0].p < 1e-4
     assert result.verdict.count("outside chance") == 2 and result.verdict.count(words) == 2
 
 
-def test_an_advantage_in_few_videos_may_be_chance_however_many_clips_they_have(script):
+def test_an_advantage_in_few_videos_may_be_chance_however_many_clips_they_have():
     a, b = np.zeros((20, 10)), np.zeros((20, 10))
     b[:2] = 1
-    result = script.compare([logits(a)], [logits(b)])
+    result = compare([logits(a)], [logits(b)])
     assert result.clip_top1.difference == pytest.approx(0.1)
     assert not result.clip_top1.outside_chance
 
 
-def test_seeds_that_differ_more_than_the_models_are_chance(script):
+def test_seeds_that_differ_more_than_the_models_are_chance():
     """One lucky pair is outside chance; the same with an unlucky pair beside it is not."""
     generator = np.random.default_rng(2)
     low, high = (generator.random((200, 2)) < share for share in (0.4, 0.7))
-    lucky = script.compare([logits(low)], [logits(high)])
-    both = script.compare([logits(low), logits(high)], [logits(high), logits(low)])
+    lucky = compare([logits(low)], [logits(high)])
+    both = compare([logits(low), logits(high)], [logits(high), logits(low)])
     assert lucky.clip_top1.outside_chance
     assert not both.clip_top1.outside_chance and both.clip_top1.difference == 0
     assert [test.only_a for test in both.mcnemar] == [test.only_b for test in both.mcnemar[::-1]]
     assert "in 2 of 2 pairs" in both.verdict
 
 
-def refused(script, tmp_path, other):
+def refused(tmp_path, other):
     logits(np.ones((3, 2))).save(tmp_path / "a.safetensors")
     other.save(tmp_path / "b.safetensors")
     with pytest.raises(ActionrecError) as error:
-        script.load_comparable([tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
+        load_comparable([tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
     return str(error.value)
 
 
-def test_only_the_same_videos_classes_and_protocol_are_compared(script, tmp_path):
+def test_only_the_same_videos_classes_and_protocol_are_compared(tmp_path):
     same = logits(np.ones((3, 2)), model="another model")
     other_videos = replace(same, videos=("0.avi", "1.avi", "7.avi"))
-    assert "in one of them only: 2.avi" in refused(script, tmp_path, other_videos)
+    assert "only in one of them: 2.avi" in refused(tmp_path, other_videos)
     other_crops = replace(same, protocol=same.protocol | {"crops": 3})
     words = "crops is 1 in the first and 3 in the second"
-    assert words in refused(script, tmp_path, other_crops)
-    assert "other classes" in refused(script, tmp_path, replace(same, labels=("a", "b", "d")))
+    assert words in refused(tmp_path, other_crops)
+    assert "their classes differ" in refused(tmp_path, replace(same, labels=("a", "b", "d")))
     other_truths = replace(same, truths=np.array([1, 1, 0]))
-    assert "other labels" in refused(script, tmp_path, other_truths)
+    assert "other labels" in refused(tmp_path, other_truths)
     other_counts = logits(np.ones((3, 2)), counts=[2, 2, 1])
-    assert "other numbers of clips" in refused(script, tmp_path, other_counts)
+    assert "other numbers of clips" in refused(tmp_path, other_counts)
     same.save(tmp_path / "b.safetensors")
-    assert script.load_comparable([tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
+    assert load_comparable([tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
 
 
-def test_the_table_and_json_of_files_tell_the_same(script, tmp_path, capsys):
+def test_the_table_and_json_of_files_tell_the_same(tmp_path, capsys):
     generator = np.random.default_rng(1)
     files = [str(tmp_path / f"{name}.safetensors") for name in ("a1", "a2", "b1", "b2")]
     for file, share in zip(files, (0.4, 0.5, 0.6, 0.7), strict=True):
         logits(generator.random((40, 2)) < share, model=file).save(file)
     flags = ["--a", *files[:2], "--b", *files[2:]]
-    assert script.main([*flags, "--format", "json"]) == 0
+    assert main(["compare", *flags, "--format", "json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert len(result["mcnemar"]) == 2 and result["videos"] == 40
-    assert script.main(flags) == 0
+    assert main(["compare", *flags]) == 0
     table = capsys.readouterr().out
     assert f"{result['clip_top1']['a']:.2%}" in table and result["verdict"] in table
 
 
-def test_unequal_numbers_of_files_are_wrong_usage(script, capsys):
-    for flags in (["a"], ["--a", "x", "y", "--b", "z"], ["a", "b", "--a", "x", "--b", "y"]):
-        assert script.main(flags) == 2
-        assert capsys.readouterr().err.count("\n") == 1
+@pytest.mark.parametrize(
+    "words", ["", "a", "a b c", "--a x y --b z", "--a x", "a b --a x --b y", "--a x y"]
+)
+def test_unequal_numbers_of_files_are_wrong_usage(words, capsys):
+    assert main(["compare", *words.split()]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.slow
-def test_the_script_runs_by_itself(tmp_path):
-    run = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path / "a", tmp_path / "b"], capture_output=True, text=True
-    )
-    assert run.returncode == 1
-    assert run.stderr.startswith("compare.py: There is no file") and run.stderr.count("\n") == 1
+def test_a_missing_file_is_one_sentence(tmp_path, capsys):
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("actionrec: There is no file") and error.count("\n") == 1

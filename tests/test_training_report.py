@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -17,10 +18,10 @@ from actionrec.models.complexity import TrainedPart
 from actionrec.training.report import (
     MOST_BAD_VIDEOS,
     EpochFigures,
+    diagnose_classes,
+    diagnose_curves,
     loss_figure,
     pace_figure,
-    remarks_on_classes,
-    remarks_on_curves,
     top1_figure,
     wilson_interval,
     write_training_report,
@@ -137,9 +138,8 @@ def test_the_page_tells_what_was_trained_and_how_the_best_and_the_last_epoch_did
         "model.safetensors"
     )
     assert "each of 10 validation videos. The best epoch was chosen on these very videos" in best
-    assert "optimistic" in best
     # Wilson's interval of 7 of 10, as in the literature.
-    assert "39.7% to 89.2% (95% interval)" in best
+    assert "95% interval, from the number of videos alone, is 39.7% to 89.2%." in best
 
 
 def test_all_five_pictures_are_inside_the_page_and_show_something(write):
@@ -200,12 +200,12 @@ def test_a_file_name_of_no_encoding_is_shown_with_its_odd_bytes(write):
 
 def test_the_most_frequent_mistakes_come_first(write):
     rows = write().rows
-    start = rows.index(["true class", "taken for", "videos"])
+    start = rows.index(["true class", "predicted as", "videos"])
     assert rows[start + 1 : start + 3] == [["sit", "jump", "2 of 2"], ["jump", "run", "1 of 3"]]
     assert rows[start + 3][0] == "part"
     page = write(predictions=TRUTHS)
     assert "Every clip was right." in page.text
-    assert ["true class", "taken for", "videos"] not in page.rows
+    assert ["true class", "predicted as", "videos"] not in page.rows
 
 
 @pytest.mark.parametrize(("freeze", "stage_4"), [(False, "updated"), (True, "frozen")])
@@ -229,7 +229,7 @@ def test_settings_other_than_the_defaults_come_first_beside_them(write):
         ["lr", "0.3", "0.01"],
         ["freeze_batchnorm", "true", "false"],
     ]
-    others = page.text.split("As by default")[1]
+    others = page.text.split(" Defaults ")[1]
     names = {item.split(":")[0].strip() for item in others.split(";")}
     assert names | {row[0] for row in changed} == set(asdict(TrainConfig(dataset="folder")))
     assert "momentum: 0.9;" in others and "fps: –;" in others
@@ -304,10 +304,13 @@ def course(**columns):
         (course(data_wait=[0.9, 0.02, 0.03]), None),
         (course(data_wait=[0.9, 0.43, 0.42]), "waited for data 43% of the time"),
         (course(train_loss=[2.0, 1.0, 1.6]), None),
-        (course(train_loss=[2.0, 1.0, 1.8]), r"lowest in epoch 2 \(1\.00\) and is 1\.80 now"),
+        (
+            course(train_loss=[2.0, 1.0, 1.8]),
+            r"diverges: it was lowest in epoch 2 \(1\.00\) and is 1\.80 now",
+        ),
         (
             course(train_loss=[2, 1.5, 1, 0.6, 0.4, 0.2], val_loss=[2, 1.5, 1, 1.4, 1.5, 1.6]),
-            r"lowest in epoch 3 \(1\.00\) and is 1\.60 now, .* from 1\.00 to 0\.20: a sign of over",
+            r"lowest in epoch 3 \(1\.00\) and is 1\.60 now, .* from 1\.00 to 0\.20, a sign of over",
         ),
         # One good epoch among the last three: that is noise.
         (
@@ -320,15 +323,15 @@ def course(**columns):
         (course(val_loss=[4, 3, 2, 1], val_top1=[0.4, 0.7, 0.6, 0.7]), None),
         (
             course(val_loss=[2, float("nan"), 2, float("inf")]),
-            "no finite number in 2 epochs, epoch 2 first",
+            "not finite in 2 epochs, epoch 2 first",
         ),
     ],
 )
 def test_what_the_curves_show_is_said_and_nothing_else(epochs, expected):
-    remarks = remarks_on_curves(epochs)
-    assert len(remarks) == (expected is not None)
+    sentences = diagnose_curves(epochs)
+    assert len(sentences) == (expected is not None)
     if expected:
-        assert re.search(expected, remarks[0])
+        assert re.search(expected, sentences[0])
 
 
 def test_losses_that_are_not_finite_can_be_drawn():
@@ -339,26 +342,27 @@ def test_losses_that_are_not_finite_can_be_drawn():
 
 def test_classes_that_fail_are_named():
     truths = np.arange(8).repeat(4)
-    good = remarks_on_classes(truths, truths, list("abcdefgh"))
+    good = diagnose_classes(truths, truths, list("abcdefgh"))
     assert good == []
     predictions = np.where(truths < 7, truths, 0)
-    assert remarks_on_classes(truths, predictions, list("abcdefgh")) == [
+    assert diagnose_classes(truths, predictions, list("abcdefgh")) == [
         "1 of 8 classes never right: h."
     ]
     lost, chance = "7 of 8 classes never right: b, c, d, e, f and 2 more.", "above the 12.5% of"
-    one, two, three = remarks_on_classes(truths, np.zeros_like(truths), list("abcdefgh"))
+    one, two, three = diagnose_classes(truths, np.zeros_like(truths), list("abcdefgh"))
     assert chance in one and three == lost
-    assert two == "32 of 32 videos were taken for a, which 4 of them are."
-    assert remarks_on_classes(truths, truths, list("abcdefghi")) == [
+    assert two == "32 of 32 videos were predicted as a; only 4 are."
+    assert diagnose_classes(truths, truths, list("abcdefghi")) == [
         "1 of 9 classes without a validation video: i."
     ]
 
 
-def test_the_interval_holds_what_could_have_given_the_count():
+def test_the_interval_of_an_accuracy_is_wilsons():
     # Its bounds are the shares p with (k/n - p)^2 = z^2 p (1 - p) / n.
+    z = NormalDist().inv_cdf(0.975)
     for right, n in ((0, 5), (7, 10), (90, 112), (3783, 3783)):
         for share in wilson_interval(right, n):
-            off = (right / n - share) ** 2 - 1.959964**2 * share * (1 - share) / n
+            off = (right / n - share) ** 2 - z**2 * share * (1 - share) / n
             assert off == pytest.approx(0, abs=1e-12)
 
 

@@ -1,16 +1,13 @@
 """`actionrec data`: count, download, check and shrink data sets."""
 
-import csv
-import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Literal
 
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from actionrec.cli.parser import complain
-from actionrec.cli.printing import DATASET_PRINTERS, Format, print_rows
+from actionrec.cli.printing import Format, print_csv, print_json, print_rows, print_table
 from actionrec.config import DatasetName
 from actionrec.datasets.registry import DATASETS, open_dataset
 
@@ -40,11 +37,7 @@ def data_list(
             {"dataset": name, "what": kind.description, "layout": kind.layout}
             for name, kind in DATASETS.items()
         ]
-        if format != "table":
-            print_rows(rows, format)
-        else:
-            for row in rows:
-                print(f"{row['dataset']:10}{row['what']}: {row['layout']}")
+        print_rows(rows, format)
         return 0
 
     data = open_dataset(dataset, root, split)
@@ -53,19 +46,31 @@ def data_list(
         for video in videos:
             per_class[data.labels[video.label]][side] += 1
     groups = {video.group for video in data.train + data.val} - {None}
-    DATASET_PRINTERS[format](
-        {
-            "dataset": dataset,
-            "root": root,
-            "split": split,
-            "classes": len(data.labels),
-            "train": len(data.train),
-            "val": len(data.val),
-            "flip": data.flip,
-            "groups": len(groups) or None,
-            "per_class": per_class,
-        }
-    )
+    counts = {
+        "dataset": dataset,
+        "root": root,
+        "split": split,
+        "classes": len(data.labels),
+        "train": len(data.train),
+        "val": len(data.val),
+        "flip": data.flip,
+        "groups": len(groups) or None,
+        "per_class": per_class,
+    }
+    head = ["class", "train", "val"]
+    rows = [["(all)", counts["train"], counts["val"]]]
+    rows += [[name, *sides.values()] for name, sides in per_class.items()]
+    if format == "json":
+        print_json(counts)
+    elif format == "csv":
+        print_csv(head, rows)
+    else:
+        print(
+            f"{dataset}, split {split}: {len(data.labels)} classes, "
+            f"{f'{len(groups)} groups' if groups else 'no groups known'}, "
+            f"{'may' if data.flip else 'must not'} be mirrored"
+        )
+        print_table(rows, head)
     return 0
 
 
@@ -125,12 +130,10 @@ def data_check(
     result = check(dataset, folder, split, workers, Limits(timeout, memory), again)
     judged, bad = result.report.judged, result.report.bad
     if format == "json":
-        print(json.dumps(result.report.to_json(), indent=2))
+        print_json(result.report.to_json())
     elif format == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["video", "frames", "error"])
-        for video, found in sorted(judged.items()):
-            writer.writerow([video, found.frames, found.reason])
+        rows = ([video, found.frames, found.reason] for video, found in sorted(judged.items()))
+        print_csv(["video", "frames", "error"], rows)
     else:
         print(f"{dataset}: {len(judged)} videos checked, {len(bad)} bad")
         for _, found in sorted(bad.items()):

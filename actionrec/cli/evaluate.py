@@ -1,14 +1,12 @@
-"""`actionrec evaluate` and `actionrec compare`: how good a model is, and whether one is better."""
+"""`actionrec evaluate` and `actionrec compare`: a model's accuracy, and which model is better."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from actionrec.cli.parser import complain
-from actionrec.cli.printing import EVALUATION_PRINTERS, Format, print_comparison
+from actionrec.cli.printing import Format, print_comparison, print_evaluation
 from actionrec.config import DatasetName, DecoderName
 from actionrec.errors import UsageError
 from actionrec.models.registry import PrecisionName
@@ -46,13 +44,13 @@ def evaluate(
         clips: Clips evenly spread over each video.
         crops: 1, the centre of the frame, or 3 along its longer side.
         workers: Processes that read videos.
-        precision: Numbers that the network computes with: float32, on which published figures rest;
-            bfloat16, faster where the hardware has it, but some clips are then ranked otherwise; or
+        precision: Numbers that the network computes with: float32, as for published accuracies;
+            bfloat16, faster where the hardware has it, but some clips are ranked differently; or
             auto, bfloat16 where the hardware has it.
-        decoder: Library that decodes videos; those but pyav are extras and less exact.
+        decoder: Library that decodes videos; all but pyav are extras and less exact.
         devices: GPUs of this machine that share the work, a process each; without a GPU, processes.
-            The figures are the same for any number.
-        nodes: Machines that share it; start it with torchrun or Slurm.
+            The number changes no accuracy.
+        nodes: Machines that share the work; start each with torchrun or Slurm.
         output: Folder for a report: results.json, per_class.csv, predictions.csv,
             confusion_matrix.png and per_class.png.
         save_logits: File, *.safetensors, for the logits of every clip and crop, which
@@ -62,8 +60,9 @@ def evaluate(
     from actionrec.datasets.check import without_bad
     from actionrec.datasets.registry import open_dataset
     from actionrec.devices import is_first, join
+    from actionrec.evaluation.accuracy import evaluation_of
     from actionrec.evaluation.report import require_same_evaluation, write_report
-    from actionrec.evaluation.scoring import describe_protocol, score_dataset, summarise
+    from actionrec.evaluation.scoring import describe_protocol, score_dataset
     from actionrec.models.inference import InferenceModel
 
     if save_logits is not None and not save_logits.endswith(".safetensors"):
@@ -72,29 +71,29 @@ def evaluate(
     ready = InferenceModel.load(model, device, precision, decoder)
     data = open_dataset(dataset, root, split)
     data, known_bad = without_bad(data, root and Path(root), sides=("val",))
-    named = {"model": model, "split": split}
-    # What has no precision in its protocol is float32, also what was written before there were two.
+    request = {"model": model, "split": split}
+    # Protocols without a precision are float32, as all were before there was a choice.
     if ready.precision != "float32":
-        named["precision"] = ready.precision
+        request["precision"] = ready.precision
     if output is not None:
-        protocol = describe_protocol(ready.config, data, clips, crops) | named
+        protocol = describe_protocol(ready.config, data, clips, crops) | request
         require_same_evaluation(Path(output), protocol)
-    scored = score_dataset(ready, data, clips, crops, workers)
+    logits = score_dataset(ready, data, clips, crops, workers)
     if not is_first():
         return 0
-    scored.protocol.update(named)
-    scored.skipped.extend(known_bad)
-    result = summarise(scored)
+    logits.protocol.update(request)
+    logits.skipped.extend(known_bad)
+    result = evaluation_of(logits)
     for failure in result.skipped:
         complain(failure.error)
-    # Neither shall a full disk cost the figures, nor a closed pipe, as of `head`, the files.
+    # A full disk must not cost the printed accuracies.
     try:
         if save_logits is not None:
-            scored.save(Path(save_logits))
+            logits.save(Path(save_logits))
         if output is not None:
-            write_report(Path(output), scored, result)
+            write_report(Path(output), logits, result)
     finally:
-        EVALUATION_PRINTERS[format](result)
+        print_evaluation(result, format)
     return 1 if result.skipped else 0
 
 
@@ -104,12 +103,11 @@ def compare(
     b: list[str] = [],  # noqa: B006
     format: Literal["table", "json"] = "table",
 ) -> int:
-    """Tell whether one model is better than another, or whether that may be chance.
+    """Tell whether one model is better than another, or the difference may be chance.
 
-    The files are what `actionrec evaluate --save-logits` wrote for the same videos. With several a
-    side, which differ by the seed of the training, each side stands for the mean of its files. Two
-    tests at the level of 5 %: a paired bootstrap of the difference in Top-1, and McNemar's test of
-    each pair of files.
+    The files come from `actionrec evaluate --save-logits` on the same videos. Each side may have
+    several files, one a training seed, and is then their mean. Two tests at the level of 5 %: a
+    paired bootstrap of the difference in Top-1, and McNemar's test of each pair of files.
 
     Examples:
         actionrec compare a.safetensors b.safetensors
@@ -121,19 +119,13 @@ def compare(
         b: Logits of as many trainings of B, with the same seeds in the same order.
         format: What to print.
     """
-    if files and (a or b) or len(files) not in (0, 2) or not files and len(a) != len(b):
-        raise UsageError("Name two files, or as many with --a as with --b.")
-    if not files and not a:
-        raise UsageError("Name two files of logits, or several with --a and --b.")
+    side_a, side_b = (files[:1], files[1:]) if files else (a, b)
+    if files and (a or b) or not side_a or len(side_a) != len(side_b):
+        raise UsageError("Name two files of logits, or as many with --a as with --b.")
 
-    from actionrec.evaluation.compare import compare as run
+    from actionrec.evaluation.compare import compare as compare_logits
     from actionrec.evaluation.compare import load_comparable
 
-    paths = [Path(name) for name in files or [*a, *b]]
-    loaded = load_comparable(paths)
-    result = run(loaded[: len(paths) // 2], loaded[len(paths) // 2 :])
-    if format == "json":
-        print(json.dumps(asdict(result), indent=2))
-    else:
-        print_comparison(result)
+    logits = load_comparable([Path(name) for name in [*side_a, *side_b]])
+    print_comparison(compare_logits(logits[: len(side_a)], logits[len(side_a) :]), format)
     return 0

@@ -1,15 +1,12 @@
 """`actionrec info`, `actionrec export` and `actionrec weights`: networks and their weights."""
 
-import csv
-import json
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
 
-from actionrec.cli.printing import Format, print_rows
+from actionrec.cli.printing import Format, print_csv, print_json, print_rows, print_table
 from actionrec.config import BackboneName, BlockName
 
 
@@ -53,23 +50,21 @@ def info(
     labels = tuple(map(str, range(classes)))
     settings = BlockConfig(block, tuple(stages), blocks_per_stage, reduction, order, groups, units)
     result = measure(ClassifierConfig(labels, backbone, settings), clip)
-    rows = [asdict(row) for row in result.blocks]
     if format == "json":
-        print(json.dumps(asdict(result), indent=2))
+        print_json(asdict(result))
     elif format == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["part", "channels", "positions", "params", "macs", "conv_macs"])
-        writer.writerow([backbone, "", "", result.params, result.macs, ""])
-        writer.writerows([f"block before {row['unit']}", *list(row.values())[1:]] for row in rows)
+        rows = [[backbone, "", "", result.params, result.macs, ""]]
+        rows += [[f"block before {each.unit}", *astuple(each)[1:]] for each in result.blocks]
+        print_csv(["part", "channels", "positions", "params", "macs", "conv_macs"], rows)
     else:
-        print(f"{backbone}, clip {clip}, {classes} classes")
-        print(f"{result.params / 1e6:.3f} M parameters, {result.macs / 1e9:.3f} G multiply-adds")
-        for row in result.blocks:
-            print(
-                f"{block} before {row.unit}: {row.channels} channels, {row.positions} positions, "
-                f"{row.params / 1e6:.4f} M parameters, {row.macs / 1e9:.3f} G multiply-adds "
-                f"({row.conv_macs / 1e9:.3f} G in convolutions)"
-            )
+        print(f"clip {clip}, {classes} classes; parameters in M, multiply-adds in G")
+        rows = [[backbone, "", "", f"{result.params / 1e6:.3f}", f"{result.macs / 1e9:.3f}", ""]]
+        for each in result.blocks:
+            macs = f"{each.macs / 1e9:.3f}", f"{each.conv_macs / 1e9:.3f}"
+            part, params = f"{block} before {each.unit}", f"{each.params / 1e6:.4f}"
+            rows.append([part, each.channels, each.positions, params, *macs])
+        counted = ["parameters", "multiply-adds", "in convolutions"]
+        print_table(rows, ["part", "channels", "positions", *counted])
     return 0
 
 
@@ -117,13 +112,14 @@ def weights_list(format: Format = "table") -> int:
     from actionrec.files import cache_folder
     from actionrec.models.catalogue import list_weights
 
-    rows = list_weights()
     if format != "table":
-        print_rows(rows, format)
+        print_rows(list_weights(), format)
     else:
-        for row in rows:
-            state = "in the cache" if row["cached"] else "not downloaded yet"
-            print(f"{row['name']}  {row['backbone']}, {row['dataset']}, {state}")
+        rows = [
+            [row["name"], row["backbone"], row["dataset"], "yes" if row["cached"] else "no"]
+            for row in list_weights()
+        ]
+        print_table(rows, ["name", "backbone", "dataset", "in the cache"])
         print(f"cache: {cache_folder()}")
     return 0
 

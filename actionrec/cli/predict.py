@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
 
 from actionrec.cli.parser import complain
-from actionrec.cli.printing import PREDICTION_PRINTERS, TIMELINE_PRINTERS, Format
+from actionrec.cli.printing import Format, print_predictions, print_timelines
 from actionrec.config import DecoderName
 from actionrec.errors import ActionrecError, Failure, UsageError, VideoError
 from actionrec.files import find_videos, require_free, require_suffix
@@ -113,7 +113,7 @@ def predict(
                 complain(result.error)
             yield result
 
-    PREDICTION_PRINTERS[format](results())
+    print_predictions(results(), format)
     return 1 if failures else 0
 
 
@@ -198,7 +198,7 @@ def timeline(
             if scored.incomplete is not None:
                 report(scored.incomplete)
 
-    TIMELINE_PRINTERS[format](results())
+    print_timelines(results(), format)
     reason = scored and scored.incomplete
     if render and scored and reason != INTERRUPTED:
         reason = rendering.render(scored, Path(render), min_score)

@@ -15,6 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from actionrec.errors import UsageError
 from actionrec.models.backbone import Backbone
 from actionrec.models.network import ClassifierConfig, build_network
+from actionrec.text import plain_table
+
+PARTS_HEAD = ("part", "parameters", "training", "batch norm")
 
 
 @dataclass(frozen=True)
@@ -179,25 +182,16 @@ def _part(
     )
 
 
-def parts_table(parts: Sequence[TrainedPart], freeze_batchnorm: bool) -> str:
-    """The parts as lines of plain text, their columns aligned, with a head and a total."""
-    whole = sum(part.parameters for part in parts)
-    trained = sum(part.trained for part in parts)
+def parts_rows(parts: Sequence[TrainedPart], freeze_batchnorm: bool) -> list[list[str]]:
+    """A row for each part, and one for the whole network, under the columns `PARTS_HEAD`."""
+    whole, trained = sum(part.parameters for part in parts), sum(part.trained for part in parts)
     rows = [
-        ("part", "parameters", "training", "batch norm"),
-        *(
-            (
-                part.name,
-                f"{part.parameters:,}",
-                part.training(),
-                part.normalisation(freeze_batchnorm),
-            )
-            for part in parts
-        ),
-        ("all", f"{whole:,}", f"{trained:,} trained", ""),
+        [part.name, f"{part.parameters:,}", part.training(), part.normalisation(freeze_batchnorm)]
+        for part in parts
     ]
-    name, number, training = (max(map(len, column)) for column in list(zip(*rows, strict=True))[:3])
-    return "\n".join(
-        f"{row[0]:{name}}  {row[1]:>{number}}  {row[2]:{training}}  {row[3]}".rstrip()
-        for row in rows
-    )
+    return [*rows, ["all", f"{whole:,}", f"{trained:,} trained", ""]]
+
+
+def parts_table(parts: Sequence[TrainedPart], freeze_batchnorm: bool) -> str:
+    """The parts as plain text in aligned columns."""
+    return plain_table(parts_rows(parts, freeze_batchnorm), PARTS_HEAD)

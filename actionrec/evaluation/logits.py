@@ -1,0 +1,136 @@
+"""The logits of every clip and crop of a data set's videos, from which all accuracies follow.
+
+    actionrec evaluate --model model.safetensors --dataset demo --save-logits logits.safetensors
+    python -c "from actionrec.evaluation.logits import ClipLogits; \
+               print(ClipLogits.load('logits.safetensors').video_scores)"
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from actionrec.errors import ActionrecError, Failure
+from actionrec.files import replacing
+
+METADATA_KEY = "actionrec_logits"
+
+
+@dataclass(frozen=True, eq=False)
+class ClipLogits:
+    """The logits of all crops of all clips of the scored videos, and the true classes.
+
+    The file is safetensors; nothing is pickled. Its tensors are `logits`, `counts` and `truths`;
+    its metadata has one key, "actionrec_logits", a JSON object with `labels`, `videos`,
+    `protocol`, `skipped` and `versions`.
+
+    Attributes:
+        logits: float32 (videos, clips, crops, classes), before the softmax. Short videos have
+            fewer clips; the rest of their rows is NaN.
+        counts: int64 (videos,), the number of clips of each video, at least 1.
+        truths: int64 (videos,), the true classes as indices into `labels`.
+        videos: The files, relative to the deepest folder that holds the whole data set.
+        labels: The classes of the logits.
+        protocol: How clips were sampled and scores averaged, as in `Evaluation`.
+        skipped: The videos that could not be scored.
+    """
+
+    logits: np.ndarray
+    counts: np.ndarray
+    truths: np.ndarray
+    videos: tuple[str, ...]
+    labels: tuple[str, ...]
+    protocol: dict[str, Any]
+    skipped: list[Failure] = field(default_factory=list)
+
+    @cached_property
+    def clip_scores(self) -> np.ndarray:
+        """Softmax scores (videos, clips, classes), averaged over crops; NaN past the counts."""
+        return torch.from_numpy(self.logits).softmax(dim=-1).mean(dim=2).numpy()
+
+    @cached_property
+    def video_scores(self) -> np.ndarray:
+        """Softmax scores (videos, classes), averaged over the clips of each video."""
+        pairs = zip(self.clip_scores, self.counts, strict=True)
+        return np.stack([scores[:count].mean(axis=0) for scores, count in pairs])
+
+    @cached_property
+    def video_of_clip(self) -> np.ndarray:
+        """The index (n,) of the video of each of all n clips."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
+    @cached_property
+    def clip_ranks(self) -> np.ndarray:
+        """The rank (n,) of the true class of each of all n clips, see `ranks`."""
+        present = np.arange(self.logits.shape[1]) < self.counts[:, None]
+        return ranks(self.clip_scores[present], self.truths[self.video_of_clip])
+
+    @cached_property
+    def video_ranks(self) -> np.ndarray:
+        """The rank (videos,) of the true class of each video, see `ranks`."""
+        return ranks(self.video_scores, self.truths)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file, which appears only when it is whole.
+
+        Raises:
+            ActionrecError: the file can't be written.
+        """
+        description = {
+            "labels": self.labels,
+            "videos": self.videos,
+            "protocol": self.protocol,
+            "skipped": [asdict(failure) for failure in self.skipped],
+            "versions": {"actionrec": version("actionrec"), "torch": torch.__version__},
+        }
+        tensors = {"logits": self.logits, "counts": self.counts, "truths": self.truths}
+        with replacing(Path(path)) as temporary:
+            try:
+                save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(description)})
+            except SafetensorError as error:
+                raise OSError(str(error)) from error
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a file that `save` wrote.
+
+        Raises:
+            ActionrecError: there is no such file, or it holds no logits.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                description = json.loads((file.metadata() or {})[METADATA_KEY])
+                tensors = {name: file.get_tensor(name) for name in ("logits", "counts", "truths")}
+            return cls(
+                **tensors,
+                videos=tuple(description["videos"]),
+                labels=tuple(description["labels"]),
+                protocol=description["protocol"],
+                skipped=[Failure(**failure) for failure in description["skipped"]],
+            )
+        except FileNotFoundError as error:
+            raise ActionrecError(
+                f"There is no file {path}; `actionrec evaluate --save-logits {path}` writes it."
+            ) from error
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            raise ActionrecError(
+                f"{path} is not a file of logits; give a file that `actionrec evaluate "
+                "--save-logits` wrote."
+            ) from error
+
+
+def ranks(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:
+    """The rank (n,), from 0, of the true class among scores (n, classes).
+
+    Ties and NaN count against the true class, so that a network that gives all classes the same
+    score is not right by accident.
+    """
+    true_scores = np.take_along_axis(scores, truths[:, None], axis=1)
+    return (~(scores < true_scores)).sum(axis=1) - 1
