@@ -4,11 +4,26 @@ the record beside its results are all this one data class.
     actionrec train --help
 """
 
-from dataclasses import dataclass, field
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Literal
 
+from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenUnitInterval,
+    PositiveFloat,
+    PositiveInt,
+    restricted_number_type,
+)
+
 from actionrec.datasets.registry import DATASETS
-from actionrec.models.registry import BACKBONES, BLOCKS
+from actionrec.errors import UsageError
+from actionrec.models.registry import BACKBONES, BLOCKS, PrecisionName
 
 BackboneName = Literal[*BACKBONES]
 BlockName = Literal["none", *BLOCKS]
@@ -17,6 +32,9 @@ DecoderName = Literal["pyav", "decord", "torchcodec"]
 AugmentName = Literal["none", "color", "randaugment"]
 MixName = Literal["none", "mixup", "cutmix", "both"]
 DatasetName = Literal[*DATASETS]
+
+Below1 = restricted_number_type("Below1", float, [(">=", 0), ("<", 1)])
+Area = restricted_number_type("Area", float, [(">", 0), ("<=", 1)])
 
 
 @dataclass
@@ -75,8 +93,8 @@ class TrainConfig:
         sync_batchnorm: With several devices, batch normalisation over the clips of all of them.
         ema: Decay of a moving average of the weights, such as 0.999, or 0.99 for short runs; the
             average is what is validated and saved.
-        precision: Numbers of the forward and backward pass; auto is bf16-mixed on a GPU that
-            has it, else 32-true. On a CPU with bfloat16, bf16-mixed is faster, too.
+        precision: Numbers of the forward and backward pass, the weights stay float32; auto is
+            bfloat16 on a GPU that has it, else float32. A CPU with bfloat16 is faster with it, too.
         compile: Compile the network with torch.compile: faster on a GPU after a slow first step.
         devices: GPUs of this machine to train on, a process each; without a GPU, processes.
         nodes: Machines to train on, each with as many devices; start it with torchrun or Slurm.
@@ -94,45 +112,94 @@ class TrainConfig:
     backbone: BackboneName = "i3d"
     weights: str = "kinetics400"
     block: BlockName = "snl"
-    stages: list[int] = field(default_factory=lambda: [4])
-    blocks_per_stage: int = 1
-    reduction: int = 2
-    order: int | None = None
-    groups: int | None = None
-    units: int = 1
-    clip_length: int = 16
-    stride: int = 1
-    fps: float | None = None
-    short_side: int = 128
-    crop: int = 124
-    gamma: float = 1.0
-    crop_area: list[float] | None = None
+    stages: list[PositiveInt] = field(default_factory=lambda: [4])
+    blocks_per_stage: PositiveInt = 1
+    reduction: PositiveInt = 2
+    order: PositiveInt | None = None
+    groups: PositiveInt | None = None
+    units: PositiveInt = 1
+    clip_length: PositiveInt = 16
+    stride: PositiveInt = 1
+    fps: PositiveFloat | None = None
+    short_side: PositiveInt = 128
+    crop: PositiveInt = 124
+    gamma: PositiveFloat = 1.0
+    crop_area: list[Area] | None = None
     augment: AugmentName = "none"
     mix: MixName = "none"
     flip: bool | None = None
     train_from: TrainFromName = "all"
-    epochs: int = 100
-    batch_size: int = 16
-    accumulate: int = 1
-    clip_gradient: float | None = None
-    label_smoothing: float = 0.0
-    lr: float = 0.01
-    lr_for_batch: int | None = None
-    warmup: int = 0
+    epochs: PositiveInt = 100
+    batch_size: PositiveInt = 16
+    accumulate: PositiveInt = 1
+    clip_gradient: PositiveFloat | None = None
+    label_smoothing: Below1 = 0.0
+    lr: PositiveFloat = 0.01
+    lr_for_batch: PositiveInt | None = None
+    warmup: NonNegativeInt = 0
     schedule: Literal["step", "cosine"] = "step"
-    lr_step: int | None = None
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    lr_step: PositiveInt | None = None
+    momentum: Below1 = 0.9
+    weight_decay: NonNegativeFloat = 1e-4
     freeze_batchnorm: bool = False
     sync_batchnorm: bool = False
-    ema: float | None = None
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    ema: OpenUnitInterval | None = None
+    precision: Literal[PrecisionName, "float16"] = "auto"
     compile: bool = False
-    devices: int = 1
-    nodes: int = 1
-    workers: int = 2
+    devices: PositiveInt = 1
+    nodes: PositiveInt = 1
+    workers: NonNegativeInt = 2
     decoder: DecoderName = "pyav"
-    seed: int = 0
-    max_bad: float = 0.01
+    seed: NonNegativeInt = 0
+    max_bad: ClosedUnitInterval = 0.01
     output: str | None = None
     resume: Literal["never", "auto"] = "never"
+
+    def __post_init__(self) -> None:
+        """Check every setting against its type, and store it as a plain number, string or list.
+
+        Raises:
+            UsageError: a setting is not of its type or out of its bounds.
+        """
+        parser = _settings_parser()
+        try:
+            settings = parser.parse_object(asdict(self))
+        except ArgumentError as error:
+            raise UsageError(type_sentence(str(error))) from None
+        # YAML has no words for numbers with bounds.
+        vars(self).update(json.loads(parser.dump(settings, format="json", skip_validation=True)))
+
+
+@cache
+def _settings_parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TrainConfig)
+    return parser
+
+
+def type_sentence(message: str) -> str:
+    """A sentence in place of jsonargparse's message on a value that is not of its setting's type.
+
+    A message on anything else is returned as it is.
+    """
+    key = re.search(r'Parser key "([^"]+)"', message)
+    value = re.search(r"(?:Given|Got) value: (.*)", message)
+    value = value or re.search(r"(?:type \w+: |base 10: |to float: )(\S+)(?: does| not|$)", message)
+    found = ((re.search(pattern, message), words) for pattern, words in EXPECTED.items())
+    expected = next((match.expand(words) for match, words in found if match), None)
+    if not key or not value or not expected:
+        return message
+    for sign, word in {">=": "at least ", "<=": "at most ", ">": "above ", "<": "below "}.items():
+        expected = expected.replace(f"v{sign}", word)
+    return f"{key[1]} is {value[1]}; it must be {expected}.".replace("'", "")
+
+
+# What jsonargparse's messages say of the values that a type admits, and how our sentences do.
+EXPECTED = {
+    r"restriction (v.*)": r"\1",
+    r"Literal\[(.*?)\]": r"one of \1",
+    r"not an integer|for int\(\)|a <class 'int'": "a whole number",
+    r"not a number|to float|a <class 'float'": "a number",
+    r"a <class 'bool'": "true or false",
+    r"a <class 'str'": "text",
+}
