@@ -31,8 +31,8 @@ from torch.utils.data import DataLoader
 from actionrec.config import TrainConfig
 from actionrec.datasets.dataset import LabelledVideo
 from actionrec.files import videos_below
-from actionrec.models.classifier import ClassifierConfig
 from actionrec.training.clips import EpochSampler, TrainingClips, collate
+from actionrec.video.clips import ClipReader
 from actionrec.video.index import opened
 from actionrec.video.reader import VideoReader, scale
 from actionrec.video.sampling import ClipSampling
@@ -189,8 +189,9 @@ def show(title: str, seconds: dict[str, np.ndarray], clips: int, base: str) -> N
 def measure_loader(paths: list[Path], rounds: int) -> None:
     """Clips a second that a DataLoader delivers, as in training."""
     videos = tuple(LabelledVideo(paths[index % len(paths)], 0) for index in range(rounds * 8))
-    config = ClassifierConfig(("one",), sampling=SAMPLING, preprocessing=PREPROCESSING)
-    clips = TrainingClips(videos, config, TrainConfig("folder"), flip=True)
+    clips = TrainingClips(
+        videos, ClipReader(SAMPLING, PREPROCESSING), TrainConfig("folder"), flip=True
+    )
     table = Table("workers", "clips/s", title="training clips through a DataLoader, batches of 8")
     for workers in (0, 1, 2):
         sampler = EpochSampler(len(clips), seed=0)

@@ -73,6 +73,10 @@ def run_driver(driver, config, launcher=(sys.executable,)):
     return [sum(step) / len(step) for step in zip(*losses, strict=True)]
 
 
+def weights_of(folder):
+    return VideoClassifier.load(folder / "last.safetensors").network.state_dict()
+
+
 def test_two_processes_have_the_losses_and_weights_of_one_with_the_same_batches(
     driver, config, tmp_path
 ):
@@ -80,10 +84,7 @@ def test_two_processes_have_the_losses_and_weights_of_one_with_the_same_batches(
     assert len(one) == 6
     two = run_driver(driver, replace(config, devices=2, output=str(tmp_path / "two")))
     assert two == pytest.approx(one, rel=1e-5)
-    first, second = (
-        VideoClassifier.load(tmp_path / name / "last.safetensors").network.state_dict()
-        for name in ("one", "two")
-    )
+    first, second = (weights_of(tmp_path / name) for name in ("one", "two"))
     for name, value in first.items():
         # PyTorchVideo's layer, which stands in on the CPU, counts no batches, and its running
         # variance has no Bessel's correction.
@@ -93,6 +94,19 @@ def test_two_processes_have_the_losses_and_weights_of_one_with_the_same_batches(
         json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")
     ]
     assert results[0]["last"]["clip"]["n"] == results[1]["last"]["clip"]["n"] == 4
+
+
+def test_i3d_whose_normalisation_has_no_scale_takes_its_statistics_over_all_processes(
+    driver, config, tmp_path
+):
+    config = replace(config, backbone="i3d", epochs=1)
+    one = run_driver(driver, config)
+    two = run_driver(driver, replace(config, devices=2, output=str(tmp_path / "two")))
+    # Where the last stages see a handful of values, rounding grows from step to step.
+    assert two[0] == pytest.approx(one[0], rel=1e-3)
+    first, second = (weights_of(tmp_path / name) for name in ("one", "two"))
+    assert first.keys() == second.keys()
+    assert second["units.Mixed_5c.branch_0.bn.bias"].any(), "the shift is trained"
 
 
 def test_torchrun_can_start_the_processes(driver, config, tmp_path):

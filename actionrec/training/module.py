@@ -24,7 +24,7 @@ from actionrec.config import TrainConfig
 from actionrec.errors import ActionrecError, Failure
 from actionrec.files import replacing
 from actionrec.models.classifier import VideoClassifier
-from actionrec.training.clips import Batch, Progress
+from actionrec.training.clips import Batch
 from actionrec.training.precision import sound_gradients
 from actionrec.training.report import EpochFigures
 from actionrec.video.transforms import augment, mix
@@ -223,26 +223,17 @@ class Training(lightning.LightningModule):
         figures = {
             name: round(metric.compute().item(), 6) for name, metric in self.epoch_metrics.items()
         }
-        # Against a large share of waiting more workers or smaller videos (`data shrink`) help.
         seconds = self.waited + self.worked
         figures["data_wait"] = round(self.waited / seconds, 4)
         self.log_dict(figures | {"clips_per_second": self.clips / seconds})
         epoch = EpochFigures(self.current_epoch + 1, learning_rate=self.learning_rate, **figures)
         self.epochs.append(epoch)
         log.info(
-            "epoch %d of %d: training loss %.3f, Top-1 %.1f %%; validation, one clip a video: "
-            "loss %.3f, Top-1 %.1f %%, Top-5 %.1f %%; %.1f clips/s, waited for data %.1f %% "
-            "of the time; %s left",
-            epoch.epoch,
-            self.config.epochs,
-            epoch.train_loss,
-            100 * epoch.train_top1,
-            epoch.val_loss,
-            100 * epoch.val_top1,
-            100 * epoch.val_top5,
-            self.clips / seconds,
-            100 * epoch.data_wait,
-            self.time_left(),
+            f"epoch {epoch.epoch} of {self.config.epochs}: training loss {epoch.train_loss:.3f}, "
+            f"Top-1 {100 * epoch.train_top1:.1f} %; validation, one clip a video: "
+            f"loss {epoch.val_loss:.3f}, Top-1 {100 * epoch.val_top1:.1f} %, "
+            f"Top-5 {100 * epoch.val_top5:.1f} %; {self.clips / seconds:.1f} clips/s, "
+            f"waited for data {100 * epoch.data_wait:.1f} % of the time; {self.time_left()} left"
         )
         for metric in self.epoch_metrics.values():
             metric.reset()
@@ -286,12 +277,16 @@ class Training(lightning.LightningModule):
             self.record_failures([Failure(*item) for item in unreadable.items()])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        loop = self.trainer.fit_loop
+        batches = loop.epoch_loop.batch_progress.current.processed
+        whole = batches == loop.max_batches
+        progress = [self.current_epoch + whole, 0 if whole else batches * self.config.batch_size]
         checkpoint["actionrec"] = {
             "results": self.results,
             "bad": self.unreadable,
             "bad_for_training": sorted(self.unreadable_training),
             "epochs": [asdict(epoch) for epoch in self.epochs],
-            "progress": list(self.progress()),
+            "progress": progress,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -300,14 +295,6 @@ class Training(lightning.LightningModule):
         self.unreadable = ours["bad"]
         self.unreadable_training = set(ours["bad_for_training"])
         self.epochs = [EpochFigures(**figures) for figures in ours["epochs"]]
-
-    def progress(self) -> Progress:
-        """How far the run has come, as a checkpoint tells it."""
-        loop = self.trainer.fit_loop
-        batches = loop.epoch_loop.batch_progress.current.processed
-        if batches == loop.max_batches:
-            return Progress(self.current_epoch + 1, 0)
-        return Progress(self.current_epoch, batches * self.config.batch_size)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -192,12 +192,8 @@ def check_dataset(dataset: VideoDataset, config: TrainConfig) -> None:
         UsageError: there are fewer videos than processes.
     """
     log.info(
-        "%s: %d training and %d validation videos of %d classes%s",
-        dataset.name,
-        len(dataset.train),
-        len(dataset.val),
-        len(dataset.labels),
-        "" if dataset.flip else ", not mirrored",
+        f"{dataset.name}: {len(dataset.train)} training and {len(dataset.val)} validation videos "
+        f"of {len(dataset.labels)} classes{'' if dataset.flip else ', not mirrored'}"
     )
     if len(dataset.labels) < 2:
         raise ActionrecError(
@@ -209,9 +205,8 @@ def check_dataset(dataset: VideoDataset, config: TrainConfig) -> None:
             log.warning("%d %s videos%s", len(videos), side, absent)
     if config.batch_size > len(dataset.train):
         log.warning(
-            "a step has %d clips, not %d: there are no more training videos",
-            len(dataset.train),
-            config.batch_size,
+            f"a step has {len(dataset.train)} clips, not {config.batch_size}: there are no more "
+            "training videos"
         )
     fewest, processes = min(len(dataset.train), len(dataset.val)), config.devices * config.nodes
     if fewest < processes:
