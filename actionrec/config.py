@@ -1,5 +1,5 @@
-"""The settings of a training run: the flags of `actionrec train`, the keys of its YAML files and
-the record beside its results are all this one data class.
+"""The settings of a training run, with their bounds in the types: one data class for the flags of
+`actionrec train`, the keys of its YAML files and the record beside its results.
 
     actionrec train --help
 """
@@ -47,7 +47,7 @@ class TrainConfig:
         split: ucf101: 1, 2, 3 or paper; hmdb51: 1, 2 or 3; csv without a split column: fold 1
             to 5 by group.
         backbone: Network.
-        weights: What to start from: kinetics400 (downloaded once), none, or a file: a model of
+        weights: Initial weights: kinetics400 (downloaded once), none, or a file: a model of
             actionrec, for r3d50 one of Hara's .pth, for i3d_r50 PyTorchVideo's .pyth.
         block: Nonlocal block to put into the network.
         stages: Stages that get a block before their last unit, such as 3 4.
@@ -58,10 +58,10 @@ class TrainConfig:
         units: Units of a block that share one affinity.
         clip_length: Frames of a clip.
         stride: Frames from one frame of a clip to the next.
-        fps: Rate that the stride is meant for, such as 25, so that videos of all rates are seen at
-            the same speed; by default the stride is in frames as they are.
-        short_side: Pixels of a frame's short side before the crop; for training this is the
-            least, 1.25 times as many the most.
+        fps: Frame rate that the stride refers to, such as 25, so that videos of all rates are seen
+            at the same speed; by default each video's own.
+        short_side: Pixels of a frame's short side before the crop; training draws it between this
+            and 1.25 times this.
         crop: Side of the square that the network sees, in pixels.
         gamma: Exponent of the pixel values in [0, 1]; 0.4 brightens videos filmed in the dark.
         crop_area: Share of the frame's area that a training crop takes, least and most, such as
@@ -72,13 +72,13 @@ class TrainConfig:
             into another, both takes either by chance.
         flip: Mirror half of the training clips; by default where no class is the mirror image
             of another.
-        train_from: What is trained: all, what comes from a stage on (stage4), or only the nonlocal
+        train_from: Trained part: all, everything from a stage on (stage4), or only the nonlocal
             blocks and the head (block); the rest keeps its weights and statistics.
         epochs: Passes over the training videos.
         batch_size: Clips of one step, on all devices together.
         accumulate: Batches whose gradients are added up before the weights are changed.
         clip_gradient: Largest norm of the gradient; longer ones are shortened to it.
-        label_smoothing: Share of the truth that is spread over all classes.
+        label_smoothing: Share of the label's probability that is spread over all classes.
         lr: Learning rate of the first epochs.
         lr_for_batch: Clips of a step that lr is meant for, such as 16; lr then grows and falls with
             batch_size times accumulate, in proportion (Goyal et al. 2017).
@@ -92,7 +92,7 @@ class TrainConfig:
             helps with small batches.
         sync_batchnorm: With several devices, batch normalisation over the clips of all of them.
         ema: Decay of a moving average of the weights, such as 0.999, or 0.99 for short runs; the
-            average is what is validated and saved.
+            average is validated and saved.
         precision: Numbers of the forward and backward pass, the weights stay float32; auto is
             bfloat16 on a GPU that has it, else float32. A CPU with bfloat16 is faster with it, too.
         compile: Compile the network with torch.compile: faster on a GPU after a slow first step.
@@ -180,7 +180,7 @@ def _settings_parser() -> ArgumentParser:
 def type_sentence(message: str) -> str:
     """A sentence in place of jsonargparse's message on a value that is not of its setting's type.
 
-    A message on anything else is returned as it is.
+    A message on anything else is returned in one line.
     """
     key = re.search(r'Parser key "([^"]+)"', message)
     value = re.search(r"(?:Given|Got) value: (.*)", message)
@@ -188,13 +188,13 @@ def type_sentence(message: str) -> str:
     found = ((re.search(pattern, message), words) for pattern, words in EXPECTED.items())
     expected = next((match.expand(words) for match, words in found if match), None)
     if not key or not value or not expected:
-        return message
+        return " ".join(message.split())
     for sign, word in {">=": "at least ", "<=": "at most ", ">": "above ", "<": "below "}.items():
         expected = expected.replace(f"v{sign}", word)
     return f"{key[1]} is {value[1]}; it must be {expected}.".replace("'", "")
 
 
-# What jsonargparse's messages say of the values that a type admits, and how our sentences do.
+# Parts of jsonargparse's messages that tell the expected values, and our words for these.
 EXPECTED = {
     r"restriction (v.*)": r"\1",
     r"Literal\[(.*?)\]": r"one of \1",

@@ -29,7 +29,7 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", None) or self
         verb = parser.prog.replace(" [options]", "")
-        complain(f"{' '.join(type_sentence(message).split())} (`{verb} --help` lists the choices)")
+        complain(f"{type_sentence(message)} (`{verb} --help` lists the choices)")
         self.exit(2)
 
 

@@ -1,10 +1,10 @@
-"""`actionrec train` and `actionrec tune`: a network for one's own classes."""
+"""`actionrec train` and `actionrec tune`: a model of the user's own classes."""
 
 from actionrec.config import TrainConfig
 
 
 def train(config: TrainConfig) -> int:
-    """Train a recognizer.
+    """Train a model on labelled videos.
 
     Examples:
         actionrec train --dataset demo --config demo.yaml
