@@ -6,7 +6,7 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import Literal
 
@@ -161,6 +161,10 @@ class TrainConfig:
         Raises:
             UsageError: a setting is not of its type or out of its bounds.
         """
+        for each in fields(self):
+            # Any type admits None to jsonargparse.
+            if getattr(self, each.name) is None and each.default is not None:
+                raise UsageError(f"{each.name} is None; leave it out for the default.")
         parser = _settings_parser()
         try:
             settings = parser.parse_object(asdict(self))

@@ -454,6 +454,7 @@ def test_gradients_that_are_added_up_are_in_no_checkpoint(longer, tmp_path, monk
     ("settings", "words"),
     [
         ({"epochs": 0}, "epochs is 0; it must be above 0"),
+        ({"epochs": None}, "epochs is None; leave it out"),
         ({"lr": -1}, "lr is -1; it must be above 0"),
         ({"lr": math.nan}, "lr is nan; it must be above 0"),
         ({"momentum": 1}, "momentum is 1; it must be at least 0 and below 1"),
