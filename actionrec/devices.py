@@ -6,8 +6,8 @@ machine or many.
     torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \
         -m actionrec train --dataset ucf101 --root UCF-101 --devices 4 --nodes 2
 
-Lightning starts the processes, or finds that torchrun or Slurm did. A process alone is the first
-of one, so that nobody needs to ask.
+Lightning starts the processes, or finds that torchrun or Slurm did. A single process is the first
+of one, so that no code needs a special case for it.
 """
 
 import logging
@@ -54,7 +54,7 @@ def is_first() -> bool:
 
 
 def world_size() -> int:
-    """How many processes work together; 1 before they have met."""
+    """The number of processes that work together; 1 before they have met."""
     return distributed.get_world_size() if _have_met() else 1
 
 
@@ -63,7 +63,7 @@ def _have_met() -> bool:
 
 
 def gather(value: Value) -> list[Value]:
-    """What each process gives, in the order of their ranks; the same in all of them."""
+    """The values of all processes, in the order of their ranks; the same list in all of them."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -89,23 +89,20 @@ def copy_from_first(tensors: list[torch.Tensor]) -> None:
 def stop_together(error: ActionrecError) -> None:
     """End all processes because of `error`, which all of them have found at the same time.
 
-    The first raises it and so tells the user; the others leave without a word, since a launcher
-    that sees one of them fail would kill the first before it has spoken.
+    The first one raises it, so that the user reads it once. The others end as if all were well: a
+    launcher that saw one of them fail would kill the first one before it has spoken.
     """
     if is_first():
         raise error
     raise SystemExit(0)
 
 
-def require_devices(devices: int, nodes: int) -> None:
-    """Check that there can be so many processes.
+def require_devices(devices: int) -> None:
+    """Check that this machine has so many devices; without a GPU any number of processes will do.
 
     Raises:
-        UsageError: there are fewer GPUs, or a number is below 1.
+        UsageError: there are fewer GPUs.
     """
-    for name, number in (("devices", devices), ("nodes", nodes)):
-        if number < 1:
-            raise UsageError(f"{name} is {number}; it must be at least 1.")
     if torch.cuda.is_available() and devices > torch.cuda.device_count():
         raise UsageError(
             f"--devices {devices} is more than this machine has: {torch.cuda.device_count()} GPUs."
@@ -113,13 +110,14 @@ def require_devices(devices: int, nodes: int) -> None:
 
 
 def join(devices: int, nodes: int) -> torch.device:
-    """Start the other processes, or meet those that torchrun or Slurm started; returns the device
-    of this one.
+    """Start the other processes, or meet those that torchrun or Slurm started.
+
+    Returns the device of this one.
 
     Raises:
         UsageError: there are fewer GPUs.
     """
-    require_devices(devices, nodes)
+    require_devices(devices)
     if devices * nodes == 1:
         return torch.device(fastest_device())
     from lightning_fabric import Fabric
@@ -130,17 +128,21 @@ def join(devices: int, nodes: int) -> torch.device:
     return fabric.device
 
 
-def synchronise_batchnorm(network: nn.Module) -> nn.Module:
+def synchronise_batchnorm(network: nn.Module) -> None:
     """Let batch normalisation take its statistics over the clips of all processes.
 
-    The names of the weights stay. On the CPU, where PyTorch's own can't, it is PyTorchVideo's.
+    On the CPU, where PyTorch's layer does not work, PyTorchVideo's computes them.
     """
-    if torch.cuda.is_available():
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     from pytorchvideo.layers.batch_norm import NaiveSyncBatchNorm3d
 
     for module in network.modules():
         if isinstance(module, nn.BatchNorm3d):
-            # It has the same attributes; what differs is how it computes.
-            module.__class__ = NaiveSyncBatchNorm3d
-    return network
+            # Only the way of computing changes: the weights and their names stay.
+            on_gpu = torch.cuda.is_available()
+            module.__class__ = nn.SyncBatchNorm if on_gpu else NaiveSyncBatchNorm3d
+            module.process_group = None
+            # Both need a scale; I3D's normalisation has none.
+            if module.weight is None:
+                del module.weight
+                scale = torch.ones_like(module.running_var)
+                module.register_buffer("weight", scale, persistent=False)

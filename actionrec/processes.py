@@ -311,7 +311,7 @@ def _limit_memory(mebibytes: int) -> None:
 
 
 @contextmanager
-def deaths_of_readers_explained() -> Iterator[None]:
+def reader_failures_as_errors() -> Iterator[None]:
     """Turn what a DataLoader says when one of its processes was killed into a sentence.
 
     Raises:

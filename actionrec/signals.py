@@ -16,6 +16,7 @@ from types import FrameType
 logger = logging.getLogger("actionrec")
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SECONDS_FOR_A_STEP = 10
 
 
 @contextmanager
@@ -62,3 +63,14 @@ def _handlers(handlers: dict[int, Callable[[int, FrameType | None], None]]) -> I
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def outlast_stop_signals(_worker: int) -> None:
+    """Let a DataLoader's worker outlast a stop signal; a `worker_init_fn`.
+
+    Ctrl-C and a cluster's SIGTERM reach all processes, and the one that trains finishes its step,
+    for which it needs its workers. SIGTERM, by which it ends them too, takes effect later.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_FOR_A_STEP))

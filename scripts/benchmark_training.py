@@ -40,7 +40,7 @@ from actionrec.devices import fastest_device
 from actionrec.models.complexity import measure
 from actionrec.training.clips import loaders
 from actionrec.training.precision import sound_gradients
-from actionrec.training.run import build_recognizer, quiet_lightning, reader_of, resolve, train
+from actionrec.training.run import build_classifier, quiet_lightning, resolve, train
 
 # Dense bfloat16, in 1e12 operations a second, by the makers' data sheets.
 PEAK = {
@@ -83,12 +83,12 @@ def plain_loop(config: TrainConfig, dataset: VideoDataset) -> Pace:
     config = resolve(config)
     torch.manual_seed(config.seed)
     device = torch.device(fastest_device())
-    recognizer = build_recognizer(config, dataset).to(device).train()
-    loader, _ = loaders(config, dataset, reader_of(recognizer, config), flip=True)
+    recognizer = build_classifier(config, dataset.labels).to(device).train()
+    loader, _ = loaders(config, dataset, recognizer.config)
     optimizer = torch.optim.SGD(
         recognizer.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
-    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.precision)
+    half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(config.precision)
     scaler = torch.amp.GradScaler(device.type, enabled=half == torch.float16)
     for epoch in range(EPOCHS):
         loader.sampler.set_epoch(epoch)
@@ -126,7 +126,7 @@ def of_peak(config: TrainConfig, dataset: VideoDataset, clips: float) -> str:
     peak = next((value for key, value in PEAK.items() if key in name), None)
     if peak is None:
         return "-"
-    recognizer = build_recognizer(config, dataset).config
+    recognizer = build_classifier(config, dataset.labels).config
     size = f"{config.clip_length}x{config.crop}x{config.crop}"
     return f"{100 * 6 * measure(recognizer, size).macs * clips / (peak * 1e12):.1f} %"
 
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32 if torch.cuda.is_available() else 4)
     parser.add_argument("--steps", type=int, default=40 if torch.cuda.is_available() else 12)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--precision", default="auto", choices=["auto", "32-true", "bf16-mixed"])
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="torch.compile, ours only")
     arguments = parser.parse_args()

@@ -44,7 +44,7 @@ from actionrec.cli.main import build_parser
 from actionrec.config import BlockName, TrainConfig
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
-from actionrec.training.run import prepare_output, resolve
+from actionrec.training.run import check_output, resolve
 
 BASE = "i3d"
 FIGURES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
@@ -158,7 +158,7 @@ def plan(arguments: argparse.Namespace, train_flags: Sequence[str]) -> list[Run]
             del values["config"]
             config = resolve(TrainConfig(**values))
             remove_unfinished_files(folder)
-            prepare_output(config, folder)
+            check_output(config, folder)
             counts = arguments.clips, arguments.crops
             runs.append(Run(row, split, seed, config, tuple(words), *counts))
     return runs

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from actionrec.datasets import check as module
-from actionrec.datasets.check import Judgement, Report, Stamp, check, without_bad
+from actionrec.datasets.check import Judgement, Report, Stamp, check, without_damaged_videos
 from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.processes import Limits
@@ -149,7 +149,9 @@ def test_videos_that_lie_elsewhere_or_nowhere_are_in_the_report_too(tmp_path, en
     assert saved["good"].keys() == {"inside.avi", f"{tmp_path}/outside.avi"}
     missing = saved["bad"]["missing.avi"]
     assert "is not a file" in missing["reason"] and missing["size"] is missing["mtime_ns"] is None
-    kept, failures = without_bad(open_dataset("csv", listing), checked.file.with_name("videos.csv"))
+    kept, failures = without_damaged_videos(
+        open_dataset("csv", listing), checked.file.with_name("videos.csv")
+    )
     assert [failure.video for failure in failures] == [str(tmp_path / "lists" / "missing.avi")]
     assert len(kept.train) == len(kept.val) == 1
 
@@ -207,7 +209,7 @@ def test_a_video_that_hangs_is_given_up_and_tried_again_next_time(slow_command, 
     report = report_of(folders)
     assert report["bad"]["train/first/slow.avi"]["given_up"] is True
     assert len(report["good"]) == 11
-    _, failures = without_bad(open_dataset("folder", folders), folders)
+    _, failures = without_damaged_videos(open_dataset("folder", folders), folders)
     assert [Path(failure.video).name for failure in failures] == ["slow.avi"]
     run = command("data", "check", "folder", "--root", folders)
     assert run.returncode == 0 and "11 of 12 videos have not changed" in run.stderr
@@ -269,7 +271,7 @@ def test_training_goes_without_exactly_the_bad_videos_that_have_not_changed(
     put_report(folders, first0="It is cut off.", first2="It is empty.")
     encode(folders / "train" / "first" / "first2.avi", frames=7)
     dataset = open_dataset("folder", folders)
-    kept, failures = without_bad(dataset, folders)
+    kept, failures = without_damaged_videos(dataset, folders)
     bad = folders / "train" / "first" / "first0.avi"
     assert [(failure.video, failure.error) for failure in failures] == [
         (str(bad), "It is cut off.")
@@ -286,20 +288,20 @@ def test_training_goes_without_exactly_the_bad_videos_that_have_not_changed(
 def test_evaluation_does_not_care_for_bad_training_videos(folders, caplog):
     put_report(folders, first0="Bad.", first1="Bad.", first2="Bad.", first3="Bad.")
     dataset = open_dataset("folder", folders)
-    assert without_bad(dataset, folders, sides=["val"]) == (dataset, [])
+    assert without_damaged_videos(dataset, folders, sides=["val"]) == (dataset, [])
     assert not caplog.records
 
 
 def test_without_a_report_a_data_set_stays_as_it_is(folders, caplog):
     dataset = open_dataset("folder", folders)
-    assert without_bad(dataset, folders) == (dataset, [])
+    assert without_damaged_videos(dataset, folders) == (dataset, [])
     assert not caplog.records
 
 
 def test_a_class_without_a_good_training_video_is_an_error(folders):
     put_report(folders, first0="Bad.", first1="Bad.", first2="Bad.", first3="Bad.")
     with pytest.raises(ActionrecError, match="All training videos of first are bad"):
-        without_bad(open_dataset("folder", folders), folders)
+        without_damaged_videos(open_dataset("folder", folders), folders)
 
 
 def test_no_good_validation_video_is_an_error(folders):
@@ -310,7 +312,7 @@ def test_no_good_validation_video_is_an_error(folders):
         )
     report.save(folders / "actionrec_check.json")
     with pytest.raises(ActionrecError, match="All validation videos are bad"):
-        without_bad(open_dataset("folder", folders), folders)
+        without_damaged_videos(open_dataset("folder", folders), folders)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +329,7 @@ def test_no_good_validation_video_is_an_error(folders):
 )
 def test_a_damaged_report_is_one_sentence_that_says_what_to_do(folders, text):
     (folders / "actionrec_check.json").write_text(text, encoding="latin-1")
-    for use in (without_bad, lambda dataset, root: check("folder", root)):
+    for use in (without_damaged_videos, lambda dataset, root: check("folder", root)):
         with pytest.raises(ActionrecError, match="delete it and check again") as caught:
             use(open_dataset("folder", folders), folders)
         assert "\n" not in str(caught.value)

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from actionrec.config import TrainConfig
+from actionrec.devices import has_bfloat16
 from actionrec.errors import UsageError
-from actionrec.models.inference import has_bfloat16
-from actionrec.models.registry import BACKBONES
+from actionrec.models.registry import BACKBONES, find
 from actionrec.training.precision import resolved_precision, sound_gradients
 from actionrec.training.run import train
 
@@ -71,7 +71,9 @@ class Convolutions(TorchFunctionMode):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_convolution_of_a_backbone_gets_the_gradients_of_float32(name):
     torch.manual_seed(0)
-    network = BACKBONES[name](classes=5).eval().to(memory_format=torch.channels_last_3d)
+    network = (
+        find(BACKBONES, name, "backbone")(classes=5).eval().to(memory_format=torch.channels_last_3d)
+    )
     clips = torch.randn(2, 3, 16, 48, 48).contiguous(memory_format=torch.channels_last_3d)
     with torch.no_grad(), Convolutions() as noted:
         network(clips)
@@ -92,7 +94,7 @@ def test_every_convolution_of_a_backbone_gets_the_gradients_of_float32(name):
 @without_gpu
 @with_bfloat16
 def test_a_run_in_bfloat16_has_the_losses_of_one_in_float32(small_training, tmp_path, losses):
-    for precision in ("32-true", "bf16-mixed"):
+    for precision in ("float32", "bfloat16"):
         train(replace(small_training, precision=precision, output=str(tmp_path / precision)))
     assert len(losses) == 8
     assert losses[4:] == pytest.approx(losses[:4], rel=0.02)
@@ -102,9 +104,9 @@ def test_a_run_in_bfloat16_has_the_losses_of_one_in_float32(small_training, tmp_
 @pytest.mark.parametrize(
     ("precision", "compile", "bfloat16", "words"),
     [
-        ("16-mixed", False, True, "16-mixed needs a GPU"),
-        ("bf16-mixed", False, False, "a processor with bfloat16"),
-        ("bf16-mixed", True, True, "--compile"),
+        ("float16", False, True, "float16 needs a GPU"),
+        ("bfloat16", False, False, "a processor with bfloat16"),
+        ("bfloat16", True, True, "--compile"),
     ],
 )
 def test_what_the_machine_cannot_do_well_is_wrong_usage(
@@ -113,4 +115,4 @@ def test_what_the_machine_cannot_do_well_is_wrong_usage(
     monkeypatch.setattr("actionrec.training.precision.has_bfloat16", lambda _: bfloat16)
     with pytest.raises(UsageError, match=words):
         resolved_precision(TrainConfig("demo", precision=precision, compile=compile))
-    assert resolved_precision(TrainConfig("demo", compile=compile)) == "32-true"
+    assert resolved_precision(TrainConfig("demo", compile=compile)) == "float32"

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,9 +17,11 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 import yaml
+from jsonargparse.typing import PositiveInt
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from actionrec.cli.main import main
 from actionrec.config import TrainConfig
 from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, Stopped, UsageError
@@ -26,7 +29,8 @@ from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.training.clips import EpochSampler, TrainingClips, collate
 from actionrec.training.module import Training
 from actionrec.training.resume import Checkpoints, read_progress
-from actionrec.training.run import build_recognizer, train
+from actionrec.training.run import build_classifier, train
+from actionrec.video.clips import ClipReader
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
 
@@ -310,14 +314,14 @@ def test_a_file_in_the_place_of_the_folder_is_left_alone(config, tmp_path):
     assert (tmp_path / "run").read_text() == "precious"
 
 
+READER = ClipReader(ClipSampling(8), Preprocessing(36, 32))
+
+
 @pytest.mark.parametrize(("workers", "crop_area"), [(0, None), (1, None), (3, [0.2, 1.0])])
 def test_the_clips_of_an_epoch_do_not_depend_on_the_workers(class_folders, workers, crop_area):
     dataset = open_dataset("folder", class_folders)
-    config = ClassifierConfig(
-        dataset.labels, sampling=ClipSampling(8), preprocessing=Preprocessing(36, 32)
-    )
     settings = TrainConfig("folder", seed=3, crop_area=crop_area)
-    clips = TrainingClips(dataset.train, config, settings, flip=True)
+    clips = TrainingClips(dataset.train, READER, settings, flip=True)
     sampler = EpochSampler(len(clips), seed=3)
     sampler.set_epoch(5)
     loader = torch.utils.data.DataLoader(
@@ -336,10 +340,7 @@ def test_every_epoch_sees_other_clips_in_another_order(class_folders):
     assert sorted(index for _, index in first) == sorted(index for _, index in second)
     assert [index for _, index in first] != [index for _, index in second]
     dataset = open_dataset("folder", class_folders)
-    config = ClassifierConfig(
-        dataset.labels, sampling=ClipSampling(8), preprocessing=Preprocessing(36, 32)
-    )
-    clips = TrainingClips(dataset.train, config, TrainConfig("folder"), flip=True)
+    clips = TrainingClips(dataset.train, READER, TrainConfig("folder"), flip=True)
     assert not torch.equal(clips[0, 0].clip, clips[1, 0].clip)
 
 
@@ -395,20 +396,34 @@ def test_the_average_of_the_weights_is_what_is_validated_and_saved(config, tmp_p
     assert not torch.allclose(saved["head.weight"].double(), steps[-1]["head.weight"], atol=1e-4)
 
 
-# Recorded with torch 2.15 on a CPU. A change that is to change nothing must leave them as they are.
-LOSSES = [0.69172, 0.6987, 0.67715, 0.70582, 0.66329, 0.71579, 0.73144, 0.69277, 0.70396, 0.66529]
+# Recorded with one thread. Other versions and processors round differently; for these, where a
+# change is to change nothing, the losses must stay as they are to the bit.
+RECORDED_WITH = ("2.14.1", "AVX512")
+RECORDED_LOSSES = [
+    *(0.6917227506637573, 0.6987035274505615, 0.677151620388031, 0.7058204412460327),
+    *(0.6632949113845825, 0.7157931327819824, 0.7314449548721313, 0.6927737593650818),
+    *(0.703962504863739, 0.6652915477752686),
+]
 
 
 def test_a_seed_gives_the_recorded_losses(config, losses):
-    train(replace(config, block="snl", epochs=5, lr=0.01, warmup=1, schedule="cosine", seed=7))
-    assert losses == pytest.approx(LOSSES, rel=1e-3)
+    here = (torch.__version__.partition("+")[0], torch.backends.cpu.get_cpu_capability())
+    if here != RECORDED_WITH or torch.cuda.is_available():
+        pytest.skip(f"recorded on a CPU with torch {RECORDED_WITH}; this is {here}")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        train(replace(config, block="snl", epochs=5, lr=0.01, warmup=1, schedule="cosine", seed=7))
+    finally:
+        torch.set_num_threads(threads)
+    assert losses == RECORDED_LOSSES
 
 
 @pytest.mark.parametrize("start", ["block", "stage4"])
 def test_what_comes_before_the_start_keeps_its_weights_and_statistics(config, tmp_path, start):
     config = replace(config, train_from=start, block="snl", epochs=1, batch_size=2)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
-    before = build_recognizer(config, open_dataset("folder", config.root)).network.state_dict()
+    before = build_classifier(config, ("first", "second")).network.state_dict()
     train(config)
     changed = {
         name.rpartition(".")[0]
@@ -436,26 +451,68 @@ def test_gradients_that_are_added_up_are_in_no_checkpoint(longer, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "words"),
     [
-        {"label_smoothing": 1.0},
-        {"clip_gradient": 0.0},
-        {"warmup": 2},
-        {"accumulate": 0},
-        {"crop_area": [0.5, 0.2]},
-        {"train_from": "stage7"},
-        {"ema": 1.0},
-        {"lr_for_batch": 0},
+        ({"epochs": 0}, "epochs is 0; it must be above 0"),
+        ({"epochs": None}, "epochs is None; leave it out"),
+        ({"lr": -1}, "lr is -1; it must be above 0"),
+        ({"lr": math.nan}, "lr is nan; it must be above 0"),
+        ({"momentum": 1}, "momentum is 1; it must be at least 0 and below 1"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0; it must be at least 0 and below 1"),
+        ({"clip_gradient": 0.0}, "clip_gradient is 0.0; it must be above 0"),
+        ({"accumulate": 1.5}, "accumulate is 1.5; it must be a whole number"),
+        ({"workers": -1}, "workers is -1; it must be at least 0"),
+        ({"ema": 1.0}, "ema is 1.0; it must be above 0 and below 1"),
+        ({"ema": "much"}, "ema is much; it must be a number"),
+        ({"max_bad": 2}, "max_bad is 2; it must be at least 0 and at most 1"),
+        ({"lr_for_batch": 0}, "lr_for_batch is 0; it must be above 0"),
+        ({"stages": [4, 0]}, "stages is .*0; it must be above 0"),
+        ({"crop_area": [0.5, 2]}, "crop_area is .*2.*; it must be above 0 and at most 1"),
+        ({"train_from": "stage7"}, "train_from is stage7; it must be one of all, stage2"),
+        ({"flip": "perhaps"}, "flip is perhaps; it must be true or false"),
+        ({"root": 7}, "root is 7; it must be text"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_before_any_work(config, settings):
-    with pytest.raises(UsageError):
+def test_a_setting_out_of_its_bounds_is_refused_from_python_and_the_command_line(
+    config, settings, words, capsys
+):
+    with pytest.raises(UsageError, match=words):
+        replace(config, **settings)
+    [(name, value)] = settings.items()
+    if isinstance(value, str | float) and name != "accumulate":
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", "--dataset", "demo", f"--{name}={value}"])
+        assert re.search(words, capsys.readouterr().err)
+
+
+def test_settings_are_plain_numbers_whatever_they_were_given_as():
+    config = TrainConfig("demo", epochs=PositiveInt(3), lr=1, crop_area=(0.5, 1))
+    assert type(config.epochs) is int and type(config.lr) is float
+    assert yaml.safe_load(yaml.safe_dump(asdict(config))) == asdict(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"warmup": 2}, "warmup is 2; it must be less than the 2 epochs"),
+        ({"crop_area": [0.5, 0.2]}, "the least first"),
+        ({"crop_area": [0.5]}, "two shares"),
+        ({"weights": "kinetics400"}, "no Kinetics-400 weights for c3d_small"),
+        ({"crop": 64}, "A crop of 64 does not fit"),
+        ({"stages": [7]}, "no stage 7"),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_are_refused_before_anything_is_written(
+    config, tmp_path, settings, words
+):
+    with pytest.raises(UsageError, match=words):
         train(replace(config, **settings))
+    assert not (tmp_path / "run").exists()
 
 
 def test_frozen_batch_normalisation_keeps_its_statistics_but_not_the_blocks(config, tmp_path):
     train(replace(config, freeze_batchnorm=True, epochs=1))
-    before = build_recognizer(config, open_dataset("folder", config.root)).network
+    before = build_classifier(config, ("first", "second")).network
     after = VideoClassifier.load(tmp_path / "run" / "last.safetensors").network
     changed = {
         name
@@ -514,20 +571,6 @@ def test_fine_tuning_starts_from_a_model_file(config, tmp_path, caplog):
     assert "0 new (none)" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"weights": "kinetics400"}, "no Kinetics-400 weights for c3d_small"),
-        ({"crop": 64}, "A crop of 64 does not fit"),
-        ({"epochs": 0}, "epochs is 0"),
-        ({"stages": [7]}, "no stage 7"),
-    ],
-)
-def test_settings_that_cannot_work_are_wrong_usage(config, change, words):
-    with pytest.raises(UsageError, match=words):
-        train(replace(config, **change))
-
-
 def test_weights_that_do_not_exist_are_named(config):
     with pytest.raises(ActionrecError, match="no weights 'nowhere.safetensors'"):
         train(replace(config, weights="nowhere.safetensors"))
@@ -547,6 +590,6 @@ def test_reading_processes_end_with_the_one_that_trains_even_if_it_forgets_them(
         from actionrec.training.clips import loaders
         dataset = open_dataset("folder", {str(class_folders)!r})
         config = TrainConfig("folder", batch_size=2)
-        iterator = iter(loaders(config, dataset, ClassifierConfig(dataset.labels), True)[0])
+        iterator = iter(loaders(config, dataset, ClassifierConfig(dataset.labels))[0])
         next(iterator)"""
     subprocess.run([sys.executable, "-c", program], check=True, timeout=100)

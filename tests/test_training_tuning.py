@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from actionrec.errors import UsageError
 from actionrec.training import tuning
@@ -33,12 +32,15 @@ def test_the_learning_rate_rises_until_the_loss_does_and_the_curve_is_drawn(
     assert "mine-lr.png is there already" in again.stderr
 
 
-def test_the_rates_tried_rise_and_the_suggestion_is_one_of_them(config, monkeypatch):
+def test_the_suggestion_is_one_of_the_rates_tried_and_the_curve_is_not_overwritten(
+    config, monkeypatch
+):
     monkeypatch.setattr(tuning, "STEPS", 24)
-    found = tuning.find_learning_rate(config)
-    assert found.suggestion in found.rates
-    assert found.rates == sorted(found.rates)
-    assert all(torch.isfinite(torch.tensor(found.losses)))
+    suggestion, curve = tuning.find_learning_rate(config)
+    assert tuning.LOWEST_LR < suggestion < tuning.HIGHEST_LR
+    assert curve.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UsageError, match="mine-lr.png is there already"):
+        tuning.find_learning_rate(config)
 
 
 def test_the_batch_grows_until_memory_is_used_up(config, monkeypatch):

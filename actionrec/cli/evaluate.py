@@ -57,7 +57,7 @@ def evaluate(
             `actionrec compare` takes.
         format: What to print.
     """
-    from actionrec.datasets.check import without_bad
+    from actionrec.datasets.check import without_damaged_videos
     from actionrec.datasets.registry import open_dataset
     from actionrec.devices import is_first, join
     from actionrec.evaluation.accuracy import evaluation_of
@@ -70,7 +70,7 @@ def evaluate(
     device = join(devices, nodes)
     ready = InferenceModel.load(model, device, precision, decoder)
     data = open_dataset(dataset, root, split)
-    data, known_bad = without_bad(data, root and Path(root), sides=("val",))
+    data, known_bad = without_damaged_videos(data, root and Path(root), sides=("val",))
     request = {"model": model, "split": split}
     # Protocols without a precision are float32, as all were before there was a choice.
     if ready.precision != "float32":

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
-from actionrec.config import TrainConfig
+from actionrec.config import TrainConfig, type_sentence
 
 
 def complain(message: str) -> None:
@@ -29,7 +29,7 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", None) or self
         verb = parser.prog.replace(" [options]", "")
-        complain(f"{' '.join(message.split())} (`{verb} --help` lists the choices)")
+        complain(f"{type_sentence(message)} (`{verb} --help` lists the choices)")
         self.exit(2)
 
 

@@ -1,10 +1,10 @@
-"""`actionrec train` and `actionrec tune`: a network for one's own classes."""
+"""`actionrec train` and `actionrec tune`: a model of the user's own classes."""
 
 from actionrec.config import TrainConfig
 
 
 def train(config: TrainConfig) -> int:
-    """Train a recognizer.
+    """Train a model on labelled videos.
 
     Examples:
         actionrec train --dataset demo --config demo.yaml
@@ -43,14 +43,12 @@ def tune(what: str, config: TrainConfig) -> int:
         actionrec tune lr --config demo.yaml
         actionrec tune batch_size --dataset ucf101 --root UCF-101 --block snl
     """
-    from actionrec.training.tuning import find_batch_size, find_learning_rate, picture_path
+    from actionrec.training.tuning import find_batch_size, find_learning_rate
 
     if what == "batch_size":
         print(f"batch_size: {find_batch_size(config)}")
         return 0
-    path = picture_path(config)
-    found = find_learning_rate(config)
-    print(f"lr: {found.suggestion:.2g}")
-    found.save_figure(path)
-    print(f"curve: {path}")
+    suggestion, curve = find_learning_rate(config)
+    print(f"lr: {suggestion:.2g}")
+    print(f"curve: {curve}")
     return 0

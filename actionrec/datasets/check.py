@@ -280,7 +280,7 @@ def report_file(dataset: VideoDataset, root: Path | None) -> Path:
     return folder / REPORT
 
 
-def without_bad(
+def without_damaged_videos(
     dataset: VideoDataset, root: Path | None, sides: Collection[str] = ("train", "val")
 ) -> tuple[VideoDataset, list["Failure"]]:
     """The data set without the videos that its report calls bad, and these with the reasons.

@@ -21,7 +21,7 @@ from actionrec.errors import ActionrecError, Failure, VideoError
 from actionrec.evaluation.logits import ClipLogits
 from actionrec.models.classifier import ClassifierConfig
 from actionrec.models.inference import InferenceModel
-from actionrec.processes import deaths_of_readers_explained
+from actionrec.processes import reader_failures_as_errors
 from actionrec.video.clips import ClipReader, VideoClips
 from actionrec.video.decoders import require_decoder
 
@@ -75,7 +75,7 @@ def score_dataset(
     videos = EvaluationVideos(dataset.val, model.clips, clips, crops)
     # No video is scored twice, so the number of processes changes no accuracy.
     own = range(devices.rank(), len(videos), devices.world_size())
-    with deaths_of_readers_explained():
+    with reader_failures_as_errors():
         own_results = score_videos(model, videos, own, workers)
     protocol = describe_protocol(model.config, dataset, clips, crops)
     return collect(ChainMap(*devices.gather(own_results)), dataset, model.labels, protocol)

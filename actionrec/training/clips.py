@@ -1,12 +1,12 @@
-"""What is trained on: a random clip of each video, in an order that seed and epoch decide; and what
-is validated on: the middle clip of each.
+"""The clips of a training run: a random one of each training video, in an order that depends on
+seed and epoch alone, and the middle one of each validation video.
 
-No choice depends on how many processes read or train, so that a run can be repeated, and stopped
-and continued, to the bit.
+No choice depends on the number of reading or training processes, so that a run can be repeated,
+and stopped and continued, to the bit.
 """
 
-import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,37 +17,34 @@ from actionrec import devices
 from actionrec.config import TrainConfig
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.errors import Failure, VideoError
-from actionrec.models.classifier import VideoClassifier
+from actionrec.models.classifier import ClassifierConfig
+from actionrec.signals import outlast_stop_signals
 from actionrec.video.clips import ClipReader
 from actionrec.video.transforms import stack_clips
 
-SECONDS_FOR_A_STEP = 10
-
 
 class Progress(NamedTuple):
-    """How far a run has come: whole epochs, and clips of the one after them."""
+    """How far a run has come: whole epochs, and clips of the next one."""
 
     epoch: int
     clips: int
 
 
 class EpochSampler(Sampler):
-    """Yields (epoch, index) in an order that only seed and epoch decide.
+    """Yields (epoch, index) in an order that depends on seed and epoch alone.
 
-    The epoch travels with the index, so that a clip's random choices can depend on nothing else:
-    not on the number of workers, nor on which of them reads it. Lightning calls `set_epoch`.
+    The epoch travels with the index, so that a clip's random choices depend neither on the number
+    of workers nor on the worker that reads it. Lightning calls `set_epoch`.
 
-    Of several processes each takes every n-th, so that together their batches are those of one
-    process; where they don't come out even, the last few are left out.
-
-    In the epoch `resumed.epoch`, as many indices are left out as its batches had before the run
-    was stopped.
+    Each of several processes takes every n-th index, so that their batches together are those of
+    one process; a remainder is left out. The epoch `resumed.epoch` begins after the clips that the
+    run had trained on before it was stopped.
     """
 
     def __init__(self, size: int, seed: int, resumed: Progress | None = None) -> None:
         self.size = size
         self.seed = seed
-        # Worker processes fetch the first batches before Lightning has set the epoch.
+        # Workers fetch the first batches before Lightning has set the epoch.
         self.epoch = resumed.epoch if resumed else 0
         self.resumed = resumed
 
@@ -66,79 +63,59 @@ class EpochSampler(Sampler):
         return ((self.epoch, int(index)) for index in own)
 
 
-class ShareSampler(Sampler):
-    """Yields the indices in order; of several processes each takes every n-th, and none is taken
-    twice to make the shares even."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return len(range(devices.rank(), self.size, devices.world_size()))
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(devices.rank(), self.size, devices.world_size()))
-
-
 class Sample(NamedTuple):
-    """A clip, uint8 (3, T, H, W), its label and the video that it is from."""
+    """A clip, uint8 (3, T, H, W), its label and its video."""
 
     clip: torch.Tensor
     label: int
     video: str
 
 
-class TrainingClips(Dataset):
-    """One random clip of each video; a bad video as a Failure."""
+@dataclass
+class ValidationClips(Dataset):
+    """The middle clip of each video; a Failure in place of an unreadable one."""
 
-    def __init__(
-        self,
-        videos: tuple[LabelledVideo, ...],
-        reader: ClipReader,
-        config: TrainConfig,
-        flip: bool,
-    ) -> None:
-        self.videos = videos
-        self.reader = reader
-        self.config = config
-        self.flip = flip
+    videos: tuple[LabelledVideo, ...]
+    reader: ClipReader
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> Sample | Failure:
+        video = self.videos[index]
+        try:
+            clip = self.reader.read(video.path, clips=1).pixels[0]
+        except VideoError as error:
+            return Failure(str(video.path), str(error))
+        return Sample(clip, video.label, str(video.path))
+
+
+@dataclass
+class TrainingClips(Dataset):
+    """A random clip of each video; a Failure in place of an unreadable one."""
+
+    videos: tuple[LabelledVideo, ...]
+    reader: ClipReader
+    config: TrainConfig
+    flip: bool
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | Failure:
         epoch, index = key
+        video = self.videos[index]
         generator = np.random.default_rng((self.config.seed, epoch, index))
-        path = self.videos[index].path
         area = self.config.crop_area and tuple(self.config.crop_area)
         try:
-            clip = self.reader.random(path, generator, area, self.flip)
+            clip = self.reader.random(video.path, generator, area, self.flip)
         except VideoError as error:
-            return Failure(str(path), str(error))
-        return Sample(clip, self.videos[index].label, str(path))
-
-
-class ValidationClips(Dataset):
-    """The middle clip of each video; a bad video as a Failure."""
-
-    def __init__(self, videos: tuple[LabelledVideo, ...], reader: ClipReader) -> None:
-        self.videos = videos
-        self.reader = reader
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def __getitem__(self, index: int) -> Sample | Failure:
-        path = self.videos[index].path
-        try:
-            read = self.reader.read(path, clips=1)
-        except VideoError as error:
-            return Failure(str(path), str(error))
-        return Sample(read.pixels[0], self.videos[index].label, str(path))
+            return Failure(str(video.path), str(error))
+        return Sample(clip, video.label, str(video.path))
 
 
 class Batch(NamedTuple):
-    """uint8 clips (B, 3, T, H, W), labels (B,), the videos they are from, and those that failed."""
+    """uint8 clips (B, 3, T, H, W), labels (B,), their videos, and the videos that failed."""
 
     clips: torch.Tensor
     labels: torch.Tensor
@@ -160,44 +137,32 @@ def collate(items: list[Sample | Failure]) -> Batch:
 def loaders(
     config: TrainConfig,
     dataset: VideoDataset,
-    reader: ClipReader,
-    flip: bool,
+    model: ClassifierConfig,
     resumed: Progress | None = None,
 ) -> tuple[DataLoader, DataLoader]:
-    """The batches of this process for training and for validation."""
+    """This process's batches of training and of validation clips, as `model` expects them."""
+    reader = ClipReader(model.sampling, model.preprocessing, config.decoder)
+    processes = config.devices * config.nodes
     shared = {
-        "batch_size": config.batch_size // (config.devices * config.nodes),
+        "batch_size": config.batch_size // processes,
         "num_workers": config.workers,
         "collate_fn": collate,
         "persistent_workers": config.workers > 0,
-        "worker_init_fn": outlast_signals,
+        "worker_init_fn": outlast_stop_signals,
         "pin_memory": torch.cuda.is_available(),
-        # The loader draws from it once an iterator; from the global one, dropout would notice.
+        # A loader draws a seed from it; from the global generator, dropout would draw otherwise.
         "generator": torch.Generator().manual_seed(config.seed),
     }
     return (
         DataLoader(
-            TrainingClips(dataset.train, reader, config, flip),
+            TrainingClips(dataset.train, reader, config, dataset.flip),
             sampler=EpochSampler(len(dataset.train), config.seed, resumed),
             drop_last=len(dataset.train) > config.batch_size,
             **shared,
         ),
         DataLoader(
             ValidationClips(dataset.val, reader),
-            sampler=ShareSampler(len(dataset.val)),
+            sampler=range(devices.rank(), len(dataset.val), processes),
             **shared,
         ),
     )
-
-
-def reader_of(model: VideoClassifier, config: TrainConfig) -> ClipReader:
-    """The reader of the clips that a model is trained on."""
-    return ClipReader(model.config.sampling, model.config.preprocessing, config.decoder)
-
-
-def outlast_signals(_: int) -> None:
-    """Ctrl-C and a cluster's SIGTERM reach all processes; those that read must not end before the
-    one that trains has finished its step. It ends them by SIGTERM too, if all else fails."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_FOR_A_STEP))

@@ -1,11 +1,10 @@
-"""One training step, one epoch's figures, and what a run keeps of them."""
+"""The training step, the figures of an epoch, and the files that a run keeps of them."""
 
 import json
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from actionrec.config import TrainConfig
 from actionrec.errors import ActionrecError, Failure
 from actionrec.files import replacing
 from actionrec.models.classifier import VideoClassifier
-from actionrec.training.clips import Batch, Progress
+from actionrec.training.clips import Batch
 from actionrec.training.precision import sound_gradients
 from actionrec.training.report import EpochFigures
 from actionrec.video.transforms import augment, mix
@@ -36,13 +35,15 @@ log = logging.getLogger(__name__)
 class Training(lightning.LightningModule):
     """Cross-entropy on clips by SGD; keeps the best model in the run's folder.
 
-    Whatever a step draws at random depends on the seed, the epoch, the batch and the process
-    alone, so that a run that is continued draws the same.
+    The random choices of a step depend on seed, epoch, batch and process alone, so that a continued
+    run makes the same ones.
     """
 
     def __init__(self, model: VideoClassifier, config: TrainConfig, output: Path, videos: int):
         super().__init__()
         self.model = model
+        # Lightning's EMAWeightAveraging has the average in place during the validation only, before
+        # the model is saved.
         self.average = None
         if config.ema is not None:
             average = get_ema_multi_avg_fn(config.ema)
@@ -51,22 +52,21 @@ class Training(lightning.LightningModule):
         self.config = config
         self.output = output
         self.videos = videos
-        self.bad: dict[str, str] = {}
-        self.bad_for_training: set[str] = set()
+        self.unreadable: dict[str, str] = {}
+        self.unreadable_training: set[str] = set()
         self.results: dict[str, Any] = {}
         self.epochs: list[EpochFigures] = []
         classes = len(model.config.labels)
-        top5 = min(5, classes)
         self.epoch_metrics = nn.ModuleDict(
             {
                 "train_loss": MeanMetric(),
                 "train_top1": MulticlassAccuracy(classes, average="micro"),
                 "val_loss": MeanMetric(),
                 "val_top1": MulticlassAccuracy(classes, average="micro"),
-                "val_top5": MulticlassAccuracy(classes, average="micro", top_k=top5),
+                "val_top5": MulticlassAccuracy(classes, average="micro", top_k=min(5, classes)),
             }
         )
-        # What an epoch's metrics hold belongs to a checkpoint in its middle.
+        # A checkpoint in the middle of an epoch holds its metrics.
         for metric in self.epoch_metrics.values():
             metric.persistent(True)
         # True and predicted classes of the validation clips of this epoch, (n, 2).
@@ -78,14 +78,14 @@ class Training(lightning.LightningModule):
         self.first_epoch = 0
 
     @property
-    def judged(self) -> VideoClassifier:
-        """What is validated and saved: the average of the weights, where there is one."""
+    def evaluated_model(self) -> VideoClassifier:
+        """The model that is validated and saved: the average of the weights, if there is one."""
         return self.average.module if self.average else self.model
 
     def on_train_start(self) -> None:
         self.started, self.first_epoch = time.perf_counter(), self.current_epoch
         if not devices.is_first():
-            # A checkpoint holds the sums over all processes, which the first one has now.
+            # A checkpoint holds the sums over all processes; the first one has them now.
             for metric in self.epoch_metrics.values():
                 metric.reset()
 
@@ -95,7 +95,7 @@ class Training(lightning.LightningModule):
         self.clock = time.perf_counter()
         self.learning_rate = self.optimizers().param_groups[0]["lr"]
         self.validated = []
-        # Not those of the nonlocal blocks: they are new and have no statistics yet.
+        # Those of the nonlocal blocks are new and have no statistics yet.
         for module in self.model.network.units.modules():
             if isinstance(module, _BatchNorm):
                 # I3D's normalisation has no scale, but always a shift.
@@ -137,58 +137,56 @@ class Training(lightning.LightningModule):
             self.average.update_parameters(self.model)
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor | None:
-        self.note_bad(batch.failures)
-        self.bad_for_training.update(failure.video for failure in batch.failures)
+        self.record_failures(batch.failures)
+        self.unreadable_training.update(failure.video for failure in batch.failures)
         loss = None
-        # A process that has no clips takes part all the same: the others wait for its gradients.
+        # A process without clips takes part all the same: the others wait for its gradients.
         if batch.videos or devices.world_size() > 1:
             loss = self.loss_of(batch, index)
         finite = loss is None or bool(torch.isfinite(loss))
-        own = [len(batch.videos), len(self.bad_for_training), int(not finite)]
-        found = devices.total(torch.tensor(own, device=self.device))
-        clips, bad, infinite = found.tolist()
+        own = [len(batch.videos), len(self.unreadable_training), int(not finite)]
+        counts = devices.total(torch.tensor(own, device=self.device))
+        clips, unreadable, infinite = counts.tolist()
         self.clips += clips
-        if bad > self.config.max_bad * self.videos:
-            self.share_bad()
+        if unreadable > self.config.max_bad * self.videos:
+            self.gather_failures()
             devices.stop_together(
                 ActionrecError(
-                    f"Training stopped: {bad} of {self.videos} training videos could not "
+                    f"Training stopped: {unreadable} of {self.videos} training videos could not "
                     f"be read, more than the {self.config.max_bad:.1%} that --max-bad allows; "
                     f"{self.output / 'bad_videos.json'} lists them and the reasons."
                 )
             )
         if infinite:
-            said = devices.gather(
+            reasons = devices.gather(
                 None if finite else f"the loss of {', '.join(batch.videos)} is {loss.item()}"
             )
             devices.stop_together(
                 ActionrecError(
                     f"Training stopped in epoch {self.current_epoch + 1}: "
-                    f"{'; '.join(filter(None, said))}; use a smaller --lr."
+                    f"{'; '.join(filter(None, reasons))}; use a smaller --lr."
                 )
             )
         if loss is None:
             return None
-        # The mean over processes, which is taken of the gradients, is to be that over clips.
+        # The mean of the gradients over processes is to be their mean over clips.
         return loss * (len(batch.videos) * devices.world_size() / max(1, clips))
 
     def loss_of(self, batch: Batch, index: int) -> torch.Tensor:
-        """The mean loss of a batch; that of a black clip if it is empty."""
+        """The mean loss of a batch, or the loss of a black clip if the batch is empty."""
         key = (self.config.seed, self.current_epoch, index, devices.rank())
         seed = int(np.random.SeedSequence(key).generate_state(1)[0])
         torch.manual_seed(seed)
-        clips, labels = batch.clips, batch.labels
         if not batch.videos:
             length, side = self.config.clip_length, self.config.crop
             clips = torch.zeros(1, 3, length, side, side, device=self.device)
             return F.cross_entropy(self.model(clips), clips.new_zeros(1, dtype=torch.long))
+        clips, labels = batch.clips, batch.labels
         if self.config.augment != "none":
             clips = augment(clips, self.config.augment, seed)
-        targets = labels
+        targets, classes = labels, len(self.model.config.labels)
         if self.config.mix != "none":
-            clips, targets = mix(
-                clips, labels, self.config.mix, len(self.model.config.labels), seed
-            )
+            clips, targets = mix(clips, labels, self.config.mix, classes, seed)
         with sound_gradients(clips.device):
             logits = self.model(clips)
         loss = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
@@ -198,23 +196,22 @@ class Training(lightning.LightningModule):
         return loss
 
     def on_validation_start(self) -> None:
-        # Each process has batch statistics of its own; those of the first are saved.
-        devices.copy_from_first(list(self.judged.buffers()))
+        # Each process has its own batch statistics; the first one's are saved.
+        devices.copy_from_first(list(self.evaluated_model.buffers()))
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        self.note_bad(batch.failures)
+        self.record_failures(batch.failures)
         if not batch.videos:
             return
-        logits = self.judged(batch.clips)
+        logits = self.evaluated_model(batch.clips)
+        loss = F.cross_entropy(logits, batch.labels)
+        self.epoch_metrics["val_loss"].update(loss, len(batch.labels))
         self.epoch_metrics["val_top1"].update(logits, batch.labels)
         self.epoch_metrics["val_top5"].update(logits, batch.labels)
-        self.epoch_metrics["val_loss"].update(
-            F.cross_entropy(logits, batch.labels), len(batch.labels)
-        )
         self.validated.append(torch.stack([batch.labels, logits.argmax(dim=1)], dim=1).cpu())
 
     def on_train_epoch_end(self) -> None:
-        self.share_bad()
+        self.gather_failures()
         self.validated = [part for parts in devices.gather(self.validated) for part in parts]
         if not self.validated:
             devices.stop_together(
@@ -226,113 +223,81 @@ class Training(lightning.LightningModule):
         figures = {
             name: round(metric.compute().item(), 6) for name, metric in self.epoch_metrics.items()
         }
-        # Where it is large, more workers or smaller videos (`actionrec data shrink`) help.
         seconds = self.waited + self.worked
         figures["data_wait"] = round(self.waited / seconds, 4)
         self.log_dict(figures | {"clips_per_second": self.clips / seconds})
         epoch = EpochFigures(self.current_epoch + 1, learning_rate=self.learning_rate, **figures)
         self.epochs.append(epoch)
         log.info(
-            "epoch %d of %d: training loss %.3f, Top-1 %.1f %%; validation, one clip a video: "
-            "loss %.3f, Top-1 %.1f %%, Top-5 %.1f %%; %.1f clips/s, waited for data %.1f %% "
-            "of the time; %s left",
-            epoch.epoch,
-            self.config.epochs,
-            epoch.train_loss,
-            100 * epoch.train_top1,
-            epoch.val_loss,
-            100 * epoch.val_top1,
-            100 * epoch.val_top5,
-            self.clips / seconds,
-            100 * epoch.data_wait,
-            self.time_left(),
+            f"epoch {epoch.epoch} of {self.config.epochs}: training loss {epoch.train_loss:.3f}, "
+            f"Top-1 {100 * epoch.train_top1:.1f} %; validation, one clip a video: "
+            f"loss {epoch.val_loss:.3f}, Top-1 {100 * epoch.val_top1:.1f} %, "
+            f"Top-5 {100 * epoch.val_top5:.1f} %; {self.clips / seconds:.1f} clips/s, "
+            f"waited for data {100 * epoch.data_wait:.1f} % of the time; {self.time_left()} left"
         )
-        result = {
-            "epoch": epoch.epoch,
-            "clip": {
-                "top1": epoch.val_top1,
-                "top5": epoch.val_top5,
-                "n": sum(len(part) for part in self.validated),
-            },
-        }
         for metric in self.epoch_metrics.values():
             metric.reset()
-        self.keep(result)
+        clips = sum(len(part) for part in self.validated)
+        accuracies = {"top1": epoch.val_top1, "top5": epoch.val_top5, "n": clips}
+        self.save_models({"epoch": epoch.epoch, "clip": accuracies})
 
-    def time_left(self) -> str:
-        """How long the epochs to come will take, as long as those of this process did."""
+    def time_left(self) -> timedelta:
+        """The time for the remaining epochs, at the mean pace of this process."""
         done = self.current_epoch + 1 - self.first_epoch
-        taken = (time.perf_counter() - self.started) / done
-        minutes, seconds = divmod(round(taken * (self.config.epochs - self.current_epoch - 1)), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02d}:{seconds:02d}"
+        pace = (time.perf_counter() - self.started) / done
+        return timedelta(seconds=round(pace * (self.config.epochs - self.current_epoch - 1)))
 
-    def keep(self, result: dict[str, Any]) -> None:
-        """Save the model as the last one and, if it is, as the best one."""
+    def save_models(self, result: dict[str, Any]) -> None:
+        """Save the model as the last one and, if it is the best so far, as the best one."""
         best = self.results.get("best")
         better = best is None or result["clip"]["top1"] > best["clip"]["top1"]
         self.results = {"best": result if better else best, "last": result}
         if not devices.is_first():
             return
-        self.judged.training_record = {"config": asdict(self.config), "result": result}
-        self.judged.save(self.output / "last.safetensors")
+        model = self.evaluated_model
+        model.training_record = {"config": asdict(self.config), "result": result}
+        model.save(self.output / "last.safetensors")
         if better:
-            self.judged.save(self.output / "model.safetensors")
+            model.save(self.output / "model.safetensors")
         write_json(self.output / "results.json", self.results)
 
-    def note_bad(self, failures: list[Failure]) -> None:
+    def record_failures(self, failures: list[Failure]) -> None:
         """Report each unreadable video once, on the spot and in the run's folder."""
         for failure in failures:
-            if failure.video not in self.bad:
-                self.bad[failure.video] = failure.error
+            if failure.video not in self.unreadable:
+                self.unreadable[failure.video] = failure.error
                 if devices.is_first():
                     log.warning("left out: %s", failure.error)
-                    report = [asdict(Failure(*item)) for item in self.bad.items()]
+                    report = [asdict(Failure(*item)) for item in self.unreadable.items()]
                     write_json(self.output / "bad_videos.json", report)
 
-    def share_bad(self) -> None:
+    def gather_failures(self) -> None:
         """Let every process, and so the report, know the unreadable videos of all of them."""
-        for bad in devices.gather(self.bad):
-            self.note_bad([Failure(*item) for item in bad.items()])
-
-    @contextmanager
-    def metrics_of_all(self) -> Iterator[None]:
-        """While it lasts, the metrics of each process are those of all of them."""
-        several = devices.world_size() > 1
-        for metric in self.epoch_metrics.values() if several else ():
-            metric.sync()
-        try:
-            yield
-        finally:
-            for metric in self.epoch_metrics.values() if several else ():
-                metric.unsync()
+        for unreadable in devices.gather(self.unreadable):
+            self.record_failures([Failure(*item) for item in unreadable.items()])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        loop = self.trainer.fit_loop
+        batches = loop.epoch_loop.batch_progress.current.processed
+        whole = batches == loop.max_batches
+        progress = [self.current_epoch + whole, 0 if whole else batches * self.config.batch_size]
         checkpoint["actionrec"] = {
             "results": self.results,
-            "bad": self.bad,
-            "bad_for_training": sorted(self.bad_for_training),
+            "bad": self.unreadable,
+            "bad_for_training": sorted(self.unreadable_training),
             "epochs": [asdict(epoch) for epoch in self.epochs],
-            "progress": list(self.progress()),
+            "progress": progress,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         ours = checkpoint["actionrec"]
         self.results = ours["results"]
-        self.bad = ours["bad"]
-        self.bad_for_training = set(ours["bad_for_training"])
+        self.unreadable = ours["bad"]
+        self.unreadable_training = set(ours["bad_for_training"])
         self.epochs = [EpochFigures(**figures) for figures in ours["epochs"]]
-
-    def progress(self) -> Progress:
-        """How far the run has come."""
-        loop = self.trainer.fit_loop
-        batches = loop.epoch_loop.batch_progress.current.processed
-        if batches == loop.max_batches:
-            return Progress(self.current_epoch + 1, 0)
-        return Progress(self.current_epoch, batches * self.config.batch_size)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` so that the file is never half there."""
+    """Write `value` as JSON, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")

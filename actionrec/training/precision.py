@@ -1,6 +1,6 @@
-"""Which numbers a training computes with, and a way round wrong gradients.
+"""The numbers that a training computes with, and a remedy for wrong gradients in bfloat16.
 
-    actionrec train --config demo.yaml --precision bf16-mixed
+    actionrec train --config demo.yaml --precision bfloat16
 
 On a CPU that has bfloat16 a step takes about 0.6 times as long as in float32, which stays the
 default there: kernels for bfloat16 are young, and some of them are wrong.
@@ -18,9 +18,12 @@ from actionrec.config import TrainConfig
 from actionrec.devices import has_bfloat16
 from actionrec.errors import UsageError
 
+# Lightning's names; the weights are float32 in all of them.
+LIGHTNING_PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+
 
 def resolved_precision(config: TrainConfig) -> str:
-    """What --precision stands for on this machine: 32-true, bf16-mixed or 16-mixed.
+    """The precision of a training on this machine: float32, bfloat16 or float16.
 
     Raises:
         UsageError: the machine can't compute so, or not well.
@@ -28,37 +31,37 @@ def resolved_precision(config: TrainConfig) -> str:
     precision = config.precision
     if torch.cuda.is_available():
         if precision == "auto":
-            return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+            return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
         return precision
-    if precision == "16-mixed":
-        raise UsageError("--precision 16-mixed needs a GPU; use bf16-mixed or auto.")
-    if precision == "bf16-mixed" and not has_bfloat16(torch.device("cpu")):
+    if precision == "float16":
+        raise UsageError("--precision float16 needs a GPU; use bfloat16 or auto.")
+    if precision == "bfloat16" and not has_bfloat16(torch.device("cpu")):
         raise UsageError(
-            "--precision bf16-mixed needs a GPU or a processor with bfloat16 (AVX512-BF16 or AMX), "
+            "--precision bfloat16 needs a GPU or a processor with bfloat16 (AVX512-BF16 or AMX), "
             "and would be slower here; use --precision auto."
         )
-    if precision == "bf16-mixed" and config.compile:
+    if precision == "bfloat16" and config.compile:
         raise UsageError(
-            "--compile and --precision bf16-mixed go together on a GPU only; leave out one of them."
+            "--compile and --precision bfloat16 go together on a GPU only; leave out one of them."
         )
-    return "32-true" if precision == "auto" else precision
+    return "float32" if precision == "auto" else precision
 
 
 def sound_gradients(device: torch.device) -> AbstractContextManager[object]:
-    """Within it, a network under autocast is computed so that its gradients are right.
+    """A context in which a network under autocast gets right gradients.
 
-    Enter it after autocast: without that there is nothing to do.
+    Enter it inside autocast; without autocast it does nothing.
     """
-    in_question = device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    return FewTimeStepsInFloat32() if in_question else nullcontext()
+    affected = device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return FewTimeStepsInFloat32() if affected else nullcontext()
 
 
 class FewTimeStepsInFloat32(TorchFunctionMode):
     """Takes 3D convolutions with fewer time steps than their kernel has out of autocast.
 
-    On a CPU oneDNN (3.12 and 3.13, in torch 2.14 and 2.15) gives them weight gradients in bfloat16
-    that are wrong, often by factors of 1e30, and writes where it must not: of 2 time steps with
-    kernels of 3, which the last stage of I3D has with clips of 16 frames.
+    On a CPU oneDNN (3.12 and 3.13, in torch 2.14 and 2.15) computes their weight gradients wrong in
+    bfloat16, often by factors of 1e30, and writes out of bounds. I3D's last stage has such
+    convolutions with clips of 16 frames: 2 time steps, kernels of 3.
     """
 
     def __torch_function__(

@@ -1,9 +1,7 @@
-"""Keeps a run's `last.ckpt`, and ends the run when Ctrl-C or a cluster asks for it."""
+"""A run's `last.ckpt`: written while it trains and when Ctrl-C or a cluster ends it."""
 
-import logging
-import signal
-import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,68 +13,67 @@ from pytorch_lightning.callbacks import Checkpoint
 from actionrec import devices
 from actionrec.errors import ActionrecError, Stopped
 from actionrec.files import replacing
+from actionrec.signals import stop_requests
 from actionrec.training.clips import Progress
 
-log = logging.getLogger(__name__)
-
 SAVED_EVERY = 600.0  # seconds
-# Several processes must agree on whether to save or stop; asking the others costs a little time.
-STEPS_BETWEEN_QUESTIONS = 8
+# Several processes must agree on whether to save or stop, which costs a little time.
+STEPS_BETWEEN_AGREEMENTS = 8
 
 
 class Checkpoints(Checkpoint):
     """Keeps `last.ckpt` after every epoch, every ten minutes and when the run is asked to stop.
 
-    It is never half-written, and always from between two steps: a run that continues from it ends
-    with the very weights of one that was never stopped.
+    The file is always whole and from between two steps: a run that continues from it ends with the
+    very weights of a run that was never stopped.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.saved = time.monotonic()
-        self.asked: int | None = None
+        self.handlers = ExitStack()
 
-    def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
-        # In place of Lightning's own for SIGTERM, which ends in the middle of what is done. It
-        # puts back all handlers when it has ended.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self.ask)
+    def on_train_start(self, *_: Any) -> None:
+        # From here on in place of Lightning's handler, which ends the run within a step.
+        message = "Stopping after this step; Ctrl-C again stops at once."
+        self.requested_signal = self.handlers.enter_context(stop_requests(message))
 
-    def ask(self, number: int, _: Any) -> None:
-        """Note the wish to stop after this step, or validation; the second one stops at once."""
-        self.asked = number
-        signal.signal(number, signal.default_int_handler)
-        log.info("Stopping after this step; Ctrl-C again stops at once.")
+    def on_train_end(self, *_: Any) -> None:
+        self.handlers.close()
+
+    def on_exception(self, *_: Any) -> None:
+        self.handlers.close()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         progress = trainer.fit_loop.epoch_loop.batch_progress
-        # After its last step, an epoch is over only when its validation is; and gradients that
-        # were added up so far are in no checkpoint.
-        often = STEPS_BETWEEN_QUESTIONS if trainer.world_size > 1 else 1
-        batches = often * trainer.accumulate_grad_batches
+        # Gradients that are still being added up are in no checkpoint, and an epoch's last step is
+        # saved after the validation.
+        steps = STEPS_BETWEEN_AGREEMENTS if trainer.world_size > 1 else 1
+        batches = steps * trainer.accumulate_grad_batches
         if progress.is_last_batch or progress.current.processed % batches:
             return
-        asked, due = self.agree()
-        if asked or due:
+        stop_signal, due = self.agreement()
+        if stop_signal or due:
             self.save(trainer)
-        self.stop_if(asked, trainer)
+        self.stop_if(stop_signal, trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        asked, _ = self.agree()
+        stop_signal, _ = self.agreement()
         self.save(trainer)
         if trainer.current_epoch + 1 < trainer.max_epochs:
-            self.stop_if(asked, trainer)
+            self.stop_if(stop_signal, trainer)
 
-    def agree(self) -> tuple[int, bool]:
-        """The signal that any process was sent, 0 if none was; and whether it is time to save."""
+    def agreement(self) -> tuple[int, bool]:
+        """The stop signal of any process, 0 for none; and whether a checkpoint is due in any."""
         due = time.monotonic() > self.saved + SAVED_EVERY
-        signals, dues = zip(*devices.gather((self.asked or 0, due)), strict=True)
+        signals, dues = zip(*devices.gather((self.requested_signal(), due)), strict=True)
         return max(signals), any(dues)
 
     def save(self, trainer: lightning.Trainer) -> None:
         """Write the checkpoint; all processes take part, the first one writes."""
-        with trainer.lightning_module.metrics_of_all():
+        with ExitStack() as stack:
+            for metric in trainer.lightning_module.epoch_metrics.values():
+                stack.enter_context(metric.sync_context())
             if devices.is_first():
                 with replacing(self.path) as temporary:
                     trainer.save_checkpoint(temporary)
@@ -84,19 +81,19 @@ class Checkpoints(Checkpoint):
                 trainer.save_checkpoint(self.path)
         self.saved = time.monotonic()
 
-    def stop_if(self, asked: int, trainer: lightning.Trainer) -> None:
-        if asked:
+    def stop_if(self, stop_signal: int, trainer: lightning.Trainer) -> None:
+        if stop_signal:
             devices.stop_together(
                 Stopped(
                     f"Training was stopped in epoch {trainer.current_epoch + 1} of "
                     f"{trainer.max_epochs}; the same command with --resume auto continues it.",
-                    exit_code=128 + asked,
+                    exit_code=128 + stop_signal,
                 )
             )
 
 
 def read_progress(checkpoint: Path) -> Progress:
-    """How far the run had come that wrote this checkpoint.
+    """The progress of the run that wrote this checkpoint.
 
     Raises:
         ActionrecError: it is damaged or from another version.

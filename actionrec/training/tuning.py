@@ -1,13 +1,13 @@
 """Tries settings out before a long run: `actionrec tune lr` and `actionrec tune batch_size`.
 
-The searches are Lightning's own; nothing is kept but what they find.
+The searches are Lightning's own; only their results are kept.
 """
 
 import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,54 +18,34 @@ from pytorch_lightning.tuner import Tuner
 from torch.utils.data import DataLoader
 
 from actionrec.config import TrainConfig
-from actionrec.datasets.check import without_bad
-from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
-from actionrec.training.clips import Batch, loaders, reader_of
+from actionrec.training.clips import Batch, loaders
 from actionrec.training.module import Training
-from actionrec.training.run import build_recognizer, quiet_lightning, resolve
-from actionrec.video.decoders import require_decoder
+from actionrec.training.run import (
+    build_classifier,
+    build_trainer,
+    open_training_data,
+    quiet_lightning,
+    resolve,
+)
 
 LOWEST_LR, HIGHEST_LR = 1e-5, 1.0
 STEPS = 100
-# On a CPU no error tells that memory is used up; and there larger batches gain nothing.
+# On a CPU no error tells that memory is used up, and larger batches gain nothing.
 MOST_CLIPS_ON_CPU = 64
 
 
-@dataclass(frozen=True)
-class LearningRateSearch:
-    """The losses at rising learning rates, smoothed, and the rate where they fall most steeply."""
-
-    suggestion: float
-    rates: list[float]
-    losses: list[float]
-
-    def save_figure(self, path: Path) -> None:
-        """Draw loss over learning rate, the suggestion marked.
-
-        Raises:
-            ActionrecError: the file can't be written.
-        """
-        figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-        axes = figure.add_subplot()
-        axes.plot(self.rates, self.losses, color="#3d7ab5")
-        axes.axvline(self.suggestion, color="#c0392b", label=f"{self.suggestion:.2g}")
-        axes.set(xscale="log", xlabel="learning rate", ylabel="loss, smoothed")
-        axes.legend(title="falls most steeply at", frameon=False)
-        with replacing(path) as temporary:
-            figure.savefig(temporary)
-
-
 class Trial(Training):
-    """A training that keeps no figures and writes nothing."""
+    """A training that keeps no figures and writes nothing.
+
+    Lightning's searches set `lr` and `batch_size` and ask for the batches again.
+    """
 
     def __init__(self, config: TrainConfig) -> None:
-        require_decoder(config.decoder)
-        dataset = open_dataset(config.dataset, config.root, config.split)
-        self.dataset, _ = without_bad(dataset, config.root and Path(config.root))
+        self.dataset, _ = open_training_data(config)
         lightning.seed_everything(config.seed, workers=True, verbose=False)
-        model = build_recognizer(config, self.dataset)
+        model = build_classifier(config, self.dataset.labels)
         super().__init__(model, config, Path(config.output), len(self.dataset.train))
         self.lr = config.lr
         self.batch_size = config.batch_size
@@ -78,9 +58,8 @@ class Trial(Training):
         return self.loaders()[1]
 
     def loaders(self) -> tuple[DataLoader, DataLoader]:
-        flip = self.dataset.flip if self.config.flip is None else self.config.flip
         config = replace(self.config, batch_size=self.batch_size)
-        return loaders(config, self.dataset, reader_of(self.model, config), flip)
+        return loaders(config, self.dataset, self.model.config)
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor | None:
         loss = self.loss_of(batch, index) if batch.videos else None
@@ -97,50 +76,64 @@ class Trial(Training):
             metric.reset()
 
 
-def find_learning_rate(config: TrainConfig) -> LearningRateSearch:
+def find_learning_rate(config: TrainConfig) -> tuple[float, Path]:
     """Train for 100 steps while the learning rate rises from 1e-5 to 1 (Smith 2017).
 
+    Returns the rate where the smoothed loss falls most steeply, and a picture of the curve, which
+    lies beside the folder that a run of these settings would have.
+
     Raises:
-        UsageError: settings don't fit each other.
-        ActionrecError: data or weights can't be used, or the losses tell nothing.
+        UsageError: settings don't fit each other, or the picture is there already.
+        ActionrecError: data or weights can't be used, no loss was finite, or the picture can't be
+            written.
     """
-    trial = Trial(alone(config))
+    config = resolved_for_one_process(config)
+    output = Path(config.output)
+    curve = output.with_name(f"{output.name}-lr.png")
+    if curve.exists():
+        raise UsageError(f"{curve} is there already; remove it or choose another --output.")
+    trial = Trial(config)
     with tuner(trial) as search:
         found = search.lr_find(
             trial, min_lr=LOWEST_LR, max_lr=HIGHEST_LR, num_training=STEPS, update_attr=False
         )
-    points = zip(found.results["lr"], found.results["loss"], strict=False)
-    finite = [(rate, loss) for rate, loss in points if math.isfinite(loss)]
-    suggestion = found.suggestion() if finite else None
+    suggestion = found.suggestion()
     if suggestion is None:
         raise ActionrecError(
             "No learning rate can be suggested: the loss was not finite from the start; check the "
             "videos and the weights."
         )
-    rates, losses = zip(*finite, strict=True)
-    return LearningRateSearch(suggestion, list(rates), list(losses))
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    found.plot(suggest=True, ax=figure.add_subplot())
+    with replacing(curve) as temporary:
+        figure.savefig(temporary)
+    return suggestion, curve
 
 
 def find_batch_size(config: TrainConfig) -> int:
-    """The largest power of two of clips that memory holds; at most the training videos, and on a
-    CPU at most 64.
+    """The largest batch that fits into memory: a power of two, or all training videos; on a CPU
+    64 clips at most.
 
     Raises:
         UsageError: settings don't fit each other.
         ActionrecError: data or weights can't be used.
     """
-    trial = Trial(alone(config))
+    trial = Trial(resolved_for_one_process(config))
     trials = 16 if torch.cuda.is_available() else round(math.log2(MOST_CLIPS_ON_CPU))
     with tuner(trial) as search:
         search.scale_batch_size(trial, init_val=2, max_trials=trials)
-    # What Lightning returns is wrong where all videos in one batch were too many.
+    # Lightning returns a wrong number where all videos in one batch were too many.
     if not trial.largest:
         raise ActionrecError("Not even a clip fits into memory; use a smaller --crop or backbone.")
     return trial.largest
 
 
-def alone(config: TrainConfig) -> TrainConfig:
-    """The settings, complete, of a trial in one process."""
+def resolved_for_one_process(config: TrainConfig) -> TrainConfig:
+    """The complete settings of a trial.
+
+    Raises:
+        UsageError: they ask for several processes, or don't fit each other.
+    """
     if config.devices * config.nodes > 1:
         raise UsageError("Tuning takes one device; leave out --devices and --nodes.")
     return resolve(config)
@@ -148,34 +141,15 @@ def alone(config: TrainConfig) -> TrainConfig:
 
 @contextmanager
 def tuner(trial: Trial) -> Iterator[Tuner]:
-    """Lightning's, whose files go to a folder that is removed."""
+    """Lightning's tuner, whose files go to a folder that is removed."""
     quiet_lightning()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = lightning.Trainer(
+        trainer = build_trainer(
+            trial.config,
             max_epochs=-1,
-            accumulate_grad_batches=trial.config.accumulate,
-            gradient_clip_val=trial.config.clip_gradient,
-            accelerator="auto",
-            devices=1,
-            precision=trial.config.precision,
             default_root_dir=folder,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
         )
         yield Tuner(trainer)
-
-
-def picture_path(config: TrainConfig) -> Path:
-    """Where the curve goes: beside the folder that a run of these settings would have.
-
-    Raises:
-        UsageError: there is a file of that name.
-    """
-    folder = Path(alone(config).output)
-    path = folder.with_name(f"{folder.name}-lr.png")
-    if path.exists():
-        raise UsageError(f"{path} is there already; remove it or choose another --output.")
-    return path
