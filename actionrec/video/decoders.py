@@ -9,10 +9,11 @@ library; a library that counts other frames is an error.
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -34,15 +35,15 @@ class OtherReader(VideoReader):
 
     def _frames(self, wanted: list[int]) -> IndexedFrames:
         try:
-            decoder = self._open(import_module(self.library))
-            if len(decoder) != len(self):
+            count, read = self._open(import_module(self.library))
+            if count != len(self):
                 raise VideoError(
-                    f"{self.path} has {len(self)} frames, but {self.library} finds "
-                    f"{len(decoder)}; leave out --decoder."
+                    f"{self.path} has {len(self)} frames, but {self.library} finds {count}; leave "
+                    "out --decoder."
                 )
             for start in range(0, len(wanted), CHUNK):
                 chunk = wanted[start : start + CHUNK]
-                yield from zip(chunk, self._pictures(decoder, chunk), strict=True)
+                yield from zip(chunk, read(chunk), strict=True)
         # Both raise RuntimeErrors of their own, and decord also bare ones of its bindings.
         except (RuntimeError, ValueError, IndexError) as error:
             reason = str(error).strip().partition("\n")[0]
@@ -51,12 +52,9 @@ class OtherReader(VideoReader):
             ) from error
 
     @abstractmethod
-    def _open(self, module: ModuleType) -> Any:
-        """The library's decoder of `self.path`, which has a length."""
-
-    @abstractmethod
-    def _pictures(self, decoder: Any, indices: list[int]) -> np.ndarray:
-        """The frames at `indices`, uint8 RGB (T, H, W, 3)."""
+    def _open(self, module: ModuleType) -> tuple[int, Callable[[list[int]], np.ndarray]]:
+        """The library's number of frames, and its function from indices to frames, uint8 RGB
+        (T, H, W, 3)."""
 
 
 class DecordReader(OtherReader):
@@ -69,11 +67,9 @@ class DecordReader(OtherReader):
 
     library = "decord"
 
-    def _open(self, module: ModuleType) -> Any:
-        return module.VideoReader(str(self.path.absolute()), num_threads=1)
-
-    def _pictures(self, decoder: Any, indices: list[int]) -> np.ndarray:
-        return decoder.get_batch(indices).asnumpy()
+    def _open(self, module: ModuleType) -> tuple[int, Callable[[list[int]], np.ndarray]]:
+        video = module.VideoReader(str(self.path.absolute()), num_threads=1)
+        return len(video), lambda indices: video.get_batch(indices).asnumpy()
 
 
 class TorchcodecReader(OtherReader):
@@ -86,13 +82,10 @@ class TorchcodecReader(OtherReader):
 
     library = "torchcodec.decoders"
 
-    def _open(self, module: ModuleType) -> Any:
-        return module.VideoDecoder(
-            str(self.path.absolute()), dimension_order="NHWC", num_ffmpeg_threads=1
-        )
-
-    def _pictures(self, decoder: Any, indices: list[int]) -> np.ndarray:
-        return decoder.get_frames_at(indices).data.numpy()
+    def _open(self, module: ModuleType) -> tuple[int, Callable[[list[int]], np.ndarray]]:
+        options = {"dimension_order": "NHWC", "num_ffmpeg_threads": 1}
+        video = module.VideoDecoder(str(self.path.absolute()), **options)
+        return len(video), lambda indices: video.get_frames_at(indices).data.numpy()
 
 
 READERS: dict[str, type[VideoReader]] = {
