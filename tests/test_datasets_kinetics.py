@@ -156,8 +156,8 @@ def test_half_or_more_missing_is_said_and_goes_on(root, caplog):
 def test_nothing_to_train_or_to_validate_on(root, side, word):
     for file in (root / side).iterdir():
         file.unlink()
-    with pytest.raises(ActionrecError, match=f"{side}.csv is in {root} to {word} on"):
-        open_kinetics(root)
+    with pytest.raises(ActionrecError, match=f"{root} holds no videos to {word} on"):
+        open_dataset("kinetics", root)
 
 
 def test_files_without_a_line_are_left_out_with_a_warning(root, caplog):

@@ -17,7 +17,7 @@ from actionrec.processes import (
     KilledFromOutside,
     Limits,
     WorkerError,
-    deaths_of_readers_explained,
+    reader_failures_as_errors,
     run_each,
 )
 
@@ -202,7 +202,7 @@ class KillsItsReader(Dataset):
 @posix
 def test_a_killed_reader_is_a_sentence():
     with pytest.raises(ActionrecError, match="that reads videos was killed"):
-        with deaths_of_readers_explained():
+        with reader_failures_as_errors():
             list(DataLoader(KillsItsReader(), num_workers=1))
 
 
@@ -215,11 +215,11 @@ def test_a_reader_that_is_dying_while_its_batch_is_fetched_is_a_sentence(error, 
     # The reader still counts as alive, but no longer hands over the memory of what it sent.
     monkeypatch.setattr("multiprocessing.resource_sharer.DupFd.detach", reset)
     with pytest.raises(ActionrecError, match="that reads videos was killed"):
-        with deaths_of_readers_explained():
+        with reader_failures_as_errors():
             list(DataLoader(torch.zeros(2, 1000), num_workers=1))
 
 
 def test_errors_that_no_reader_caused_are_left_as_they_are():
     for error in (RuntimeError("shapes"), FileNotFoundError("list.csv"), EOFError()):
-        with pytest.raises(type(error)), deaths_of_readers_explained():
+        with pytest.raises(type(error)), reader_failures_as_errors():
             raise error

@@ -123,16 +123,16 @@ def data_check(
 
     folder = Path(root) if root is not None else None
     result = check(dataset, folder, split, workers, Limits(timeout, memory), again)
-    judged, bad = result.report.judged, result.report.bad
+    findings, bad = result.report.findings, result.report.bad
     if format == "json":
         print(json.dumps(result.report.to_json(), indent=2))
     elif format == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["video", "frames", "error"])
-        for video, found in sorted(judged.items()):
+        for video, found in sorted(findings.items()):
             writer.writerow([video, found.frames, found.reason])
     else:
-        print(f"{dataset}: {len(judged)} videos checked, {len(bad)} bad")
+        print(f"{dataset}: {len(findings)} videos checked, {len(bad)} bad")
         for _, found in sorted(bad.items()):
             print(f"  {found.reason}")
         if result.file is not None:

@@ -59,7 +59,7 @@ def evaluate(
             `actionrec compare` takes.
         format: What to print.
     """
-    from actionrec.datasets.check import without_bad
+    from actionrec.datasets.check import without_damaged_videos
     from actionrec.datasets.registry import open_dataset
     from actionrec.devices import is_first, join
     from actionrec.evaluation.report import require_same_evaluation, write_report
@@ -71,7 +71,7 @@ def evaluate(
     device = join(devices, nodes)
     ready = InferenceModel.load(model, device, precision, decoder)
     data = open_dataset(dataset, root, split)
-    data, known_bad = without_bad(data, root and Path(root), sides=("val",))
+    data, known_bad = without_damaged_videos(data, sides=("val",))
     named = {"model": model, "split": split}
     # What has no precision in its protocol is float32, also what was written before there were two.
     if ready.precision != "float32":

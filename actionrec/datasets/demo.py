@@ -76,7 +76,8 @@ def open_demo(root: str | Path | None = None) -> VideoDataset:
                 sides[side_of_group(group, "1")].append(LabelledVideo(path, index, f"g{group:02d}"))
     _make_missing(root, sides["train"] + sides["val"])
     # A mirrored MoveLeft is a MoveRight.
-    return VideoDataset("demo", labels, tuple(sides["train"]), tuple(sides["val"]), flip=False)
+    train, val = tuple(sides["train"]), tuple(sides["val"])
+    return VideoDataset("demo", labels, train, val, flip=False, root=root)
 
 
 def _make_missing(root: Path, videos: list[LabelledVideo]) -> None:

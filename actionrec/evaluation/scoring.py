@@ -35,7 +35,7 @@ from actionrec.errors import ActionrecError, Failure, VideoError
 from actionrec.files import replacing
 from actionrec.models.classifier import ClassifierConfig
 from actionrec.models.inference import InferenceModel
-from actionrec.processes import deaths_of_readers_explained
+from actionrec.processes import reader_failures_as_errors
 from actionrec.video.clips import ClipReader, VideoClips
 from actionrec.video.decoders import require_decoder
 
@@ -251,7 +251,7 @@ def score_dataset(
     videos = EvaluationVideos(dataset.val, model.clips, clips, crops)
     # Each process takes its share, none of them twice, so that their number changes no figure.
     own = range(devices.rank(), len(videos), devices.world_size())
-    with deaths_of_readers_explained():
+    with reader_failures_as_errors():
         share = score_videos(model, videos, own, workers)
     shares = devices.gather(share)
     scored = {index: result for share in shares for index, result in share.items()}

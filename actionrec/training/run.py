@@ -24,7 +24,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from actionrec import devices
 from actionrec.config import TrainConfig
-from actionrec.datasets.check import without_bad
+from actionrec.datasets.check import without_damaged_videos
 from actionrec.datasets.dataset import VideoDataset, absent_classes
 from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, UsageError
@@ -32,7 +32,7 @@ from actionrec.files import replacing
 from actionrec.models import conversion
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
 from actionrec.models.complexity import parts_table, trained_parts
-from actionrec.processes import deaths_of_readers_explained
+from actionrec.processes import reader_failures_as_errors
 from actionrec.training.clips import loaders, reader_of
 from actionrec.training.module import Training
 from actionrec.training.precision import resolved_precision
@@ -69,7 +69,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         logging.getLogger("actionrec").setLevel(logging.ERROR)
         checkpoint = find_checkpoint(output)
     dataset = open_dataset(config.dataset, config.root, config.split)
-    dataset, known_bad = without_bad(dataset, config.root and Path(config.root))
+    dataset, known_bad = without_damaged_videos(dataset)
     flip = dataset.flip if config.flip is None else config.flip
     log.info(
         "%s: %d training and %d validation videos of %d classes%s",
@@ -124,7 +124,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     )
     train_loader, val_loader = loaders(config, dataset, reader_of(model, config), flip, resumed)
     try:
-        with deaths_of_readers_explained():
+        with reader_failures_as_errors():
             trainer.fit(training, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True)
     except BaseException as error:
         if several:

@@ -18,7 +18,7 @@ from pytorch_lightning.tuner import Tuner
 from torch.utils.data import DataLoader
 
 from actionrec.config import TrainConfig
-from actionrec.datasets.check import without_bad
+from actionrec.datasets.check import without_damaged_videos
 from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
@@ -63,7 +63,7 @@ class Trial(Training):
     def __init__(self, config: TrainConfig) -> None:
         require_decoder(config.decoder)
         dataset = open_dataset(config.dataset, config.root, config.split)
-        self.dataset, _ = without_bad(dataset, config.root and Path(config.root))
+        self.dataset, _ = without_damaged_videos(dataset)
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         model = build_recognizer(config, self.dataset)
         super().__init__(model, config, Path(config.output), len(self.dataset.train))
