@@ -13,6 +13,7 @@ import pytest
 
 from actionrec.cli.main import main
 from actionrec.config import DatasetName
+from actionrec.datasets import demo
 from actionrec.datasets.hmdb51 import LABELS as HMDB51
 from actionrec.datasets.hmdb51 import SPLITS
 from actionrec.datasets.registry import DATASETS
@@ -94,6 +95,7 @@ def test_without_a_data_set_all_there_are_are_listed(capsys):
     rows = json.loads(capsys.readouterr().out)
     assert [row["dataset"] for row in rows] == list(DATASETS)
     assert all(row["what"] and row["layout"] for row in rows)
+    assert rows[0]["splits"] == "1, 2, 3, paper" and "--split 1, 2, 3, paper" in lines[0]
     assert main(["data", "list", "--format", "csv"]) == 0
     assert list(csv.DictReader(capsys.readouterr().out.splitlines())) == rows
 
@@ -166,9 +168,14 @@ def test_every_data_set_is_counted(capsys, tmp_path, name, make, expected):
     assert len(lines) == expected["classes"]
 
 
-def test_a_class_that_a_mirror_would_change_is_told(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("actionrec.datasets.demo._make_missing", lambda root, videos: None)
+def test_a_class_that_a_mirror_would_change_is_told(capsys, tmp_path):
     root = str(tmp_path)
+    (tmp_path / demo.MARKER).write_text(json.dumps({"version": demo.VERSION}))
+    for label in demo.MOTIONS:
+        numbers = [(group, clip) for group in range(1, 26) for clip in (1, 2)]
+        touch(
+            tmp_path / label, *(f"v_{label}_g{group:02}_c{clip:02}.avi" for group, clip in numbers)
+        )
     assert main(["data", "list", "demo", "--root", root, "--format", "json"]) == 0
     counts = json.loads(capsys.readouterr().out)
     assert (counts["flip"], counts["groups"]) == (False, 25)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from actionrec.datasets import check as module
+from actionrec.datasets import demo
 from actionrec.datasets.check import FileState, Finding, Report, check, without_damaged_videos
 from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, UsageError
@@ -335,12 +336,11 @@ def test_a_damaged_report_is_one_sentence_that_says_what_to_do(folders, text):
 
 
 def test_the_demo_without_a_root_has_its_report_in_the_cache(tmp_path, monkeypatch):
-    from actionrec.datasets.check import report_file
-    from actionrec.datasets.demo import open_demo
-
-    monkeypatch.setattr("actionrec.datasets.demo._make_missing", lambda root, videos: None)
-    dataset = open_demo(tmp_path)
-    assert report_file(dataset) == tmp_path / "actionrec_check.json"
+    monkeypatch.setenv("ACTIONREC_CACHE", str(tmp_path))
+    monkeypatch.setattr(demo, "MOTIONS", {"MoveUp": (0, -1, 0, 0)})
+    monkeypatch.setattr(demo, "GROUPS", 8)
+    monkeypatch.setattr(demo, "CLIPS", 1)
+    assert check("demo", None, limits=QUICK).file == tmp_path / "demo" / "actionrec_check.json"
 
 
 def test_wrong_numbers_are_wrong_usage(folders):

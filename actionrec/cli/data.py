@@ -31,20 +31,25 @@ def data_list(
     Args:
         dataset: Kind of data set; without it all kinds are listed.
         root: Its folder, or the CSV file.
-        split: ucf101: 1, 2, 3 or paper; hmdb51: 1, 2 or 3; csv without a split column: fold 1
-            to 5 by group.
+        split: One of the splits that the list of all kinds names.
         format: What to print.
     """
     if dataset is None:
         rows = [
-            {"dataset": name, "what": kind.description, "layout": kind.layout}
+            {
+                "dataset": name,
+                "what": kind.description,
+                "layout": kind.layout,
+                "splits": ", ".join(kind.splits),
+            }
             for name, kind in DATASETS.items()
         ]
         if format != "table":
             print_rows(rows, format)
-        else:
-            for row in rows:
-                print(f"{row['dataset']:10}{row['what']}: {row['layout']}")
+            return 0
+        for name, kind in DATASETS.items():
+            splits = f"; --split {', '.join(kind.splits)}" if kind.splits else ""
+            print(f"{name:10}{kind.description}: {kind.layout}{splits}")
         return 0
 
     data = open_dataset(dataset, root, split)
@@ -101,8 +106,8 @@ def data_check(
 ) -> int:
     """Decode every video of a data set and name the bad ones with the reason.
 
-    The findings are kept in a report beside the videos: an interrupted check goes on where it was,
-    and training and evaluation leave out what is bad.
+    The findings are kept in a report beside the videos: an interrupted check goes on from it, and
+    training and evaluation leave out the bad videos.
 
     Examples:
         actionrec data check ucf101 --root UCF-101
@@ -115,7 +120,7 @@ def data_check(
         workers: Processes that decode; by default one a processor core.
         timeout: Seconds after which a video is given up.
         memory: MiB that a video may take before it is given up.
-        again: Decode also what was found good or bad before and has not changed since.
+        again: Decode also videos that have not changed since the last check.
         format: What to print.
     """
     from actionrec.datasets.check import check
@@ -151,8 +156,8 @@ def data_shrink(
 ) -> int:
     """Copy a data set with smaller videos, which are read about twice as fast.
 
-    Names, numbers of frames and frame rates stay; sound is left out. An interrupted copy goes on
-    where it was.
+    Names, numbers of frames and frame rates stay; sound is left out. The next run continues an
+    interrupted copy.
 
     Examples:
         actionrec data shrink ucf101 --root UCF-101 --output UCF-101-small

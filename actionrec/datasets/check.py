@@ -98,21 +98,13 @@ class Report:
         return head | {"bad": bad, "good": good}
 
     def save(self, path: Path) -> None:
-        """Write the report, whole or not at all.
-
-        Raises:
-            ActionrecError: the folder can't be written.
-        """
+        """Write the report; an ActionrecError where the folder can't be written."""
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(self.to_json()), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Report | None":
-        """The report at `path`, None if there is none.
-
-        Raises:
-            ActionrecError: it is damaged or of another version.
-        """
+        """The report at `path`, None if there is none; an ActionrecError as of `load_json`."""
 
         def parse(values: dict[str, Any]) -> Report:
             findings = {
@@ -205,18 +197,21 @@ def check(
 
     def save() -> None:
         nonlocal writable
-        writable = writable and _try_to_save(report, file)
+        try:
+            if writable:
+                report.save(file)
+        except ActionrecError as error:
+            writable = False
+            logger.warning("%s The report is only printed; the next run begins anew.", error)
 
     save()
     todo = [path for key, path in keys.items() if key not in known]
     results = run_each_with_progress(count_frames, todo, "checking", save, workers, limits)
     with closing(results):
         for path, result in results:
-            if isinstance(result, ActionrecError):
-                given_up = isinstance(result, WorkerError)
-                found = Finding(files[path], None, str(result), given_up)
-            else:
-                found = Finding(files[path], result)
+            error = str(result) if isinstance(result, ActionrecError) else None
+            frames = result if error is None else None
+            found = Finding(files[path], frames, error, isinstance(result, WorkerError))
             report.findings[_key(path, folder)] = found
     findings = {key: found for key, found in report.findings.items() if key in keys}
     return CheckResult(Report(name, findings), file if writable else None)
@@ -275,17 +270,15 @@ def without_damaged_videos(
     bad = report.bad
     failures = []
 
-    def good(videos: tuple[LabelledVideo, ...]) -> tuple[LabelledVideo, ...]:
-        kept = []
-        for video in videos:
-            found = bad.get(_key(video.path, file.parent))
-            if found is not None and found.file == FileState.of(video.path):
-                failures.append(Failure(str(video.path), found.reason))
-            else:
-                kept.append(video)
-        return tuple(kept)
+    def is_good(video: LabelledVideo) -> bool:
+        found = bad.get(_key(video.path, file.parent))
+        if found is None or found.file != FileState.of(video.path):
+            return True
+        failures.append(Failure(str(video.path), found.reason))
+        return False
 
-    left = replace(dataset, **{side: good(getattr(dataset, side)) for side in sides})
+    good = {side: tuple(filter(is_good, getattr(dataset, side))) for side in sides}
+    left = replace(dataset, **good)
     before, after = ({video.label for video in each.train} for each in (dataset, left))
     if lost := sorted(before - after):
         raise ActionrecError(
@@ -308,13 +301,3 @@ def _key(path: Path, folder: Path) -> str:
     """The name of a video in the report that lies in `folder`."""
     path, folder = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
     return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
-
-
-def _try_to_save(report: Report, file: Path) -> bool:
-    """Write the report; warn and return False where the folder can't be written."""
-    try:
-        report.save(file)
-    except ActionrecError as error:
-        logger.warning("%s The report is only printed, and a next run will begin anew.", error)
-        return False
-    return True

@@ -13,6 +13,7 @@ import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
@@ -62,7 +63,13 @@ def open_csv(path: str | Path, split: str = "1") -> VideoDataset:
         raise UsageError(f"{path} has a split column, so there is no split {split!r} of it.")
 
     labels = tuple(sorted({row["label"] for row in train + val}))
-    _check_labels(path, train, val)
+    trained = {row["label"] for row in train}
+    if stray := next((row for row in val if row["label"] not in trained), None):
+        raise ActionrecError(
+            f"{path}, line {stray['line']}: no training video shows {stray['label']!r}, which "
+            "this one is to validate; add training videos of it from another group, or check the "
+            "spelling."
+        )
     _check_files(path, train + val)
     index = {name: label for label, name in enumerate(labels)}
     sides = [
@@ -96,7 +103,7 @@ def _read(path: Path) -> list[Row]:
     rows = []
     lines: dict[str, int] = {}
     try:
-        # Excel writes a byte order mark, which utf-8-sig removes.
+        # utf-8-sig removes the byte order mark that Excel writes.
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restkey="more", restval="", skipinitialspace=True)
             reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
@@ -187,8 +194,8 @@ def _divide_by_fold(path: Path, rows: list[Row], fold: int) -> tuple[list[Row], 
 def _deal_groups(rows: list[Row]) -> dict[str | None, int]:
     """Return the fold of every known group.
 
-    Largest group first, each goes to the fold that has least of what the group consists of,
-    counting every label and the number of videos as a share of its total.
+    Largest group first, each goes to the fold with the least of its labels and videos so far, both
+    counted as shares of their totals.
     """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
@@ -207,44 +214,20 @@ def _deal_groups(rows: list[Row]) -> dict[str | None, int]:
     return fold_of
 
 
-def _check_labels(path: Path, train: list[Row], val: list[Row]) -> None:
-    known = {row["label"] for row in train}
-    for row in val:
-        if row["label"] not in known:
-            raise ActionrecError(
-                f"{path}, line {row['line']}: no training video shows {row['label']!r}, which "
-                "this one is to validate; add training videos of it from another group, or "
-                "check the spelling."
-            )
-
-
 def _check_files(path: Path, rows: list[Row]) -> None:
-    # A listing of each folder answers for thousands of files at once. What it lacks is looked at
-    # itself: a disk may take another case or another form of an accent for the same name.
-    files = {
-        folder: _files_in(path.parent / folder)
-        for folder in {os.path.dirname(row["path"]) for row in rows}
-    }
-    missing = [
-        row
-        for row in rows
-        if os.path.basename(row["path"]) not in files[os.path.dirname(row["path"])]
-        and not (path.parent / row["path"]).is_file()
-    ]
-    if not missing:
-        return
-    message = (
-        f"{len(missing)} of the {len(rows)} videos of {path} don't exist, the first is "
-        f"{path.parent / missing[0]['path']}"
-    )
-    if 2 * len(missing) >= len(rows):
-        raise ActionrecError(f"{message}; paths are relative to the folder of the CSV file.")
-    logger.warning("%s.", message)
-
-
-def _files_in(folder: Path) -> set[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except OSError:
-        return set()
+    # A listing of each folder answers for thousands of files at once. Files that it lacks are
+    # looked at one by one: a disk may accept another case or form of an accent in a name.
+    paths = [path.parent / row["path"] for row in rows]
+    files: set[Path] = set()
+    for folder in {path.parent for path in paths}:
+        with suppress(OSError), os.scandir(folder) as entries:
+            files |= {folder / entry.name for entry in entries if entry.is_file()}
+    missing = [each for each in paths if each not in files and not each.is_file()]
+    if missing:
+        message = (
+            f"{len(missing)} of the {len(rows)} videos of {path} don't exist, the first is "
+            f"{missing[0]}"
+        )
+        if 2 * len(missing) >= len(rows):
+            raise ActionrecError(f"{message}; paths are relative to the folder of the CSV file.")
+        logger.warning("%s.", message)

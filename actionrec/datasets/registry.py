@@ -72,7 +72,8 @@ DATASETS: dict[str, DatasetKind] = {
     "csv": DatasetKind(
         csv.open_csv,
         "videos of your own, listed in a CSV file",
-        "ROOT is the file; columns path,label and, if known, group and split (train, val)",
+        "ROOT is the file; columns path,label and, if known, group and split (train, val); without "
+        "split the groups are dealt into five folds",
         splits=csv.FOLDS,
         rewrite_list=csv.rewrite_csv,
     ),

@@ -82,22 +82,14 @@ class Record:
     videos: dict[str, Copy] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write the record, whole or not at all.
-
-        Raises:
-            ActionrecError: the folder can't be written.
-        """
+        """Write the record; an ActionrecError where the folder can't be written."""
         with replacing(path) as temporary:
             text = json.dumps({"version": VERSION} | asdict(self))
             temporary.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Record | None":
-        """The record at `path`, None if there is none.
-
-        Raises:
-            ActionrecError: it is damaged or of another version.
-        """
+        """The record at `path`, None if there is none; an ActionrecError as of `load_json`."""
 
         def parse(values: dict[str, Any]) -> Record:
             videos = {key: Copy(**copy) for key, copy in values.pop("videos").items()}
@@ -296,7 +288,7 @@ def _check_output(kind: DatasetKind, folder: Path, output: Path) -> None:
 
 
 def _check_names(targets: dict[Path, Path]) -> None:
-    """Refuse two videos of which one becomes .mp4 and then has the other's name."""
+    """Refuse two videos whose copies would have one name, because one of them becomes .mp4."""
     taken: dict[Path, Path] = {}
     for path, target in targets.items():
         names = {target}
@@ -311,7 +303,7 @@ def _check_names(targets: dict[Path, Path]) -> None:
 
 
 def _open_record(wanted: Record, output: Path) -> Record:
-    """The record of the run that `output` is from, or `wanted`, written into the new folder."""
+    """The record in `output`, or in a new folder `wanted`, which is written there."""
     path = output / RECORD
     found = Record.load(path)
     if found is None:
@@ -322,18 +314,18 @@ def _open_record(wanted: Record, output: Path) -> Record:
             )
         wanted.save(path)
         return wanted
-    for what in ("dataset", "source", "short_side"):
-        before, now = getattr(found, what), getattr(wanted, what)
+    for name in ("dataset", "source", "short_side"):
+        before, now = getattr(found, name), getattr(wanted, name)
         if before != now:
             raise ActionrecError(
-                f"{output} was made with {what.replace('_', ' ')} {before}, not {now}; choose "
+                f"{output} was made with {name.replace('_', ' ')} {before}, not {now}; choose "
                 "another --output."
             )
     return found
 
 
 def _remove_leftovers(output: Path) -> None:
-    """Remove what killed processes have left half-written: `replacing` calls it .NAME.xxxxxxxx."""
+    """Remove half-written files of killed processes: `replacing` calls them .NAME.xxxxxxxx."""
     for path in output.rglob(".*.????????.*"):
         path.unlink(missing_ok=True)
 
@@ -341,11 +333,8 @@ def _remove_leftovers(output: Path) -> None:
 def _copy_lists(kind: DatasetKind, folder: Path, output: Path) -> None:
     """Copy the lists of splits and labels that lie in the data set or, as some do, beside it."""
     beside = folder.parent
-    lists = {
-        path.relative_to(beside): path
-        for pattern in kind.lists_beside
-        for path in beside.glob(pattern)
-    }
+    near = [path for pattern in kind.lists_beside for path in beside.glob(pattern)]
+    lists = {path.relative_to(beside): path for path in near}
     lists |= {path.relative_to(folder): path for path in _lists_in(folder)}
     for to, path in lists.items():
         if (output / to).exists():
