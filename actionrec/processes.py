@@ -5,9 +5,8 @@
 
 Native video code can loop for ever or crash on a damaged file, and no `except` catches that. A
 process that takes too long is killed, one that died is replaced; its file gets the reason and the
-others go on. Every process has a pipe of its own, so that a killed one can't leave a lock or a
-queue behind that the others wait for. Pools that share these lose all files then: after two kills
-within a second, pebble gave up 26 of 30; concurrent.futures and loky give up all after one.
+others go on. Every process has a pipe of its own, so that the death of one can't block or end the
+others, as it can with pebble, loky and concurrent.futures.
 """
 
 import math
@@ -75,7 +74,7 @@ STANDARD_LIMITS = Limits()
 @dataclass(frozen=True)
 class _Task(Generic[Result]):
     function: Callable[..., Result]
-    memory: int | None
+    limits: Limits
     prepare: Callable[[int], object] | None
 
 
@@ -106,10 +105,10 @@ def run_each(
     workers = cores() if workers is None else workers
     if workers < 1:
         raise UsageError(f"--workers {workers} is too few: at least one is needed.")
-    task = _Task(function, limits.memory, prepare)
+    task = _Task(function, limits, prepare)
     source = iter(paths)
     waiting = deque(islice(source, workers))
-    pool = [_Worker(task, limits, number) for number in range(len(waiting))]
+    pool = [_Worker(task, number) for number in range(len(waiting))]
     try:
         while pool:
             seconds = min(worker.deadline for worker in pool) - time.monotonic()
@@ -123,7 +122,7 @@ def run_each(
                     worker.kill()
                     pool.remove(worker)
                     if waiting:
-                        pool.append(_Worker(task, limits, worker.number))
+                        pool.append(_Worker(task, worker.number))
                 # The first answer of a new worker only says that it is ready.
                 if path is not None:
                     yield path, answer
@@ -172,8 +171,8 @@ def cores() -> int:
 class _Worker:
     """A process and the pipe to it: a path goes there, an answer comes back."""
 
-    def __init__(self, task: _Task, limits: Limits, number: int) -> None:
-        self.limits = limits
+    def __init__(self, task: _Task, number: int) -> None:
+        self.limits = task.limits
         self.number = number
         self.path: Path | None = None
         self.deadline = math.inf
@@ -205,43 +204,42 @@ class _Worker:
 
     def answer(self) -> object:
         """The message of the process, or a WorkerError if it is dead or, being too late, killed."""
-        if not self.has_answered:
-            self.kill()
-            return WorkerError(
-                f"{self.path} was given up after {self.limits.timeout:g} s; it is damaged or very "
-                "long: for more time, raise --timeout."
-            )
         try:
-            return self.pipe.recv()
+            if self.has_answered:
+                return self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(KILL_TIMEOUT)
             code = self.process.exitcode
             self.kill()
             return self._cause_of_death(code)
+        self.kill()
+        return WorkerError(
+            f"{self.path} was given up after {self.limits.timeout:g} s; it is damaged or very "
+            "long: for more time, raise --timeout."
+        )
 
     def _cause_of_death(self, code: int | None) -> WorkerError:
-        memory = self.limits.memory
         if self.path is None:
             return WorkerError(f"A process to read videos could not be started (exit code {code}).")
-        if code == OUT_OF_MEMORY and memory is None:
-            return WorkerError(
-                f"{self.path} needs more memory than there is; it is damaged or very large, or "
-                "there are too many --workers."
-            )
-        if code == OUT_OF_MEMORY:
-            return WorkerError(
-                f"{self.path} needs more than {memory} MiB of memory; it is damaged or very large: "
-                "for more memory, raise --memory."
-            )
         if code in (-9, -15):  # SIGKILL, a name that Windows lacks, and SIGTERM
             return KilledFromOutside(
                 f"{self.path} was given up, because the process that read it was killed from "
                 "outside; usually the machine's memory has run out, try fewer --workers."
             )
-        died = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return WorkerError(
-            f"{self.path} crashes the decoder ({died}); copy, download or encode it again."
-        )
+        if code != OUT_OF_MEMORY:
+            died = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+            reason = f"crashes the decoder ({died}); copy, download or encode it again"
+        elif self.limits.memory is None:
+            reason = (
+                "needs more memory than there is; it is damaged or very large, or there are too "
+                "many --workers"
+            )
+        else:
+            reason = (
+                f"needs more than {self.limits.memory} MiB of memory; it is damaged or very large: "
+                "for more memory, raise --memory"
+            )
+        return WorkerError(f"{self.path} {reason}.")
 
     def kill(self) -> None:
         self.alive = False
@@ -269,8 +267,8 @@ def _work(pipe: Connection, task: _Task, number: int) -> None:
         except ActionrecError as error:
             pipe.send(error)
             return
-        if task.memory is not None:
-            _limit_memory(task.memory)
+        if task.limits.memory is not None:
+            _limit_memory(task.limits.memory)
         pipe.send(None)
         while True:
             path = pipe.recv()
@@ -285,7 +283,7 @@ def _outcome(task: _Task[Result], path: Path, prepared: tuple) -> Result | Actio
     except ActionrecError as error:
         # Some decoders call the data invalid when they don't get memory.
         most = _resident_memory("VmHWM") - before
-        starved = task.memory is not None and 2 * most > task.memory * 2**20
+        starved = task.limits.memory is not None and 2 * most > task.limits.memory * 2**20
         if isinstance(error.__cause__, MemoryError) or starved:
             os._exit(OUT_OF_MEMORY)
         return error

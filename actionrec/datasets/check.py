@@ -26,7 +26,7 @@ from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.datasets.registry import dataset_kind, open_dataset
@@ -43,19 +43,18 @@ REPORT = "actionrec_check.json"
 Content = TypeVar("Content")
 
 
-@dataclass(frozen=True)
-class FileState:
+class FileState(NamedTuple):
     """Size of a file in bytes and modification time in ns; both None where there is no file."""
 
-    size: int | None
-    mtime_ns: int | None
+    size: int | None = None
+    mtime_ns: int | None = None
 
     @classmethod
     def of(cls, path: Path) -> "FileState":
         try:
             found = path.stat()
         except OSError:
-            return cls(None, None)
+            return cls()
         return cls(found.st_size, found.st_mtime_ns)
 
 
@@ -88,12 +87,11 @@ class Report:
         """The report in the form that the module's docstring describes."""
         bad, good = {}, {}
         for key, found in sorted(self.findings.items()):
-            size, mtime_ns = found.file.size, found.file.mtime_ns
             if found.reason is None:
-                good[key] = [size, mtime_ns, found.frames]
+                good[key] = [*found.file, found.frames]
             else:
-                bad[key] = {"reason": found.reason, "size": size, "mtime_ns": mtime_ns}
-                bad[key]["given_up"] = found.given_up
+                state = found.file._asdict()
+                bad[key] = {"reason": found.reason, **state, "given_up": found.given_up}
         head = {"version": VERSION, "dataset": self.dataset, "checked": len(self.findings)}
         return head | {"bad": bad, "good": good}
 
@@ -171,26 +169,26 @@ def check(
     file = report_file(dataset)
     folder = file.parent
     old = Report.load(file) or Report(name)
-    keys = {_key(path, folder): path for path in videos}
+    paths = {_key(path, folder): path for path in videos}
     # Taken before decoding, so that a file that changes meanwhile counts as changed.
-    files = {path: FileState.of(path) for path in videos}
+    states = {key: FileState.of(path) for key, path in paths.items()}
     known = {
         key: found
         for key, found in old.findings.items()
-        if not again and key in keys and not found.given_up and found.file == files[keys[key]]
+        if not again and not found.given_up and found.file == states.get(key)
     }
     if known:
         logger.info(
             "%d of %d videos have not changed since %s; --again decodes them too.",
             len(known),
-            len(keys),
+            len(paths),
             file,
         )
     # The findings on other videos hold until these change.
     others = {
         key: found
         for key, found in old.findings.items()
-        if key not in keys and found.file == FileState.of(folder / key) != FileState(None, None)
+        if key not in paths and found.file == FileState.of(folder / key) != FileState()
     }
     report = Report(name, others | known)
     writable = True
@@ -205,15 +203,15 @@ def check(
             logger.warning("%s The report is only printed; the next run begins anew.", error)
 
     save()
-    todo = [path for key, path in keys.items() if key not in known]
-    results = run_each_with_progress(count_frames, todo, "checking", save, workers, limits)
+    todo = {path: key for key, path in paths.items() if key not in known}
+    results = run_each_with_progress(count_frames, list(todo), "checking", save, workers, limits)
     with closing(results):
         for path, result in results:
             error = str(result) if isinstance(result, ActionrecError) else None
             frames = result if error is None else None
-            found = Finding(files[path], frames, error, isinstance(result, WorkerError))
-            report.findings[_key(path, folder)] = found
-    findings = {key: found for key, found in report.findings.items() if key in keys}
+            state, given_up = states[todo[path]], isinstance(result, WorkerError)
+            report.findings[todo[path]] = Finding(state, frames, error, given_up)
+    findings = {key: found for key, found in report.findings.items() if key in paths}
     return CheckResult(Report(name, findings), file if writable else None)
 
 

@@ -146,10 +146,7 @@ def shrink(
     try:
         todo = _unfinished(targets, record, output)
         task = partial(shrink_video, folder=folder, output=output, short_side=short_side)
-
-        def save() -> None:
-            record.save(output / RECORD)
-
+        save = partial(record.save, output / RECORD)
         results = run_each_with_progress(task, todo, "shrinking", save, workers, limits)
         with closing(results):
             for path, result in results:
