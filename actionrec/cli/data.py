@@ -1,9 +1,8 @@
 """`actionrec data`: count, download, check and shrink data sets."""
 
-import csv
 import json
 import shlex
-import sys
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -47,16 +46,13 @@ def data_list(
         if format != "table":
             print_rows(rows, format)
             return 0
-        for name, kind in DATASETS.items():
-            splits = f"; --split {', '.join(kind.splits)}" if kind.splits else ""
-            print(f"{name:10}{kind.description}: {kind.layout}{splits}")
+        for row in rows:
+            splits = f"; --split {row['splits']}" if row["splits"] else ""
+            print(f"{row['dataset']:10}{row['what']}: {row['layout']}{splits}")
         return 0
 
     data = open_dataset(dataset, root, split)
-    per_class = {name: {"train": 0, "val": 0} for name in data.labels}
-    for side, videos in (("train", data.train), ("val", data.val)):
-        for video in videos:
-            per_class[data.labels[video.label]][side] += 1
+    train, val = (Counter(video.label for video in side) for side in (data.train, data.val))
     groups = {video.group for video in data.train + data.val} - {None}
     DATASET_PRINTERS[format](
         {
@@ -68,7 +64,10 @@ def data_list(
             "val": len(data.val),
             "flip": data.flip,
             "groups": len(groups) or None,
-            "per_class": per_class,
+            "per_class": {
+                name: {"train": train[label], "val": val[label]}
+                for label, name in enumerate(data.labels)
+            },
         }
     )
     return 0
@@ -132,10 +131,11 @@ def data_check(
     if format == "json":
         print(json.dumps(result.report.to_json(), indent=2))
     elif format == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["video", "frames", "error"])
-        for video, found in sorted(findings.items()):
-            writer.writerow([video, found.frames, found.reason])
+        rows = [
+            {"video": video, "frames": found.frames, "error": found.reason}
+            for video, found in sorted(findings.items())
+        ]
+        print_rows(rows, format)
     else:
         print(f"{dataset}: {len(findings)} videos checked, {len(bad)} bad")
         for _, found in sorted(bad.items()):

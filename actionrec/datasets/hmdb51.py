@@ -38,7 +38,7 @@ SPLITS = ("1", "2", "3")
 SIDES = {"0": None, "1": "train", "2": "val"}
 COUNTS = {"train": 70, "val": 30}
 
-# hmdb51_org is what hmdb51_org.rar is called, videos is what other projects ask for.
+# hmdb51_org is the name in hmdb51_org.rar, videos the one that other projects ask for.
 VIDEO_FOLDERS = ("hmdb51_org", "hmdb51", "videos", ".")
 SPLIT_FOLDERS = (
     ".",
@@ -97,21 +97,20 @@ def open_hmdb51(root: str | Path, split: str = "1") -> VideoDataset:
 
 
 def _key(stem: str) -> str:
-    """Return the name of a video, without suffix, with _ for whatever is no letter or digit.
+    """Return a name without suffix, with _ for every character that is no letter or digit.
 
-    Names hold # & ! ; ~ @ + - and brackets, which copies of the data set have with _ instead. The
-    6,766 names stay different by this rule; without the odd characters, or in lower case, they
-    would not (Smile! and Smile, boom-snap-clap and Boom_Snap_Clap are different videos).
+    Names hold # & ! ; ~ @ + - and brackets, for which some copies of the data set have _. By this
+    rule the 6,766 names stay different; without the odd characters, or in lower case, they would
+    not (Smile! and Smile, boom-snap-clap and Boom_Snap_Clap are different videos).
     """
     return re.sub("[^A-Za-z0-9]", "_", stem)
 
 
 def _split_folder(root: Path, split: str) -> Path:
-    places = [root / name for name in reversed(VIDEO_FOLDERS)] + [root.parent]
-    for place in places:
-        for name in SPLIT_FOLDERS:
-            if any((place / name).glob(f"*_test_split{split}.txt")):
-                return place / name
+    for parent in [*(root / name for name in reversed(VIDEO_FOLDERS)), root.parent]:
+        for folder in (parent / name for name in SPLIT_FOLDERS):
+            if any(folder.glob(f"*_test_split{split}.txt")):
+                return folder
     raise ActionrecError(
         f"The official split files (CLASS_test_split{split}.txt) are not in {root}; unpack "
         f"{SOURCE} there."
@@ -119,7 +118,7 @@ def _split_folder(root: Path, split: str) -> Path:
 
 
 def _read_split(folder: Path, split: str) -> dict[str, _Listed]:
-    """Return what the split files say of each video, by the key of its name."""
+    """Return label, title and side of every listed video by the key of its name."""
     listed: dict[str, _Listed] = {}
     for label, class_name in enumerate(LABELS):
         path = folder / f"{class_name}_test_split{split}.txt"

@@ -87,24 +87,23 @@ def open_kinetics(root: str | Path) -> VideoDataset:
 def _find_lists(root: Path) -> dict[str, Path]:
     """Return the training and the validation list of the first place that has both."""
     below = sorted(parent for parent, _, _ in os.walk(root / "annotations"))
-    for place in [root, *map(Path, below)]:
-        names = sorted(path.name for path in place.glob("*.csv"))
-        lists = {side: [name for name in names if _names_side(name, side)] for side in SIDE_NAMES}
+    for folder in [root, *map(Path, below)]:
+        names = sorted(path.name for path in folder.glob("*.csv"))
+        lists = {
+            side: list(filter(re.compile(rf"(.+[-_])?({'|'.join(words)})\.csv").fullmatch, names))
+            for side, words in SIDE_NAMES.items()
+        }
         for side, found in lists.items():
             if len(found) > 1:
                 raise ActionrecError(
-                    f"{' and '.join(found)} in {place} could each be the {side} list; keep one."
+                    f"{' and '.join(found)} in {folder} could each be the {side} list; keep one."
                 )
         if all(lists.values()):
-            return {side: place / found[0] for side, found in lists.items()}
+            return {side: folder / found[0] for side, found in lists.items()}
     raise ActionrecError(
         f"The lists of Kinetics (train.csv and val.csv) are not in {root} or {root}/annotations; "
         f"get them from {PAGE}, or train on class folders with --dataset folder."
     )
-
-
-def _names_side(name: str, side: str) -> bool:
-    return re.fullmatch(rf"(.+[-_])?({'|'.join(SIDE_NAMES[side])})\.csv", name) is not None
 
 
 def _read_list(path: Path) -> dict[str, _Clip]:

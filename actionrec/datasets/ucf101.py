@@ -132,10 +132,10 @@ def _find_videos(folder: Path) -> dict[str, Path]:
 
 def _check_lists(root: Path, folder: Path, videos: dict[str, Path], split: str) -> None:
     """Compare the list files of an official split, as far as there are any, with the rule."""
-    places = [root, folder, *(place / LIST_FOLDER for place in (root, folder, root.parent))]
+    folders = [root, folder, *(each / LIST_FOLDER for each in (root, folder, root.parent))]
 
     def find(name: str) -> Path | None:
-        return next((place / name for place in places if (place / name).is_file()), None)
+        return next((each / name for each in folders if (each / name).is_file()), None)
 
     if path := find("classInd.txt"):
         _check_classes(path)
