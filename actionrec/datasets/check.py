@@ -169,7 +169,7 @@ def check(
     file = report_file(dataset)
     folder = file.parent
     old = Report.load(file) or Report(name)
-    paths = {_key(path, folder): path for path in videos}
+    paths = {relative_path(path, folder).as_posix(): path for path in videos}
     # Taken before decoding, so that a file that changes meanwhile counts as changed.
     states = {key: FileState.of(path) for key, path in paths.items()}
     known = {
@@ -269,7 +269,7 @@ def without_damaged_videos(
     failures = []
 
     def is_good(video: LabelledVideo) -> bool:
-        found = bad.get(_key(video.path, file.parent))
+        found = bad.get(relative_path(video.path, file.parent).as_posix())
         if found is None or found.file != FileState.of(video.path):
             return True
         failures.append(Failure(str(video.path), found.reason))
@@ -295,7 +295,7 @@ def without_damaged_videos(
     return left, failures
 
 
-def _key(path: Path, folder: Path) -> str:
-    """The name of a video in the report that lies in `folder`."""
+def relative_path(path: Path, folder: Path) -> Path:
+    """The path relative to `folder`, or absolute where it lies elsewhere."""
     path, folder = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
-    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+    return path.relative_to(folder) if path.is_relative_to(folder) else path

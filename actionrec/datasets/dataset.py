@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,12 +45,14 @@ class VideoDataset:
     others: tuple[Path, ...] = ()
 
 
-def scan_videos(folder: str | Path, depth: int | None = None) -> Iterator[Path]:
-    """Yield the videos in `folder` and `depth` levels below; with None at any depth.
+def scan_files(
+    folder: str | Path, depth: int | None = None, suffixes: Collection[str] = VIDEO_SUFFIXES
+) -> Iterator[Path]:
+    """Yield the files with certain suffixes in `folder` and `depth` levels below (None: all).
 
-    The suffix tells a video. No file's status is read, which takes minutes for hundreds of
-    thousands of files on a network disk. Hidden files and folders are passed over. Linked folders
-    count like others, except without a `depth`, where they could lead in a circle.
+    No file's status is read, which takes minutes for hundreds of thousands of files on a network
+    disk. Hidden files and folders are passed over. Linked folders count like others, except
+    without a `depth`, where they could lead in a circle.
 
     Raises:
         ActionrecError: a folder can't be listed.
@@ -61,10 +63,10 @@ def scan_videos(folder: str | Path, depth: int | None = None) -> Iterator[Path]:
                 suffix = os.path.splitext(entry.name)[1].lower()
                 if entry.name.startswith("."):
                     continue
-                if suffix in VIDEO_SUFFIXES and not entry.is_dir(follow_symlinks=False):
+                if suffix in suffixes and not entry.is_dir(follow_symlinks=False):
                     yield Path(entry.path)
                 elif depth != 0 and entry.is_dir(follow_symlinks=depth is not None):
-                    yield from scan_videos(entry.path, depth and depth - 1)
+                    yield from scan_files(entry.path, depth and depth - 1, suffixes)
     except OSError as error:
         raise ActionrecError(
             f"{folder} can't be listed ({error.strerror}); check the path and its permissions."
@@ -85,7 +87,7 @@ def videos_by_name(
     """
     videos: dict[str, Path] = {}
     others = []
-    for path in scan_videos(folder, depth):
+    for path in scan_files(folder, depth):
         name = name_of(path)
         if name is None:
             others.append(path)

@@ -13,7 +13,7 @@ from actionrec.datasets.dataset import (
     LabelledVideo,
     VideoDataset,
     abridged,
-    scan_videos,
+    scan_files,
     warn_of_omitted,
 )
 from actionrec.errors import ActionrecError
@@ -84,5 +84,5 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _videos_by_class(folder: Path) -> dict[str, list[Path]]:
-    warn_of_omitted(folder, "lie in no class folder", list(scan_videos(folder, depth=0)))
-    return {below.name: sorted(scan_videos(below)) for below in _folders_in(folder)}
+    warn_of_omitted(folder, "lie in no class folder", list(scan_files(folder, depth=0)))
+    return {below.name: sorted(scan_files(below)) for below in _folders_in(folder)}

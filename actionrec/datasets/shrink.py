@@ -7,7 +7,7 @@ Training reads a few frames of a video, scales them down and throws the rest awa
 frames are small already, and every twelfth is a key frame. Folders, names, numbers of frames and
 frame rates stay as they are, so that splits and labels do too.
 
-Finished videos are kept in the copy's actionrec_shrink.json, and the next run goes on from there:
+The copy's actionrec_shrink.json records the finished videos, and the next run goes on from there:
 
     {"version": 1, "dataset": "ucf101", "source": "/data/UCF-101", "short_side": 128,
      "videos": {"Archery/v_Archery_g01_c01.avi":
@@ -20,9 +20,7 @@ Finished videos are kept in the copy's actionrec_shrink.json, and the next run g
 import filecmp
 import json
 import logging
-import os
 import shutil
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -33,7 +31,15 @@ from typing import Any
 import av
 from av.video.reformatter import VideoReformatter
 
-from actionrec.datasets.check import REPORT, FileState, every_video, load_json, report_file
+from actionrec.datasets.check import (
+    REPORT,
+    FileState,
+    every_video,
+    load_json,
+    relative_path,
+    report_file,
+)
+from actionrec.datasets.dataset import scan_files
 from actionrec.datasets.registry import DatasetKind, dataset_kind
 from actionrec.errors import ActionrecError, UsageError, VideoError
 from actionrec.files import replacing
@@ -240,9 +246,8 @@ def path_in_copy(path: Path, folder: Path) -> Path:
 
     A CSV file may list videos that lie elsewhere; they get their whole path, without the root.
     """
-    path = Path(os.path.abspath(path))
-    folder = Path(os.path.abspath(folder))
-    return path.relative_to(folder if path.is_relative_to(folder) else path.anchor)
+    path = relative_path(path, folder)
+    return path.relative_to(path.anchor)
 
 
 def _unfinished(targets: dict[Path, Path], record: Record, output: Path) -> list[Path]:
@@ -330,22 +335,15 @@ def _remove_leftovers(output: Path) -> None:
 def _copy_lists(kind: DatasetKind, folder: Path, output: Path) -> None:
     """Copy the lists of splits and labels that lie in the data set or, as some do, beside it."""
     beside = folder.parent
-    near = [path for pattern in kind.lists_beside for path in beside.glob(pattern)]
-    lists = {path.relative_to(beside): path for path in near}
-    lists |= {path.relative_to(folder): path for path in _lists_in(folder)}
-    for to, path in lists.items():
-        if (output / to).exists():
-            if filecmp.cmp(path, output / to, shallow=False):
+    lists_beside = [path for pattern in kind.lists_beside for path in beside.glob(pattern)]
+    lists = {output / path.relative_to(beside): path for path in lists_beside}
+    for path in scan_files(folder, suffixes=LIST_SUFFIXES):
+        if path.name not in (RECORD, REPORT):
+            lists[output / path.relative_to(folder)] = path
+    for target, path in lists.items():
+        if target.exists():
+            if filecmp.cmp(path, target, shallow=False):
                 continue
             logger.warning("%s has changed since it was copied; it is done anew.", path)
-        with replacing(output / to) as temporary:
+        with replacing(target) as temporary:
             shutil.copyfile(path, temporary)
-
-
-def _lists_in(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            ours = name in (RECORD, REPORT)
-            if Path(name).suffix.lower() in LIST_SUFFIXES and not name.startswith(".") and not ours:
-                yield Path(parent, name)
