@@ -205,6 +205,6 @@ def test_wrong_folder_is_one_clear_error(tmp_path, files, message):
 
 def test_missing_folder_and_split(tmp_path):
     with pytest.raises(ActionrecError, match="is not a folder"):
-        open_hmdb51(tmp_path / "nowhere")
+        open_dataset("hmdb51", tmp_path / "nowhere")
     with pytest.raises(UsageError, match="no split 'paper'; choose 1, 2, 3"):
         open_dataset("hmdb51", tmp_path, "paper")

@@ -219,7 +219,7 @@ def test_missing_lists_folders_and_split(root):
     with pytest.raises(UsageError, match="only one split"):
         open_dataset("kinetics", root, "2")
     with pytest.raises(ActionrecError, match="is not a folder"):
-        open_kinetics(root / "nowhere")
+        open_dataset("kinetics", root / "nowhere")
     (root / "val").rename(root / "hidden")
     with pytest.raises(ActionrecError, match="has no folder val or validate or validation"):
         open_kinetics(root)

@@ -191,6 +191,6 @@ def test_other_videos_are_left_out_with_a_warning(small, caplog):
 
 def test_missing_folder_and_split(tmp_path):
     with pytest.raises(ActionrecError, match="is not a folder"):
-        open_ucf101(tmp_path / "nowhere")
+        open_dataset("ucf101", tmp_path / "nowhere")
     with pytest.raises(UsageError, match="no split '4'; choose 1, 2, 3, paper"):
         open_dataset("ucf101", tmp_path, "4")

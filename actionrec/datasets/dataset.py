@@ -98,12 +98,6 @@ def videos_by_name(
     return videos
 
 
-def require_folder(root: Path, title: str) -> None:
-    """Raise an ActionrecError unless `root` is a folder."""
-    if not root.is_dir():
-        raise ActionrecError(f"{root} is not a folder; give the one that {title} lies in.")
-
-
 def read_lines(path: Path, advice: str) -> list[tuple[int, str]]:
     """Return number and text of the lines of a list file that aren't blank.
 

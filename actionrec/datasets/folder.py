@@ -37,8 +37,6 @@ def open_folder(root: str | Path) -> VideoDataset:
             validation videos of a class that train/ lacks.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise ActionrecError(f"{root} is not a folder; {LAYOUT}.")
     inside = [path.name for path in _folders_in(root)]
     val_name = next((name for name in VALIDATION_FOLDERS if name in inside), None)
     if "train" not in inside:

@@ -17,7 +17,6 @@ from actionrec.datasets.dataset import (
     LabelledVideo,
     VideoDataset,
     read_lines,
-    require_folder,
     videos_by_name,
     warn_of_missing,
 )
@@ -79,7 +78,6 @@ def open_hmdb51(root: str | Path, split: str = "1") -> VideoDataset:
             videos, or one is there twice.
     """
     root = Path(root)
-    require_folder(root, "HMDB51")
     listed = _read_split(_split_folder(root, split), split)
     folder, videos = _find_videos(root, listed)
 

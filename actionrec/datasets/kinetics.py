@@ -23,7 +23,6 @@ from typing import NamedTuple
 from actionrec.datasets.dataset import (
     LabelledVideo,
     VideoDataset,
-    require_folder,
     videos_by_name,
     warn_of_missing,
 )
@@ -60,7 +59,6 @@ def open_kinetics(root: str | Path) -> VideoDataset:
             columns or lines, a validation clip is of no training class, or a clip is there twice.
     """
     root = Path(root)
-    require_folder(root, "Kinetics")
     lists = _find_lists(root)
     clips = {side: _read_list(path) for side, path in lists.items()}
     labels = tuple(sorted({clip.label for clip in clips["train"].values()}))

@@ -107,6 +107,8 @@ def open_dataset(name: str, root: str | Path | None = None, split: str = "1") ->
         raise UsageError(
             f"The data set {name} has no split {split!r}; choose {', '.join(kind.splits)}."
         )
+    if kind.needs_root and kind.rewrite_list is None and not Path(root).is_dir():
+        raise ActionrecError(f"{root} is not a folder; expected is {kind.layout}.")
     dataset = kind.open(root, split) if kind.splits else kind.open(root)
     for videos, purpose in ((dataset.train, "train"), (dataset.val, "validate")):
         if not videos:

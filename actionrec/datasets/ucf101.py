@@ -14,7 +14,6 @@ from actionrec.datasets.dataset import (
     LabelledVideo,
     VideoDataset,
     read_lines,
-    require_folder,
     videos_by_name,
     warn_of_missing,
 )
@@ -81,9 +80,8 @@ def open_ucf101(root: str | Path, split: str = "1") -> VideoDataset:
         label, group = _parse(name)
         video = LabelledVideo(videos[name], label, f"{LABELS[label]}_g{group:02d}")
         sides[side_of_group(group, split)].append(video)
-    present = {_parse(name)[0] for name in videos}
     counts = {"videos of UCF-101": (len(videos), OFFICIAL_COUNT)}
-    warn_of_missing(folder, counts, LABELS, present)
+    warn_of_missing(folder, counts, LABELS, {_parse(name)[0] for name in videos})
     return VideoDataset("ucf101", LABELS, tuple(sides["train"]), tuple(sides["val"]))
 
 
@@ -103,7 +101,6 @@ def _parse(name: str) -> tuple[int, int]:
 
 
 def _find_videos(folder: Path) -> dict[str, Path]:
-    require_folder(folder, "UCF-101")
     videos = videos_by_name(
         folder,
         depth=1,
