@@ -44,8 +44,7 @@ class TrainConfig:
     Args:
         dataset: Kind of data set.
         root: Its folder, or the CSV file; the demo data set makes its own.
-        split: ucf101: 1, 2, 3 or paper; hmdb51: 1, 2 or 3; csv without a split column: fold 1
-            to 5 by group.
+        split: One of the data set's splits, which `actionrec data list` names.
         backbone: Network.
         weights: Initial weights: kinetics400 (downloaded once), none, or a file: a model of
             actionrec, for r3d50 one of Hara's .pth, for i3d_r50 PyTorchVideo's .pyth.

@@ -4,10 +4,9 @@
         print(path, result)
 
 Native video code can loop for ever or crash on a damaged file, and no `except` catches that. A
-process that takes too long is killed and one that died is replaced; its file gets the reason and
-the others go on. Every process has a pipe of its own, so that a killed one can't leave a lock or
-a queue behind that the others wait for: concurrent.futures gives up all work in that case, and
-other pools have hung.
+process that takes too long is killed, one that died is replaced; its file gets the reason and the
+others go on. Every process has a pipe of its own, so that the death of one can't block or end the
+others, as it can with pebble, loky and concurrent.futures.
 """
 
 import math
@@ -18,23 +17,22 @@ import signal
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from actionrec.errors import ActionrecError, UsageError
 
 Result = TypeVar("Result")
 
-# Any number that Python and the shell don't use.
-OUT_OF_MEMORY = 77
-# Seconds for a killed process to end: one that waits for a lost network disk may not.
-PATIENCE = 5.0
-# Loaded once and shared by all workers: it is what takes the time of starting one.
+OUT_OF_MEMORY = 77  # an exit code that neither Python nor the shell uses
+KILL_TIMEOUT = 5.0  # seconds; a process that waits for a lost network disk may not end
+SAVED_EVERY = 10.0  # seconds
+# Loaded once and shared by all workers: it takes most of the time of starting one.
 PRELOADED = ["actionrec.video.reader"]
 
 
@@ -51,9 +49,13 @@ class KilledFromOutside(WorkerError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may take: `timeout` in seconds of wall time, `memory` in MiB beyond what the
-    process has before it begins (not enforced on Windows and macOS); None: any amount, as CUDA
-    maps far more than it uses."""
+    """Limits for one file.
+
+    Attributes:
+        timeout: Seconds of wall time.
+        memory: MiB beyond those that the process has before it begins (not enforced on Windows and
+            macOS); None for any amount, as CUDA maps far more than it uses.
+    """
 
     timeout: float = 300
     memory: int | None = 4096
@@ -69,6 +71,13 @@ class Limits:
 STANDARD_LIMITS = Limits()
 
 
+@dataclass(frozen=True)
+class _Task(Generic[Result]):
+    function: Callable[..., Result]
+    limits: Limits
+    prepare: Callable[[int], object] | None
+
+
 def run_each(
     function: Callable[..., Result],
     paths: Iterable[Path],
@@ -78,15 +87,15 @@ def run_each(
 ) -> Iterator[tuple[Path, Result | ActionrecError]]:
     """Call `function` with every path, each in one of `workers` processes (None: one a core).
 
-    Yields the path with what `function` returned, in the order in which they are done. In place
-    of a result comes the ActionrecError that it raised, or a WorkerError. `function` is sent to
-    new processes, so it must be one of a module, or a `functools.partial` of one. Closing the
-    iterator kills the processes. `paths` may be endless: few are taken ahead.
+    Yields each path with the result as soon as it is known; in place of a result the
+    ActionrecError that `function` raised, or a WorkerError. Closing the iterator kills the
+    processes. `paths` may be endless: few are taken ahead.
 
     Args:
-        prepare: Each process first calls it with its place, 0 to workers - 1, which a process that
-            takes the place of another inherits; what it returns is the second argument of
-            `function`. To load a model here takes nothing of the first file's time and memory.
+        function: A function of a module, or a `functools.partial` of one: it is sent to processes.
+        prepare: Each process first calls it with its number, 0 to workers - 1, and hands the result
+            to `function` as second argument. A model that is loaded here takes nothing of the
+            first file's time and memory. A replacement has the number of the process that died.
 
     Raises:
         UsageError: `workers` is below 1.
@@ -96,33 +105,60 @@ def run_each(
     workers = cores() if workers is None else workers
     if workers < 1:
         raise UsageError(f"--workers {workers} is too few: at least one is needed.")
+    task = _Task(function, limits, prepare)
     source = iter(paths)
     waiting = deque(islice(source, workers))
-    crew = [_Worker(function, limits, prepare, place) for place in range(len(waiting))]
+    pool = [_Worker(task, number) for number in range(len(waiting))]
     try:
-        while crew:
-            seconds = min(worker.deadline for worker in crew) - time.monotonic()
-            wait([worker.pipe for worker in crew], min(max(seconds, 0), 60))
-            for worker in [worker for worker in crew if worker.has_spoken or worker.is_late]:
-                path, outcome = worker.path, worker.outcome()
-                if not worker.alive:
-                    crew.remove(worker)
-                    if waiting:
-                        crew.append(_Worker(function, limits, prepare, worker.place))
-                elif waiting:
+        while pool:
+            seconds = min(worker.deadline for worker in pool) - time.monotonic()
+            wait([worker.pipe for worker in pool], min(max(seconds, 0), 60))
+            for worker in [worker for worker in pool if worker.has_answered or worker.is_late]:
+                path, answer = worker.path, worker.answer()
+                if waiting and worker.alive:
                     worker.begin(waiting.popleft())
                     waiting.extend(islice(source, 1))
                 else:
-                    crew.remove(worker)
                     worker.kill()
-                # What a new worker sends first only says that it is ready.
+                    pool.remove(worker)
+                    if waiting:
+                        pool.append(_Worker(task, worker.number))
+                # The first answer of a new worker only says that it is ready.
                 if path is not None:
-                    yield path, outcome
-                elif isinstance(outcome, ActionrecError):
-                    raise outcome
+                    yield path, answer
+                elif isinstance(answer, ActionrecError):
+                    raise answer
     finally:
-        for worker in crew:
+        for worker in pool:
             worker.kill()
+
+
+def run_each_with_progress(
+    function: Callable[[Path], Result],
+    paths: Collection[Path],
+    title: str,
+    save: Callable[[], None],
+    workers: int | None = None,
+    limits: Limits = STANDARD_LIMITS,
+) -> Iterator[tuple[Path, Result | ActionrecError]]:
+    """Do as `run_each`, with a progress bar on stderr; call `save` every few seconds and at the
+    end, whether all is done or the iterator is closed."""
+    from rich.console import Console
+    from rich.progress import track
+
+    saved = time.monotonic()
+    try:
+        if not paths:
+            return
+        with closing(run_each(function, paths, workers, limits)) as results:
+            console = Console(stderr=True)
+            for result in track(results, title, total=len(paths), console=console):
+                yield result
+                if time.monotonic() > saved + SAVED_EVERY:
+                    save()
+                    saved = time.monotonic()
+    finally:
+        save()
 
 
 def cores() -> int:
@@ -133,26 +169,18 @@ def cores() -> int:
 
 
 class _Worker:
-    """A process and the pipe to it: a path goes there, an outcome comes back."""
+    """A process and the pipe to it: a path goes there, an answer comes back."""
 
-    def __init__(
-        self,
-        function: Callable[..., Result],
-        limits: Limits,
-        prepare: Callable[[int], object] | None,
-        place: int,
-    ) -> None:
-        self.limits = limits
-        self.place = place
+    def __init__(self, task: _Task, number: int) -> None:
+        self.limits = task.limits
+        self.number = number
         self.path: Path | None = None
         self.deadline = math.inf
         self.alive = True
         context = _context()
         self.pipe, other = context.Pipe()
         # A daemon: it ends with this process, however that ends.
-        self.process = context.Process(
-            target=_work, args=(other, function, limits.memory, prepare, place), daemon=True
-        )
+        self.process = context.Process(target=_work, args=(other, task, number), daemon=True)
         self.process.start()
         # While this end is open here too, the pipe would not end with the process.
         other.close()
@@ -160,13 +188,13 @@ class _Worker:
     def begin(self, path: Path) -> None:
         self.path = path
         self.deadline = time.monotonic() + self.limits.timeout
-        try:
+        with suppress(
+            OSError
+        ):  # It died while it waited; the pipe's end says so in the next round.
             self.pipe.send(path)
-        except OSError:
-            pass  # It died while it waited; the pipe's end says so in the next round.
 
     @property
-    def has_spoken(self) -> bool:
+    def has_answered(self) -> bool:
         """Whether the process sent something or has died."""
         return bool(wait([self.pipe], 0))
 
@@ -174,49 +202,49 @@ class _Worker:
     def is_late(self) -> bool:
         return time.monotonic() >= self.deadline
 
-    def outcome(self) -> object:
-        """What the process sent, or a WorkerError if it is dead or, being too late, killed."""
-        if not self.has_spoken:
-            self.kill()
-            return WorkerError(
-                f"{self.path} was given up after {self.limits.timeout:g} s; it is damaged or very "
-                "long: for more time, raise --timeout."
-            )
+    def answer(self) -> object:
+        """The message of the process, or a WorkerError if it is dead or, being too late, killed."""
         try:
-            return self.pipe.recv()
+            if self.has_answered:
+                return self.pipe.recv()
         except (EOFError, OSError):
-            self.process.join(PATIENCE)
+            self.process.join(KILL_TIMEOUT)
             code = self.process.exitcode
             self.kill()
             return self._cause_of_death(code)
+        self.kill()
+        return WorkerError(
+            f"{self.path} was given up after {self.limits.timeout:g} s; it is damaged or very "
+            "long: for more time, raise --timeout."
+        )
 
     def _cause_of_death(self, code: int | None) -> WorkerError:
         if self.path is None:
             return WorkerError(f"A process to read videos could not be started (exit code {code}).")
-        if code == OUT_OF_MEMORY and self.limits.memory is None:
-            return WorkerError(
-                f"{self.path} needs more memory than there is; it is damaged or very large, or "
-                "there are too many --workers."
-            )
-        if code == OUT_OF_MEMORY:
-            return WorkerError(
-                f"{self.path} needs more than {self.limits.memory} MiB of memory; it is damaged or "
-                "very large: for more memory, raise --memory."
-            )
         if code in (-9, -15):  # SIGKILL, a name that Windows lacks, and SIGTERM
             return KilledFromOutside(
                 f"{self.path} was given up, because the process that read it was killed from "
                 "outside; usually the machine's memory has run out, try fewer --workers."
             )
-        died = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return WorkerError(
-            f"{self.path} crashes the decoder ({died}); copy, download or encode it again."
-        )
+        if code != OUT_OF_MEMORY:
+            died = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+            reason = f"crashes the decoder ({died}); copy, download or encode it again"
+        elif self.limits.memory is None:
+            reason = (
+                "needs more memory than there is; it is damaged or very large, or there are too "
+                "many --workers"
+            )
+        else:
+            reason = (
+                f"needs more than {self.limits.memory} MiB of memory; it is damaged or very large: "
+                "for more memory, raise --memory"
+            )
+        return WorkerError(f"{self.path} {reason}.")
 
     def kill(self) -> None:
         self.alive = False
         self.process.kill()
-        self.process.join(PATIENCE)
+        self.process.join(KILL_TIMEOUT)
         self.pipe.close()
 
 
@@ -229,78 +257,64 @@ def _context() -> multiprocessing.context.BaseContext:
     return multiprocessing.get_context("spawn")
 
 
-def _work(
-    pipe: Connection,
-    function: Callable[..., Result],
-    memory: int | None,
-    prepare: Callable[[int], object] | None,
-    place: int,
-) -> None:
+def _work(pipe: Connection, task: _Task, number: int) -> None:
     """The life of a worker, which ends with its parent's."""
-    try:
-        _serve(pipe, function, memory, prepare, place)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
-
-
-def _serve(
-    pipe: Connection,
-    function: Callable[..., Result],
-    memory: int | None,
-    prepare: Callable[[int], object] | None,
-    place: int,
-) -> None:
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        prepared = () if prepare is None else (prepare(place),)
-    except ActionrecError as error:
-        pipe.send(error)
-        return
-    if memory is not None:
-        _limit_memory(memory)
-    pipe.send(None)
-    while True:
-        path = pipe.recv()
-        before = _resident_memory("VmRSS")
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
-            outcome = function(path, *prepared)
+            prepared = () if task.prepare is None else (task.prepare(number),)
         except ActionrecError as error:
-            # Some decoders call the data invalid when it is the memory that they don't get.
-            most = _resident_memory("VmHWM") - before
-            starved = memory is not None and 2 * most > memory * 2**20
-            if isinstance(error.__cause__, MemoryError) or starved:
-                os._exit(OUT_OF_MEMORY)
-            outcome = error
-        # What it has allocated may never be freed, so the next file gets a new process.
-        except MemoryError:
+            pipe.send(error)
+            return
+        if task.limits.memory is not None:
+            _limit_memory(task.limits.memory)
+        pipe.send(None)
+        while True:
+            path = pipe.recv()
+            pipe.send(_outcome(task, path, prepared))
+
+
+def _outcome(task: _Task[Result], path: Path, prepared: tuple) -> Result | ActionrecError:
+    """The result for a path or the error; ends the process where the memory doesn't do."""
+    before = _resident_memory("VmRSS")
+    try:
+        return task.function(path, *prepared)
+    except ActionrecError as error:
+        # Some decoders call the data invalid when they don't get memory.
+        most = _resident_memory("VmHWM") - before
+        starved = task.limits.memory is not None and 2 * most > task.limits.memory * 2**20
+        if isinstance(error.__cause__, MemoryError) or starved:
             os._exit(OUT_OF_MEMORY)
-        except Exception as error:
-            outcome = WorkerError(
-                f"{path} could not be read ({type(error).__name__}: {error}); it is damaged, "
-                "or this is a fault of actionrec."
-            )
-        pipe.send(outcome)
+        return error
+    # Memory that it has allocated may never be freed, so the next file gets a new process.
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
+    except Exception as error:
+        return WorkerError(
+            f"{path} could not be read ({type(error).__name__}: {error}); it is damaged, "
+            "or this is a fault of actionrec."
+        )
 
 
-def _resident_memory(what: str) -> int:
+def _resident_memory(field: str) -> int:
     """Bytes in memory: now (VmRSS), or at most since the last call (VmHWM); 0 if unknown."""
     try:
         status = Path("/proc/self/status").read_text()
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return 0
-    found = re.search(rf"{what}:\s+(\d+) kB", status)
+    found = re.search(rf"{field}:\s+(\d+) kB", status)
     return 1024 * int(found[1]) if found else 0
 
 
 def _limit_memory(mebibytes: int) -> None:
-    """Let this process have that much more memory than it has now, where the system can."""
+    """Limit this process to that much more memory than it has now, where the system can."""
     try:
         import resource
 
-        # RLIMIT_AS would count as well what every thread reserves and never touches: 64 MiB each,
-        # which on a machine with many cores is more than most videos need.
+        # RLIMIT_AS would also count 64 MiB that every thread reserves and never touches: on a
+        # machine with many cores more than most videos need.
         pages = int(Path("/proc/self/statm").read_text().split()[5])
         most = pages * resource.getpagesize() + mebibytes * 2**20
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -312,11 +326,7 @@ def _limit_memory(mebibytes: int) -> None:
 
 @contextmanager
 def reader_failures_as_errors() -> Iterator[None]:
-    """Turn what a DataLoader says when one of its processes was killed into a sentence.
-
-    Raises:
-        ActionrecError: one was.
-    """
+    """Turn the errors of a DataLoader whose reading process was killed into an ActionrecError."""
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:

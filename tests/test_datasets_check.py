@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from actionrec.datasets import check as module
-from actionrec.datasets.check import Judgement, Report, Stamp, check, without_damaged_videos
+from actionrec.datasets import demo
+from actionrec.datasets.check import FileState, Finding, Report, check, without_damaged_videos
 from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.processes import Limits
@@ -34,13 +35,13 @@ def report_of(root):
 def spy(monkeypatch):
     """The names of the videos that are decoded from now on."""
     decoded = []
-    judge = module.judge
+    run = module.run_each_with_progress
 
-    def watched(paths, *rest):
+    def watched(function, paths, *rest):
         decoded.extend(path.name for path in paths)
-        return judge(paths, *rest)
+        return run(function, paths, *rest)
 
-    monkeypatch.setattr(module, "judge", watched)
+    monkeypatch.setattr(module, "run_each_with_progress", watched)
     return decoded
 
 
@@ -107,7 +108,7 @@ def test_only_what_is_new_or_changed_is_decoded_again(folders, encode, monkeypat
     (folders / "train" / "first" / "first3.avi").unlink()
     report = check("folder", folders, limits=QUICK).report
     assert sorted(decoded) == ["first0.avi", "new.avi"]
-    assert not report.bad and report.judged["train/first/first0.avi"].frames == 30
+    assert not report.bad and report.findings["train/first/first0.avi"].frames == 30
     assert len(report_of(folders)["good"]) == 12
     check("folder", folders, limits=QUICK, again=True)
     assert len(decoded) == 2 + 12
@@ -121,17 +122,17 @@ def test_a_split_alone_leaves_what_the_report_says_of_the_others(tmp_path, encod
     for name in "abcde":
         encode(tmp_path / f"{name}.avi", frames=5)
     listing = tmp_path / "videos.csv"
-    assert len(check("csv", listing, limits=QUICK).report.judged) == 5
+    assert len(check("csv", listing, limits=QUICK).report.findings) == 5
     (tmp_path / "a.avi").write_bytes(b"")
     checked = check("csv", listing, split="1", limits=QUICK)
-    assert sorted(checked.report.judged) == ["a.avi", "b.avi", "c.avi", "d.avi"]
+    assert sorted(checked.report.findings) == ["a.avi", "b.avi", "c.avi", "d.avi"]
     assert checked.file == tmp_path / "videos.check.json"
     saved = Report.load(checked.file)
-    assert sorted(saved.judged) == [f"{name}.avi" for name in "abcde"]
+    assert sorted(saved.findings) == [f"{name}.avi" for name in "abcde"]
     assert list(saved.bad) == ["a.avi"]
     decoded = spy(monkeypatch)
     check("csv", listing, split="1", limits=QUICK, again=True)
-    assert len(decoded) == 4 and len(Report.load(checked.file).judged) == 5
+    assert len(decoded) == 4 and len(Report.load(checked.file).findings) == 5
 
 
 def test_videos_that_lie_elsewhere_or_nowhere_are_in_the_report_too(tmp_path, encode, monkeypatch):
@@ -144,14 +145,12 @@ def test_videos_that_lie_elsewhere_or_nowhere_are_in_the_report_too(tmp_path, en
         f"{tmp_path}/outside.avi,one,train\ninside.avi,one,val\nmissing.avi,one,val\n"
     )
     monkeypatch.chdir(tmp_path)
-    checked = check("csv", Path("lists/videos.csv"), limits=QUICK)
+    check("csv", Path("lists/videos.csv"), limits=QUICK)
     saved = json.loads((tmp_path / "lists" / "videos.check.json").read_text())
     assert saved["good"].keys() == {"inside.avi", f"{tmp_path}/outside.avi"}
     missing = saved["bad"]["missing.avi"]
     assert "is not a file" in missing["reason"] and missing["size"] is missing["mtime_ns"] is None
-    kept, failures = without_damaged_videos(
-        open_dataset("csv", listing), checked.file.with_name("videos.csv")
-    )
+    kept, failures = without_damaged_videos(open_dataset("csv", listing))
     assert [failure.video for failure in failures] == [str(tmp_path / "lists" / "missing.avi")]
     assert len(kept.train) == len(kept.val) == 1
 
@@ -164,7 +163,7 @@ def test_a_folder_that_cannot_be_written_costs_the_report_but_not_the_check(
 
     monkeypatch.setattr(module, "replacing", refuse)
     checked = check("folder", folders, limits=QUICK)
-    assert checked.file is None and len(checked.report.judged) == 12
+    assert checked.file is None and len(checked.report.findings) == 12
     assert "Read-only file system" in caplog.text and "only printed" in caplog.text
 
 
@@ -209,7 +208,7 @@ def test_a_video_that_hangs_is_given_up_and_tried_again_next_time(slow_command, 
     report = report_of(folders)
     assert report["bad"]["train/first/slow.avi"]["given_up"] is True
     assert len(report["good"]) == 11
-    _, failures = without_damaged_videos(open_dataset("folder", folders), folders)
+    _, failures = without_damaged_videos(open_dataset("folder", folders))
     assert [Path(failure.video).name for failure in failures] == ["slow.avi"]
     run = command("data", "check", "folder", "--root", folders)
     assert run.returncode == 0 and "11 of 12 videos have not changed" in run.stderr
@@ -260,8 +259,8 @@ def put_report(root, **reasons):
     report = Report("folder")
     for name, reason in reasons.items():
         key = f"train/first/{name}.avi"
-        report.judged[key] = Judgement(Stamp.of(root / key), reason=reason)
-    report.judged["val/second/second0.avi"] = Judgement(Stamp(1, 1), frames=20)
+        report.findings[key] = Finding(FileState.of(root / key), reason=reason)
+    report.findings["val/second/second0.avi"] = Finding(FileState(1, 1), frames=20)
     report.save(root / "actionrec_check.json")
 
 
@@ -271,7 +270,7 @@ def test_training_goes_without_exactly_the_bad_videos_that_have_not_changed(
     put_report(folders, first0="It is cut off.", first2="It is empty.")
     encode(folders / "train" / "first" / "first2.avi", frames=7)
     dataset = open_dataset("folder", folders)
-    kept, failures = without_damaged_videos(dataset, folders)
+    kept, failures = without_damaged_videos(dataset)
     bad = folders / "train" / "first" / "first0.avi"
     assert [(failure.video, failure.error) for failure in failures] == [
         (str(bad), "It is cut off.")
@@ -288,31 +287,31 @@ def test_training_goes_without_exactly_the_bad_videos_that_have_not_changed(
 def test_evaluation_does_not_care_for_bad_training_videos(folders, caplog):
     put_report(folders, first0="Bad.", first1="Bad.", first2="Bad.", first3="Bad.")
     dataset = open_dataset("folder", folders)
-    assert without_damaged_videos(dataset, folders, sides=["val"]) == (dataset, [])
+    assert without_damaged_videos(dataset, sides=["val"]) == (dataset, [])
     assert not caplog.records
 
 
 def test_without_a_report_a_data_set_stays_as_it_is(folders, caplog):
     dataset = open_dataset("folder", folders)
-    assert without_damaged_videos(dataset, folders) == (dataset, [])
+    assert without_damaged_videos(dataset) == (dataset, [])
     assert not caplog.records
 
 
 def test_a_class_without_a_good_training_video_is_an_error(folders):
     put_report(folders, first0="Bad.", first1="Bad.", first2="Bad.", first3="Bad.")
     with pytest.raises(ActionrecError, match="All training videos of first are bad"):
-        without_damaged_videos(open_dataset("folder", folders), folders)
+        without_damaged_videos(open_dataset("folder", folders))
 
 
 def test_no_good_validation_video_is_an_error(folders):
     report = Report("folder")
     for path in (folders / "val").rglob("*.avi"):
-        report.judged[path.relative_to(folders).as_posix()] = Judgement(
-            Stamp.of(path), reason="Bad."
+        report.findings[path.relative_to(folders).as_posix()] = Finding(
+            FileState.of(path), reason="Bad."
         )
     report.save(folders / "actionrec_check.json")
     with pytest.raises(ActionrecError, match="All validation videos are bad"):
-        without_damaged_videos(open_dataset("folder", folders), folders)
+        without_damaged_videos(open_dataset("folder", folders))
 
 
 @pytest.mark.parametrize(
@@ -329,20 +328,19 @@ def test_no_good_validation_video_is_an_error(folders):
 )
 def test_a_damaged_report_is_one_sentence_that_says_what_to_do(folders, text):
     (folders / "actionrec_check.json").write_text(text, encoding="latin-1")
-    for use in (without_damaged_videos, lambda dataset, root: check("folder", root)):
+    for use in (without_damaged_videos, lambda dataset: check("folder", dataset.root)):
         with pytest.raises(ActionrecError, match="delete it and check again") as caught:
-            use(open_dataset("folder", folders), folders)
+            use(open_dataset("folder", folders))
         assert "\n" not in str(caught.value)
         assert str(folders / "actionrec_check.json") in str(caught.value)
 
 
 def test_the_demo_without_a_root_has_its_report_in_the_cache(tmp_path, monkeypatch):
-    from actionrec.datasets.check import report_file
-    from actionrec.datasets.demo import open_demo
-
-    monkeypatch.setattr("actionrec.datasets.demo._make_missing", lambda root, videos: None)
-    dataset = open_demo(tmp_path)
-    assert report_file(dataset, None) == tmp_path / "actionrec_check.json"
+    monkeypatch.setenv("ACTIONREC_CACHE", str(tmp_path))
+    monkeypatch.setattr(demo, "MOTIONS", {"MoveUp": (0, -1, 0, 0)})
+    monkeypatch.setattr(demo, "GROUPS", 8)
+    monkeypatch.setattr(demo, "CLIPS", 1)
+    assert check("demo", None, limits=QUICK).file == tmp_path / "demo" / "actionrec_check.json"
 
 
 def test_wrong_numbers_are_wrong_usage(folders):

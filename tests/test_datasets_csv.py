@@ -162,4 +162,4 @@ def test_no_csv_file(tmp_path):
     with pytest.raises(ActionrecError, match="can't be read as a CSV file in UTF-8"):
         open_csv(tmp_path / "latin.csv")
     with pytest.raises(UsageError, match="no split '6'; choose 1, 2, 3, 4, 5"):
-        open_csv(write(tmp_path, "path,label,group", "a.mp4,run,1"), "6")
+        open_dataset("csv", write(tmp_path, "path,label,group", "a.mp4,run,1"), "6")

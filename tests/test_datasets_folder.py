@@ -66,7 +66,7 @@ def test_what_is_left_out_is_warned_of(tmp_path, caplog):
 
 def test_missing_folder_and_usage(tmp_path):
     with pytest.raises(ActionrecError, match="is not a folder"):
-        open_folder(tmp_path / "nowhere")
+        open_dataset("folder", tmp_path / "nowhere")
     with pytest.raises(UsageError, match="add --root"):
         open_dataset("folder")
     with pytest.raises(UsageError, match="only one split"):

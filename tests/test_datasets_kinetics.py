@@ -156,8 +156,8 @@ def test_half_or_more_missing_is_said_and_goes_on(root, caplog):
 def test_nothing_to_train_or_to_validate_on(root, side, word):
     for file in (root / side).iterdir():
         file.unlink()
-    with pytest.raises(ActionrecError, match=f"{side}.csv is in {root} to {word} on"):
-        open_kinetics(root)
+    with pytest.raises(ActionrecError, match=f"{root} holds no videos to {word} on"):
+        open_dataset("kinetics", root)
 
 
 def test_files_without_a_line_are_left_out_with_a_warning(root, caplog):
@@ -219,7 +219,7 @@ def test_missing_lists_folders_and_split(root):
     with pytest.raises(UsageError, match="only one split"):
         open_dataset("kinetics", root, "2")
     with pytest.raises(ActionrecError, match="is not a folder"):
-        open_kinetics(root / "nowhere")
+        open_dataset("kinetics", root / "nowhere")
     (root / "val").rename(root / "hidden")
     with pytest.raises(ActionrecError, match="has no folder val or validate or validation"):
         open_kinetics(root)

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from actionrec.datasets.dataset import scan_videos
+from actionrec.datasets.dataset import scan_files
 from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError
 
@@ -65,10 +65,15 @@ def test_videos_are_listed_to_the_given_depth_and_hidden_ones_passed_over(tmp_pa
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "linked").symlink_to(tmp_path / "one/three")
-    assert sorted(scan_videos(tmp_path, depth=0)) == [("a", str(tmp_path / "a.MP4"))]
-    assert sorted(stem for stem, _ in scan_videos(tmp_path, depth=1)) == ["a", "d", "f"]
+    (tmp_path / "one/five.mp4").mkdir()
+    (tmp_path / "one/five.mp4/g.avi").touch()
+    assert list(scan_files(tmp_path, depth=0)) == [tmp_path / "a.MP4"]
+    assert sorted(path.stem for path in scan_files(tmp_path, depth=1)) == ["a", "d", "f"]
+    # Without a depth links are not followed, which could lead in a circle.
+    assert sorted(path.stem for path in scan_files(tmp_path)) == ["a", "d", "f", "g"]
+    assert tmp_path / "linked/f.avi" not in scan_files(tmp_path)
 
 
 def test_folder_that_cannot_be_listed_is_one_clear_error(tmp_path):
     with pytest.raises(ActionrecError, match="nowhere can't be listed .*; check the path"):
-        list(scan_videos(tmp_path / "nowhere", depth=1))
+        list(scan_files(tmp_path / "nowhere", depth=1))

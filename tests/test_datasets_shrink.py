@@ -282,7 +282,7 @@ original = shrink.shrink_video
 
 def shrink_unless_slow(path, folder, output, short_side):
     if path.stem == "slow":
-        with replacing(output / shrink.place(path, folder)) as temporary:
+        with replacing(output / shrink.path_in_copy(path, folder)) as temporary:
             temporary.write_text("half of it")
             time.sleep(600)
     return original(path, folder, output, short_side)

@@ -173,14 +173,14 @@ def test_class_list_that_disagrees(small, text, message):
         (["v_Archery_g01_c01.avi"], "to train on in split 1"),
         (["v_Archery_g09_c01.avi"], "to validate on in split 1"),
         (["v_Archery_g01_c01.avi", "Archery/v_Archery_g01_c01.avi"], "there twice"),
-        (["Archery/v_YoYo_g01_c01.avi"], "folder of another class"),
+        (["Archery/v_YoYo_g01_c01.avi"], "another class's folder"),
         (["Juggling/v_Juggling_g01_c01.avi"], "of no class of UCF-101"),
     ],
 )
 def test_wrong_folder_is_one_clear_error(tmp_path, files, message):
     touch(tmp_path, *files)
     with pytest.raises(ActionrecError, match=message):
-        open_ucf101(tmp_path)
+        open_dataset("ucf101", tmp_path)
 
 
 def test_other_videos_are_left_out_with_a_warning(small, caplog):
@@ -191,6 +191,6 @@ def test_other_videos_are_left_out_with_a_warning(small, caplog):
 
 def test_missing_folder_and_split(tmp_path):
     with pytest.raises(ActionrecError, match="is not a folder"):
-        open_ucf101(tmp_path / "nowhere")
+        open_dataset("ucf101", tmp_path / "nowhere")
     with pytest.raises(UsageError, match="no split '4'; choose 1, 2, 3, paper"):
-        open_ucf101(tmp_path, "4")
+        open_dataset("ucf101", tmp_path, "4")

@@ -19,6 +19,7 @@ from actionrec.processes import (
     WorkerError,
     reader_failures_as_errors,
     run_each,
+    run_each_with_progress,
 )
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
@@ -90,6 +91,17 @@ def test_a_file_that_needs_more_memory_than_allowed_is_given_up():
     unlimited = outcomes("eat", "eat in FFmpeg", memory=None)
     assert unlimited["eat"] == 600 * MEBIBYTE
     assert "needs more memory than there is" in str(unlimited["eat in FFmpeg"])
+
+
+def test_progress_is_saved_when_work_ends_or_is_interrupted(capsys):
+    saved = []
+    paths = [Path("a"), Path("b")]
+    results = run_each_with_progress(act, paths, "testing", lambda: saved.append(True), 1)
+    assert next(results) == (Path("a"), "A") and not saved
+    results.close()
+    assert len(saved) == 1
+    assert list(run_each_with_progress(act, [], "testing", lambda: saved.append(True))) == []
+    assert len(saved) == 2 and "testing" in capsys.readouterr().err
 
 
 def act_after_a_slow_start():

@@ -1,6 +1,7 @@
 """`actionrec data`: count, download, check and shrink data sets."""
 
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -28,23 +29,27 @@ def data_list(
     Args:
         dataset: Kind of data set; without it all kinds are listed.
         root: Its folder, or the CSV file.
-        split: ucf101: 1, 2, 3 or paper; hmdb51: 1, 2 or 3; csv without a split column: fold 1
-            to 5 by group.
+        split: One of the splits that the list of all kinds names.
         format: What to print.
     """
     if dataset is None:
         rows = [
-            {"dataset": name, "what": kind.description, "layout": kind.layout}
+            {
+                "dataset": name,
+                "what": kind.description,
+                "layout": kind.layout,
+                "splits": ", ".join(kind.splits),
+            }
             for name, kind in DATASETS.items()
         ]
         print_rows(rows, format)
         return 0
 
     data = open_dataset(dataset, root, split)
-    per_class = {name: {"train": 0, "val": 0} for name in data.labels}
-    for side, videos in (("train", data.train), ("val", data.val)):
-        for video in videos:
-            per_class[data.labels[video.label]][side] += 1
+    train, val = (Counter(video.label for video in side) for side in (data.train, data.val))
+    per_class = {
+        name: {"train": train[label], "val": val[label]} for label, name in enumerate(data.labels)
+    }
     groups = {video.group for video in data.train + data.val} - {None}
     counts = {
         "dataset": dataset,
@@ -106,8 +111,8 @@ def data_check(
 ) -> int:
     """Decode every video of a data set and name the bad ones with the reason.
 
-    The findings are kept in a report beside the videos: an interrupted check goes on where it was,
-    and training and evaluation leave out what is bad.
+    The findings are kept in a report beside the videos: an interrupted check goes on from it, and
+    training and evaluation leave out the bad videos.
 
     Examples:
         actionrec data check ucf101 --root UCF-101
@@ -120,7 +125,7 @@ def data_check(
         workers: Processes that decode; by default one a processor core.
         timeout: Seconds after which a video is given up.
         memory: MiB that a video may take before it is given up.
-        again: Decode also what was found good or bad before and has not changed since.
+        again: Decode also videos that have not changed since the last check.
         format: What to print.
     """
     from actionrec.datasets.check import check
@@ -128,14 +133,14 @@ def data_check(
 
     folder = Path(root) if root is not None else None
     result = check(dataset, folder, split, workers, Limits(timeout, memory), again)
-    judged, bad = result.report.judged, result.report.bad
+    findings, bad = result.report.findings, result.report.bad
     if format == "json":
         print_json(result.report.to_json())
     elif format == "csv":
-        rows = ([video, found.frames, found.reason] for video, found in sorted(judged.items()))
+        rows = ([video, found.frames, found.reason] for video, found in sorted(findings.items()))
         print_csv(["video", "frames", "error"], rows)
     else:
-        print(f"{dataset}: {len(judged)} videos checked, {len(bad)} bad")
+        print(f"{dataset}: {len(findings)} videos checked, {len(bad)} bad")
         for _, found in sorted(bad.items()):
             print(f"  {found.reason}")
         if result.file is not None:
@@ -154,8 +159,8 @@ def data_shrink(
 ) -> int:
     """Copy a data set with smaller videos, which are read about twice as fast.
 
-    Names, numbers of frames and frame rates stay; sound is left out. An interrupted copy goes on
-    where it was.
+    Names, numbers of frames and frame rates stay; sound is left out. The next run continues an
+    interrupted copy.
 
     Examples:
         actionrec data shrink ucf101 --root UCF-101 --output UCF-101-small

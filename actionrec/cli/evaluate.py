@@ -39,8 +39,7 @@ def evaluate(
         model: A model file, or the name of a pretrained model.
         dataset: Kind of data set.
         root: Its folder, or the CSV file.
-        split: ucf101: 1, 2, 3 or paper; hmdb51: 1, 2 or 3; csv without a split column: fold 1 to 5
-            by group.
+        split: One of the data set's splits, which `actionrec data list` names.
         clips: Clips evenly spread over each video.
         crops: 1, the centre of the frame, or 3 along its longer side.
         workers: Processes that read videos.
@@ -70,7 +69,7 @@ def evaluate(
     device = join(devices, nodes)
     ready = InferenceModel.load(model, device, precision, decoder)
     data = open_dataset(dataset, root, split)
-    data, known_bad = without_damaged_videos(data, root and Path(root), sides=("val",))
+    data, known_bad = without_damaged_videos(data, sides=("val",))
     request = {"model": model, "split": split}
     # Protocols without a precision are float32, as all were before there was a choice.
     if ready.precision != "float32":

@@ -2,7 +2,7 @@
 
     actionrec data check ucf101 --root UCF-101
 
-Every frame of every video is decoded. What was found is kept in a report: actionrec_check.json in
+Every frame of every video is decoded. The findings are kept in a report: actionrec_check.json in
 the data set's folder, for a CSV file NAME.check.json beside it. It is JSON:
 
     {"version": 1, "dataset": "ucf101", "checked": 13320,
@@ -11,148 +11,138 @@ the data set's folder, for a CSV file NAME.check.json beside it. It is JSON:
      "good": {"Archery/v_Archery_g01_c02.avi": [290110, 5678, 164]}}
 
 Paths are relative to the report's folder, or absolute where the video lies elsewhere. Good videos
-have their size in bytes, time of change in ns, and number of frames. `size` and `mtime_ns` are null
-where there is no file; `given_up` says that the process which read the file was killed or died.
+have their size in bytes, modification time in ns, and number of frames. `size` and `mtime_ns` are
+null where there is no file; `given_up` means that the process which read the file was killed or
+died.
 
-A video whose size and time of change are those of the report is not decoded again, unless it was
-given up: that depends on the machine and on the limits too. Training and evaluation leave out the
-videos that the report calls bad.
+A video of unchanged size and modification time is not decoded again, unless it was given up, which
+depends on the machine and the limits too. Training and evaluation leave out the bad videos.
 """
 
-import csv
 import json
 import logging
 import os
-import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple, TypeVar
 
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
-from actionrec.datasets.registry import open_dataset
-from actionrec.errors import ActionrecError
+from actionrec.datasets.registry import dataset_kind, open_dataset
+from actionrec.errors import ActionrecError, Failure
 from actionrec.files import replacing
-from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each
+from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
 from actionrec.video.reader import VideoReader
-
-if TYPE_CHECKING:
-    from actionrec.errors import Failure
 
 logger = logging.getLogger("actionrec")
 
 VERSION = 1
 REPORT = "actionrec_check.json"
-SAVED_EVERY = 10.0  # seconds
-# Splits that together hold all videos, for data sets whose split "1" does not.
-ALL_SPLITS = {"hmdb51": ("1", "2", "3")}
+
+Content = TypeVar("Content")
 
 
-@dataclass(frozen=True)
-class Stamp:
-    """What changes when a file does: its size in bytes and its time of change in ns, both None
-    where there is no file."""
+class FileState(NamedTuple):
+    """Size of a file in bytes and modification time in ns; both None where there is no file."""
 
-    size: int | None
-    mtime_ns: int | None
+    size: int | None = None
+    mtime_ns: int | None = None
 
     @classmethod
-    def of(cls, path: Path) -> "Stamp":
+    def of(cls, path: Path) -> "FileState":
         try:
             found = path.stat()
         except OSError:
-            return cls(None, None)
+            return cls()
         return cls(found.st_size, found.st_mtime_ns)
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """A video as it was found: its number of frames, or the reason why it is bad, as a sentence.
+class Finding:
+    """The result of decoding a video: its number of frames, or the reason why it is bad, as a
+    sentence.
 
     `given_up`: the process that read it was killed or died.
     """
 
-    stamp: Stamp
+    file: FileState
     frames: int | None = None
     reason: str | None = None
     given_up: bool = False
 
-    def holds_for(self, path: Path) -> bool:
-        """Whether it still tells what decoding the file would: it has not changed, and nothing
-        but the file decided."""
-        return not self.given_up and self.stamp == Stamp.of(path)
-
 
 @dataclass
 class Report:
-    """The judged videos of a data set, by their path as it stands in the report."""
+    """The findings of a check by the path of the video."""
 
     dataset: str
-    judged: dict[str, Judgement] = field(default_factory=dict)
+    findings: dict[str, Finding] = field(default_factory=dict)
 
     @property
-    def bad(self) -> dict[str, Judgement]:
-        return {key: found for key, found in self.judged.items() if found.reason is not None}
+    def bad(self) -> dict[str, Finding]:
+        return {key: found for key, found in self.findings.items() if found.reason is not None}
 
     def to_json(self) -> dict[str, object]:
         """The report in the form that the module's docstring describes."""
         bad, good = {}, {}
-        for key, found in sorted(self.judged.items()):
+        for key, found in sorted(self.findings.items()):
             if found.reason is None:
-                good[key] = [found.stamp.size, found.stamp.mtime_ns, found.frames]
+                good[key] = [*found.file, found.frames]
             else:
-                stamp = {"size": found.stamp.size, "mtime_ns": found.stamp.mtime_ns}
-                bad[key] = {"reason": found.reason, **stamp, "given_up": found.given_up}
-        return {
-            "version": VERSION,
-            "dataset": self.dataset,
-            "checked": len(self.judged),
-            "bad": bad,
-            "good": good,
-        }
+                state = found.file._asdict()
+                bad[key] = {"reason": found.reason, **state, "given_up": found.given_up}
+        head = {"version": VERSION, "dataset": self.dataset, "checked": len(self.findings)}
+        return head | {"bad": bad, "good": good}
 
     def save(self, path: Path) -> None:
-        """Write the report, whole or not at all.
-
-        Raises:
-            ActionrecError: the folder can't be written.
-        """
+        """Write the report; an ActionrecError where the folder can't be written."""
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(self.to_json()), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Report | None":
-        """The report at `path`, None if there is none.
+        """The report at `path`, None if there is none; an ActionrecError as of `load_json`."""
 
-        Raises:
-            ActionrecError: it is damaged or of another version.
-        """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values["version"] != VERSION:
-                raise ValueError(f"version {values['version']}, not {VERSION}")
-            judged = {
-                key: Judgement(Stamp(size, mtime_ns), frames=frames)
+        def parse(values: dict[str, Any]) -> Report:
+            findings = {
+                key: Finding(FileState(size, mtime_ns), frames)
                 for key, (size, mtime_ns, frames) in values["good"].items()
             }
             for key, bad in values["bad"].items():
-                stamp = Stamp(bad["size"], bad["mtime_ns"])
-                judged[key] = Judgement(stamp, None, str(bad["reason"]), bool(bad["given_up"]))
-            return cls(str(values["dataset"]), judged)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ActionrecError(
-                f"{path} can't be read as a report of `actionrec data check` "
-                f"({type(error).__name__}: {error}); delete it and check again."
-            ) from error
+                file = FileState(bad["size"], bad["mtime_ns"])
+                findings[key] = Finding(file, None, str(bad["reason"]), bool(bad["given_up"]))
+            return cls(str(values["dataset"]), findings)
+
+        title = "a report of `actionrec data check`"
+        return load_json(path, VERSION, parse, title, "delete it and check again")
+
+
+def load_json(
+    path: Path, version: int, parse: Callable[[dict[str, Any]], Content], title: str, advice: str
+) -> Content | None:
+    """Read a JSON file that has a version; None if there is no file.
+
+    Raises:
+        ActionrecError: `parse` can't make sense of its values, or it is of another version.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if (found := values.pop("version")) != version:
+            raise ValueError(f"version {found}, not {version}")
+        return parse(values)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ActionrecError(
+            f"{path} can't be read as {title} ({type(error).__name__}: {error}); {advice}."
+        ) from error
 
 
 @dataclass(frozen=True)
-class Checked:
-    """The result of a check: the videos that were asked for, by path, and the report's file, None
-    where it can't be written. `report` holds these videos and no others."""
+class CheckResult:
+    """The report on the requested videos, and the file of the whole report, None where it can't
+    be written."""
 
     report: Report
     file: Path | None
@@ -165,78 +155,68 @@ def check(
     workers: int | None = None,
     limits: Limits = STANDARD_LIMITS,
     again: bool = False,
-) -> Checked:
+) -> CheckResult:
     """Decode every video of a data set, or of one split of it, and keep the findings in a report.
 
-    The report is written every few seconds and when the work ends, is interrupted or fails; the
-    next run goes on from there. `again` decodes also what was judged before.
+    The report is written every few seconds and at the end, also of an interrupted or failed run;
+    the next run goes on from there. `again` decodes also unchanged videos.
 
     Raises:
         UsageError: there is no such data set or split, or a limit is impossible.
-        ActionrecError: what lies at `root` is not that data set, or its report is damaged.
+        ActionrecError: `root` is not that data set, or its report is damaged.
     """
     dataset, videos = every_video(name, root, split)
-    file = report_file(dataset, root)
+    file = report_file(dataset)
     folder = file.parent
     old = Report.load(file) or Report(name)
-    keys = {_key(path, folder): path for path in videos}
+    paths = {relative_path(path, folder).as_posix(): path for path in videos}
+    # Taken before decoding, so that a file that changes meanwhile counts as changed.
+    states = {key: FileState.of(path) for key, path in paths.items()}
     known = {
-        key: old.judged[key]
-        for key, path in keys.items()
-        if not again and key in old.judged and old.judged[key].holds_for(path)
+        key: found
+        for key, found in old.findings.items()
+        if not again and not found.given_up and found.file == states.get(key)
     }
     if known:
         logger.info(
             "%d of %d videos have not changed since %s; --again decodes them too.",
             len(known),
-            len(keys),
+            len(paths),
             file,
         )
-    # What the report says of other videos stays true until they change.
+    # The findings on other videos hold until these change.
     others = {
         key: found
-        for key, found in old.judged.items()
-        if key not in keys and found.stamp == Stamp.of(folder / key) != Stamp(None, None)
+        for key, found in old.findings.items()
+        if key not in paths and found.file == FileState.of(folder / key) != FileState()
     }
     report = Report(name, others | known)
-    writable = _try_to_save(report, file)
-    saved = time.monotonic()
-    try:
-        todo = [path for key, path in keys.items() if key not in known]
-        for path, found in judge(todo, workers, limits):
-            report.judged[_key(path, folder)] = found
-            if writable and time.monotonic() > saved + SAVED_EVERY:
-                writable = _try_to_save(report, file)
-                saved = time.monotonic()
-    finally:
-        writable = writable and _try_to_save(report, file)
-    judged = {key: found for key, found in report.judged.items() if key in keys}
-    return Checked(Report(name, judged), file if writable else None)
+    writable = True
 
+    def save() -> None:
+        nonlocal writable
+        try:
+            if writable:
+                report.save(file)
+        except ActionrecError as error:
+            writable = False
+            logger.warning("%s The report is only printed; the next run begins anew.", error)
 
-def judge(
-    paths: Sequence[Path], workers: int | None, limits: Limits
-) -> Iterable[tuple[Path, Judgement]]:
-    """Decode files in processes of their own; yield each with the finding, as they are done."""
-    if not paths:
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    # Taken before decoding, so that a file that changes meanwhile counts as changed.
-    stamps = {path: Stamp.of(path) for path in paths}
-    with closing(run_each(count_frames, paths, workers, limits)) as results:
-        console = Console(stderr=True)
-        for path, result in track(results, "checking", total=len(paths), console=console):
-            if isinstance(result, ActionrecError):
-                given_up = isinstance(result, WorkerError)
-                yield path, Judgement(stamps[path], None, str(result), given_up)
-            else:
-                yield path, Judgement(stamps[path], result)
+    save()
+    todo = {path: key for key, path in paths.items() if key not in known}
+    results = run_each_with_progress(count_frames, list(todo), "checking", save, workers, limits)
+    with closing(results):
+        for path, result in results:
+            error = str(result) if isinstance(result, ActionrecError) else None
+            frames = result if error is None else None
+            state, given_up = states[todo[path]], isinstance(result, WorkerError)
+            report.findings[todo[path]] = Finding(state, frames, error, given_up)
+    findings = {key: found for key, found in report.findings.items() if key in paths}
+    return CheckResult(Report(name, findings), file if writable else None)
 
 
 def count_frames(path: Path) -> int:
-    """Decode a whole video and return how many frames it has.
+    """Decode a whole video and return its number of frames.
 
     Raises:
         VideoError: it can't be read, or has fewer frames than it announces.
@@ -249,69 +229,54 @@ def count_frames(path: Path) -> int:
 def every_video(
     name: str, root: Path | None, split: str | None = None
 ) -> tuple[VideoDataset, list[Path]]:
-    """The data set and the paths of its videos: of one split, or without one of all together.
-
-    Of a CSV file these are all that it lists, also those that no split trains or validates on.
+    """The data set and the paths of its videos: of one split, or without one of all together,
+    with those that no split trains or validates on.
 
     Raises:
         UsageError, ActionrecError: as `open_dataset`.
     """
-    splits = (split,) if split is not None else ALL_SPLITS.get(name, ("1",))
+    splits = dataset_kind(name).splits_for_all if split is None else [split]
     datasets = [open_dataset(name, root, each) for each in splits]
     paths = [video.path for dataset in datasets for video in dataset.train + dataset.val]
-    if name == "csv" and split is None:
-        paths += [root.parent / row["path"] for row in rows_of_csv(root)]
+    if split is None:
+        paths += [path for dataset in datasets for path in dataset.others]
     return datasets[0], list(dict.fromkeys(paths))
 
 
-def rows_of_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file that `open_csv` has accepted, by column, stripped of spaces."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, restval="", skipinitialspace=True)
-        return [{name.strip(): word.strip() for name, word in row.items()} for row in reader]
-
-
-def report_file(dataset: VideoDataset, root: Path | None) -> Path:
-    """Where the report of the data set at `root` lies."""
-    if dataset.name == "csv":
-        return root.with_name(f"{root.stem}.check.json")
-    # The demo without a root is in the cache, root/Class/video.avi.
-    folder = dataset.train[0].path.parents[1] if root is None else root
-    return folder / REPORT
+def report_file(dataset: VideoDataset) -> Path:
+    """The path of a data set's report: in its folder, or beside the file that lists its videos."""
+    root = dataset.root
+    return root / REPORT if root.is_dir() else root.with_name(f"{root.stem}.check.json")
 
 
 def without_damaged_videos(
-    dataset: VideoDataset, root: Path | None, sides: Collection[str] = ("train", "val")
-) -> tuple[VideoDataset, list["Failure"]]:
+    dataset: VideoDataset, sides: Collection[str] = ("train", "val")
+) -> tuple[VideoDataset, list[Failure]]:
     """The data set without the videos that its report calls bad, and these with the reasons.
 
-    Only those are left out that have not changed since they were checked. Without a report the
-    data set is returned as it is. Of `sides`, "train" and "val", the other one is not looked at.
+    A video that has changed since it was checked is kept. Without a report the data set is
+    returned as it is. Of `sides`, "train" and "val", the other one is not looked at.
 
     Raises:
-        ActionrecError: the report is damaged, or nothing is left of a class to train on or of all
-            videos to validate on.
+        ActionrecError: the report is damaged, or no good video is left to train on in a class or
+            to validate on.
     """
-    from actionrec.errors import Failure
-
-    file = report_file(dataset, Path(root) if root is not None else None)
+    file = report_file(dataset)
     report = Report.load(file)
     if report is None:
         return dataset, []
     bad = report.bad
     failures = []
 
-    def good(videos: tuple[LabelledVideo, ...]) -> tuple[LabelledVideo, ...]:
-        kept = []
-        for video in videos:
-            found = bad.get(_key(video.path, file.parent))
-            if found is not None and found.stamp == Stamp.of(video.path):
-                failures.append(Failure(str(video.path), found.reason))
-            else:
-                kept.append(video)
-        return tuple(kept)
+    def is_good(video: LabelledVideo) -> bool:
+        found = bad.get(relative_path(video.path, file.parent).as_posix())
+        if found is None or found.file != FileState.of(video.path):
+            return True
+        failures.append(Failure(str(video.path), found.reason))
+        return False
 
-    left = replace(dataset, **{side: good(getattr(dataset, side)) for side in sides})
+    good = {side: tuple(filter(is_good, getattr(dataset, side))) for side in sides}
+    left = replace(dataset, **good)
     before, after = ({video.label for video in each.train} for each in (dataset, left))
     if lost := sorted(before - after):
         raise ActionrecError(
@@ -330,17 +295,7 @@ def without_damaged_videos(
     return left, failures
 
 
-def _key(path: Path, folder: Path) -> str:
-    """The name of a video in the report that lies in `folder`."""
+def relative_path(path: Path, folder: Path) -> Path:
+    """The path relative to `folder`, or absolute where it lies elsewhere."""
     path, folder = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
-    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
-
-
-def _try_to_save(report: Report, file: Path) -> bool:
-    """Write the report; where that can't be, say so and return False."""
-    try:
-        report.save(file)
-    except ActionrecError as error:
-        logger.warning("%s The report is only printed, and a next run will begin anew.", error)
-        return False
-    return True
+    return path.relative_to(folder) if path.is_relative_to(folder) else path

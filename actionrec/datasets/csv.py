@@ -12,35 +12,41 @@ import csv
 import logging
 import os
 from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.errors import ActionrecError, UsageError
+from actionrec.files import replacing
 
 logger = logging.getLogger("actionrec")
 
 COLUMNS = ("path", "label", "group", "split")
-FOLDS = 5
-TRAIN = ("train", "training")
-VAL = ("val", "valid", "validate", "validation")
-TEST = ("test", "testing")
+FOLDS = ("1", "2", "3", "4", "5")
+SIDE_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validate", "validation"),
+    "test": ("test", "testing"),
+}
+
+Row = dict[str, str]
 
 
 def open_csv(path: str | Path, split: str = "1") -> VideoDataset:
     """Return the videos that a CSV file lists; the labels are its label names, sorted.
 
     With a `split` column, train trains and val (also valid, validate, validation) validates;
-    test validates where nothing says val, and is left out otherwise. Without, `split` is the
-    fold, "1" to "5": whole groups, dealt so that folds are alike in size and labels, always the
-    same for the same rows. Videos whose group is empty or "unknown" could be of any recording,
-    so they train in every fold.
+    test validates where no row is val, and is left out otherwise. Without, `split` is the fold,
+    "1" to "5": whole groups, dealt so that folds are alike in size and labels, always the same for
+    the same rows. Videos whose group is empty or "unknown" could be of any recording, so they
+    train in every fold.
 
-    A listed file that doesn't exist is warned of and kept, to be counted like a broken video
-    when it is read; where half the files or more don't exist, the paths themselves must be
-    wrong, and that is an error.
+    A listed file that doesn't exist is warned of and kept, and counts as a broken video when it is
+    read; where half the files or more don't exist, the paths themselves must be wrong: an error.
 
     Raises:
-        UsageError: there is no such fold, or the `split` column leaves no choice of one.
+        UsageError: `path` is a folder, or its `split` column leaves no choice of a fold.
         ActionrecError: the file can't be read, has wrong columns, an incomplete line or one
             video twice, lacks the groups or labels that the division needs, divides a group
             between training and validation, or most of its videos don't exist.
@@ -49,47 +55,55 @@ def open_csv(path: str | Path, split: str = "1") -> VideoDataset:
     if path.is_dir():
         raise UsageError(f"{path} is a folder; give the CSV file itself, --root FILE.csv.")
     rows = _read(path)
-    if "split" in rows[0]:
-        if split != "1":
-            raise UsageError(f"{path} has a split column, so there is no split {split!r} of it.")
-        sides = _sides_by_column(path, rows)
+    if "split" not in rows[0]:
+        train, val, rest = *_divide_by_fold(path, rows, FOLDS.index(split)), []
+    elif split == "1":
+        train, val, rest = _divide_by_column(path, rows)
     else:
-        if split not in _fold_names():
-            raise UsageError(
-                f"{path} is divided into {FOLDS} folds by group, there is no split {split!r}; "
-                f"choose {', '.join(_fold_names())}."
-            )
-        sides = _sides_by_fold(path, rows, int(split) - 1)
+        raise UsageError(f"{path} has a split column, so there is no split {split!r} of it.")
 
-    labels = tuple(sorted({row["label"] for row in sides["train"] + sides["val"]}))
-    _check_labels(path, sides)
-    _check_files(path, sides["train"] + sides["val"])
+    labels = tuple(sorted({row["label"] for row in train + val}))
+    trained = {row["label"] for row in train}
+    if stray := next((row for row in val if row["label"] not in trained), None):
+        raise ActionrecError(
+            f"{path}, line {stray['line']}: no training video shows {stray['label']!r}, which "
+            "this one is to validate; add training videos of it from another group, or check the "
+            "spelling."
+        )
+    _check_files(path, train + val)
     index = {name: label for label, name in enumerate(labels)}
-    train, val = (
+    sides = [
         tuple(
             LabelledVideo(path.parent / row["path"], index[row["label"]], _group_of(row))
-            for row in sides[side]
+            for row in side
         )
-        for side in ("train", "val")
-    )
-    return VideoDataset("csv", labels, train, val)
+        for side in (train, val)
+    ]
+    others = tuple(path.parent / row["path"] for row in rest)
+    return VideoDataset("csv", labels, *sides, others=others)
 
 
-def _fold_names() -> list[str]:
-    return [str(fold) for fold in range(1, FOLDS + 1)]
+def rewrite_csv(source: Path, new_path: Callable[[Path], str], target: Path) -> None:
+    """Write a CSV file that `open_csv` has accepted anew, with other paths of the videos."""
+    rows = [row | {"path": new_path(source.parent / row["path"])} for row in _read(source)]
+    columns = [name for name in rows[0] if name in COLUMNS]
+    with replacing(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
-def _group_of(row: dict[str, str]) -> str | None:
+def _group_of(row: Row) -> str | None:
     group = row.get("group", "")
     return None if group.lower() in ("", "unknown") else group
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def _read(path: Path) -> list[Row]:
     """Return the rows, stripped of spaces, each with the number of its line under "line"."""
     rows = []
     lines: dict[str, int] = {}
     try:
-        # Excel writes a byte order mark, which utf-8-sig removes.
+        # utf-8-sig removes the byte order mark that Excel writes.
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restkey="more", restval="", skipinitialspace=True)
             reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
@@ -132,35 +146,34 @@ def _check_columns(path: Path, names: list[str]) -> None:
         raise ActionrecError(f"Two columns {twice[0]!r}; {wanted}.")
 
 
-def _sides_by_column(path: Path, rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
-    parts: dict[str, list[dict[str, str]]] = {"train": [], "val": [], "test": []}
+def _divide_by_column(path: Path, rows: list[Row]) -> tuple[list[Row], list[Row], list[Row]]:
+    """Return the rows that train, that validate, and the rest."""
+    side_of = {word: side for side, words in SIDE_NAMES.items() for word in words}
+    sides: dict[str, list[Row]] = {side: [] for side in SIDE_NAMES}
     for row in rows:
-        word = row["split"].lower()
-        for part, words in (("train", TRAIN), ("val", VAL), ("test", TEST)):
-            if word in words:
-                parts[part].append(row)
-                break
-        else:
+        side = side_of.get(row["split"].lower())
+        if side is None:
             raise ActionrecError(
                 f"{path}, line {row['line']}: the split {row['split']!r} is unknown; write "
                 "train, val or test."
             )
-    sides = {"train": parts["train"], "val": parts["val"] or parts["test"]}
-    for side, videos in sides.items():
+        sides[side].append(row)
+    train, val, test = sides.values()
+    if not val:
+        val, test = test, []
+    for side, videos in (("train", train), ("val", val)):
         if not videos:
             raise ActionrecError(f"{path} has no video with the split {side}; add some.")
-    both = {_group_of(row) for row in sides["train"]} & {_group_of(row) for row in sides["val"]}
-    if both := sorted(both - {None}):
+    if both := {_group_of(row) for row in train} & {_group_of(row) for row in val} - {None}:
         raise ActionrecError(
-            f"{path}: the group {both[0]!r} is in training and in validation; put all of a "
+            f"{path}: the group {min(both)!r} is in training and in validation; put all of a "
             "group on one side."
         )
-    return sides
+    return train, val, test
 
 
-def _sides_by_fold(
-    path: Path, rows: list[dict[str, str]], fold: int
-) -> dict[str, list[dict[str, str]]]:
+def _divide_by_fold(path: Path, rows: list[Row], fold: int) -> tuple[list[Row], list[Row]]:
+    """Return the rows that train and that validate."""
     if "group" not in rows[0]:
         raise ActionrecError(
             f"{path} has neither a split nor a group column; add split (train, val) or group "
@@ -168,29 +181,28 @@ def _sides_by_fold(
             "clips of one recording on both sides."
         )
     fold_of = _deal_groups(rows)
-    if len(fold_of) < FOLDS:
+    if len(fold_of) < len(FOLDS):
         raise ActionrecError(
-            f"{path} has {len(fold_of)} known groups, too few for {FOLDS} folds; add a split "
+            f"{path} has {len(fold_of)} known groups, too few for {len(FOLDS)} folds; add a split "
             "column (train, val) that keeps each group on one side."
         )
-    sides: dict[str, list[dict[str, str]]] = {"train": [], "val": []}
-    for row in rows:
-        sides["val" if fold_of.get(_group_of(row)) == fold else "train"].append(row)
-    return sides
+    val = [row for row in rows if fold_of.get(_group_of(row)) == fold]
+    train = [row for row in rows if fold_of.get(_group_of(row)) != fold]
+    return train, val
 
 
-def _deal_groups(rows: list[dict[str, str]]) -> dict[str | None, int]:
+def _deal_groups(rows: list[Row]) -> dict[str | None, int]:
     """Return the fold of every known group.
 
-    Largest group first, each goes to the fold that has least of what the group consists of,
-    counting every label and the number of videos as a share of its total.
+    Largest group first, each goes to the fold with the least of its labels and videos so far, both
+    counted as shares of their totals.
     """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
         if group := _group_of(row):
             counts[group].update([f"label {row['label']}", "videos"])
     totals = sum(counts.values(), Counter())
-    folds = [Counter[str]() for _ in range(FOLDS)]
+    folds = [Counter[str]() for _ in FOLDS]
     fold_of: dict[str | None, int] = {}
     for group in sorted(counts, key=lambda group: (-counts[group]["videos"], group)):
         cost = [
@@ -202,44 +214,20 @@ def _deal_groups(rows: list[dict[str, str]]) -> dict[str | None, int]:
     return fold_of
 
 
-def _check_labels(path: Path, sides: dict[str, list[dict[str, str]]]) -> None:
-    known = {row["label"] for row in sides["train"]}
-    for row in sides["val"]:
-        if row["label"] not in known:
-            raise ActionrecError(
-                f"{path}, line {row['line']}: no training video shows {row['label']!r}, which "
-                "this one is to validate; add training videos of it from another group, or "
-                "check the spelling."
-            )
-
-
-def _check_files(path: Path, rows: list[dict[str, str]]) -> None:
-    # A listing of each folder answers for thousands of files at once. What it lacks is looked at
-    # itself: a disk may take another case or another form of an accent for the same name.
-    files = {
-        folder: _files_in(path.parent / folder)
-        for folder in {os.path.dirname(row["path"]) for row in rows}
-    }
-    missing = [
-        row
-        for row in rows
-        if os.path.basename(row["path"]) not in files[os.path.dirname(row["path"])]
-        and not (path.parent / row["path"]).is_file()
-    ]
-    if not missing:
-        return
-    message = (
-        f"{len(missing)} of the {len(rows)} videos of {path} don't exist, the first is "
-        f"{path.parent / missing[0]['path']}"
-    )
-    if 2 * len(missing) >= len(rows):
-        raise ActionrecError(f"{message}; paths are relative to the folder of the CSV file.")
-    logger.warning("%s.", message)
-
-
-def _files_in(folder: Path) -> set[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except OSError:
-        return set()
+def _check_files(path: Path, rows: list[Row]) -> None:
+    # A listing of each folder answers for thousands of files at once. Files that it lacks are
+    # looked at one by one: a disk may accept another case or form of an accent in a name.
+    paths = [path.parent / row["path"] for row in rows]
+    files: set[Path] = set()
+    for folder in {path.parent for path in paths}:
+        with suppress(OSError), os.scandir(folder) as entries:
+            files |= {folder / entry.name for entry in entries if entry.is_file()}
+    missing = [each for each in paths if each not in files and not each.is_file()]
+    if missing:
+        message = (
+            f"{len(missing)} of the {len(rows)} videos of {path} don't exist, the first is "
+            f"{missing[0]}"
+        )
+        if 2 * len(missing) >= len(rows):
+            raise ActionrecError(f"{message}; paths are relative to the folder of the CSV file.")
+        logger.warning("%s.", message)

@@ -1,20 +1,23 @@
-"""What a data set consists of: labelled videos, some to train on and some to validate on."""
+"""Labelled videos to train and to validate on, and the steps that the data sets share."""
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from actionrec.errors import ActionrecError
 from actionrec.files import VIDEO_SUFFIXES
 
+logger = logging.getLogger("actionrec")
+
 
 @dataclass(frozen=True)
 class LabelledVideo:
-    """One video file and what it shows.
+    """A video file and its class.
 
-    `label` is the index into the data set's `labels`; `group` names what must not be divided
-    between training and validation (the recording a clip was cut from), None where unknown.
+    `label` is the index into the data set's `labels`. `group` names the recording that the video
+    was cut from, None where it is unknown: a group belongs on one side, training or validation.
     """
 
     path: Path
@@ -26,8 +29,11 @@ class LabelledVideo:
 class VideoDataset:
     """The videos of one split of a data set.
 
-    `labels` are the class names in the order of the logits. `flip` says whether a mirrored
-    video keeps its class: False where classes are mirror images of each other.
+    Attributes:
+        labels: Class names in the order of the logits.
+        flip: Whether a mirrored video keeps its class; False where classes mirror each other.
+        root: The folder or list file that the data set was opened from.
+        others: Listed videos that this split neither trains nor validates on.
     """
 
     name: str
@@ -35,14 +41,18 @@ class VideoDataset:
     train: tuple[LabelledVideo, ...]
     val: tuple[LabelledVideo, ...]
     flip: bool = True
+    root: Path | None = None
+    others: tuple[Path, ...] = ()
 
 
-def scan_videos(folder: str | Path, depth: int) -> Iterator[tuple[str, str]]:
-    """Yield name without suffix, and path, of the videos in `folder` and `depth` levels below.
+def scan_files(
+    folder: str | Path, depth: int | None = None, suffixes: Collection[str] = VIDEO_SUFFIXES
+) -> Iterator[Path]:
+    """Yield the files with certain suffixes in `folder` and `depth` levels below (None: all).
 
-    A video is known by the suffix of its name. No file's status is asked for, which takes
-    minutes for hundreds of thousands of files on a network disk. Linked files and folders count
-    like others; hidden ones are passed over.
+    No file's status is read, which takes minutes for hundreds of thousands of files on a network
+    disk. Hidden files and folders are passed over. Linked folders count like others, except
+    without a `depth`, where they could lead in a circle.
 
     Raises:
         ActionrecError: a folder can't be listed.
@@ -50,23 +60,98 @@ def scan_videos(folder: str | Path, depth: int) -> Iterator[tuple[str, str]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
+                suffix = os.path.splitext(entry.name)[1].lower()
                 if entry.name.startswith("."):
                     continue
-                stem, suffix = os.path.splitext(entry.name)
-                if suffix.lower() in VIDEO_SUFFIXES:
-                    yield stem, entry.path
-                elif depth and entry.is_dir():
-                    yield from scan_videos(entry.path, depth - 1)
+                if suffix in suffixes and not entry.is_dir(follow_symlinks=False):
+                    yield Path(entry.path)
+                elif depth != 0 and entry.is_dir(follow_symlinks=depth is not None):
+                    yield from scan_files(entry.path, depth and depth - 1, suffixes)
     except OSError as error:
         raise ActionrecError(
             f"{folder} can't be listed ({error.strerror}); check the path and its permissions."
         ) from error
 
 
+def videos_by_name(
+    folder: Path, depth: int, name_of: Callable[[Path], str | None], omitted: str
+) -> dict[str, Path]:
+    """Return the videos below `folder` by name; warn of those that have none.
+
+    Args:
+        name_of: The name of a video in the data set, None where it is no part of it.
+        omitted: A clause on the videos without a name, for the warning. Without it there is none.
+
+    Raises:
+        ActionrecError: two videos have the same name, or a folder can't be listed.
+    """
+    videos: dict[str, Path] = {}
+    others = []
+    for path in scan_files(folder, depth):
+        name = name_of(path)
+        if name is None:
+            others.append(path)
+        elif videos.setdefault(name, path) != path:
+            raise ActionrecError(f"{path} is there twice (also {videos[name]}); delete one.")
+    if videos and omitted:
+        warn_of_omitted(folder, omitted, others)
+    return videos
+
+
+def read_lines(path: Path, advice: str) -> list[tuple[int, str]]:
+    """Return number and text of the lines of a list file that aren't blank.
+
+    Raises:
+        ActionrecError: the file can't be read; `advice` says how to get another.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ActionrecError(f"{path} can't be read ({error}); {advice}.") from error
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def warn_of_omitted(folder: Path, clause: str, videos: Sequence[Path]) -> None:
+    """Warn of videos in `folder` that are no part of the data set, if there are any."""
+    if videos:
+        logger.warning(
+            "Videos in %s that %s are left out: %d, the first is %s.",
+            folder,
+            clause,
+            len(videos),
+            min(videos),
+        )
+
+
+def warn_of_missing(
+    folder: Path, counts: dict[str, tuple[int, int]], labels: tuple[str, ...], present: set[int]
+) -> None:
+    """Warn where videos or classes are missing.
+
+    Args:
+        counts: For each kind of videos, how many there are and how many there should be.
+        present: The labels that have videos.
+    """
+    found, expected = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
+    if found >= expected:
+        return
+    subset = "; half or more are missing, so figures are those of a subset"
+    logger.warning(
+        "%s holds %s%s%s.",
+        folder,
+        " and ".join(f"{there} of the {total} {kind}" for kind, (there, total) in counts.items()),
+        subset if 2 * found <= expected else "",
+        absent_classes(labels, present),
+    )
+
+
 def absent_classes(labels: tuple[str, ...], present: set[int]) -> str:
     """Return an end of a warning that names the classes without a video, "" if all have one."""
     absent = [name for label, name in enumerate(labels) if label not in present]
-    if not absent:
-        return ""
-    more = ", ..." if len(absent) > 3 else ""
-    return f"; {len(absent)} classes have none ({', '.join(absent[:3])}{more})"
+    return f"; {len(absent)} classes have none ({abridged(absent)})" if absent else ""
+
+
+def abridged(names: Sequence[str]) -> str:
+    """Return the first three names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

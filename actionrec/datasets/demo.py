@@ -3,11 +3,11 @@
     actionrec train --dataset demo
 
 A patterned disc lies on a textured background and moves, turns, expands or contracts. Four
-numbers describe it: column, row, angle and phase of the rings. Each is cyclic (the disc that
-leaves on the left comes back on the right, the rings that leave at the rim come back in the
-middle), each starts anywhere with equal chance, and the class fixes only which of them changes
-and in which sense. So a single frame looks the same in every class, and a model that sees one
-frame, or one frame repeated, stays near the chance of 1 in 8.
+numbers describe it: column, row, angle and phase of the rings. Each is cyclic (a disc that leaves
+on the left comes back on the right, rings that leave at the rim come back in the middle) and starts
+anywhere with equal chance; the class only fixes which of them changes in which sense. So a single
+frame looks the same in every class, and a model that sees one frame, or one frame repeated, stays
+near the chance of 1 in 8.
 
 Layout and encoding follow UCF-101: Class/v_Class_gNN_cNN.avi, AVI with MPEG-4 under the tag
 XVID, 320x240, 25 frames/s, 25 groups. A group has one disc and one background, shared by all
@@ -55,18 +55,16 @@ RING_PERIOD = 0.9
 
 
 def open_demo(root: str | Path | None = None) -> VideoDataset:
-    """Make the demo videos below `root` unless they are there, and return them.
+    """Return the demo videos below `root` or in the user's cache; make the missing ones.
 
-    Without `root` they are kept in the user's cache. Making them takes seconds, shown by a
-    progress bar on stderr. Files appear whole or not at all and always with the same content,
-    so an interrupted run is completed by the next, and two at once do no harm.
+    Making them takes seconds, shown by a progress bar on stderr. Files appear whole or not at all
+    and always with the same content, so the next run completes an interrupted one, and two at once
+    do no harm.
 
     Raises:
         ActionrecError: `root` holds files of another origin, or can't be written.
     """
-    if root is None:
-        root = cache_folder() / "demo"
-    root = Path(root)
+    root = Path(root or cache_folder() / "demo")
     labels = tuple(MOTIONS)
     sides: dict[str, list[LabelledVideo]] = {"train": [], "val": []}
     for index, label in enumerate(labels):
@@ -76,7 +74,8 @@ def open_demo(root: str | Path | None = None) -> VideoDataset:
                 sides[side_of_group(group, "1")].append(LabelledVideo(path, index, f"g{group:02d}"))
     _make_missing(root, sides["train"] + sides["val"])
     # A mirrored MoveLeft is a MoveRight.
-    return VideoDataset("demo", labels, tuple(sides["train"]), tuple(sides["val"]), flip=False)
+    train, val = tuple(sides["train"]), tuple(sides["val"])
+    return VideoDataset("demo", labels, train, val, flip=False, root=root)
 
 
 def _make_missing(root: Path, videos: list[LabelledVideo]) -> None:
@@ -86,7 +85,7 @@ def _make_missing(root: Path, videos: list[LabelledVideo]) -> None:
         if not videos:
             return
     elif version is None:
-        # Claims the folder before the first video, so that an interrupted run is recognised.
+        # Marks the folder before the first video, so that an interrupted run is recognised.
         _write_marker(root, version=0)
 
     from rich.console import Console

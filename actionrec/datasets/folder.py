@@ -7,10 +7,15 @@ my_videos/train/cooking/*.mp4     my_videos/val/cooking/*.mp4
 """
 
 import logging
-import os
 from pathlib import Path
 
-from actionrec.datasets.dataset import LabelledVideo, VideoDataset
+from actionrec.datasets.dataset import (
+    LabelledVideo,
+    VideoDataset,
+    abridged,
+    scan_files,
+    warn_of_omitted,
+)
 from actionrec.errors import ActionrecError
 from actionrec.files import VIDEO_SUFFIXES
 
@@ -23,22 +28,19 @@ LAYOUT = "expected are train/CLASS/video.mp4 and val/CLASS/video.mp4"
 def open_folder(root: str | Path) -> VideoDataset:
     """Return the videos in the class folders below root/train and root/val.
 
-    Instead of val/ the second folder may be called valid/, validate/, validation/ or test/;
-    where there are several, the first of these is taken and test/ last. The labels are the
-    names of the folders below train/, sorted. Files count as videos by their suffix, at any
-    depth below their class folder; hidden files and folders are passed over.
+    The second folder may also be called valid/, validate/, validation/ or test/; of several, the
+    first in this order is taken. The labels are the names of the folders below train/, sorted.
+    Videos lie at any depth below their class folder; hidden files and folders are passed over.
 
     Raises:
         ActionrecError: a folder is missing, a class has no video to train on, or there are
             validation videos of a class that train/ lacks.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise ActionrecError(f"{root} is not a folder; {LAYOUT}.")
-    inside = {path.name for path in _folders_in(root)}
+    inside = [path.name for path in _folders_in(root)]
     val_name = next((name for name in VALIDATION_FOLDERS if name in inside), None)
     if "train" not in inside:
-        found = f"only {', '.join(sorted(inside)[:3])}" if inside else "no folders at all"
+        found = f"only {abridged(inside)}" if inside else "no folders at all"
         raise ActionrecError(f"{root} has no folder train/ ({found}); {LAYOUT}.")
     if val_name is None:
         raise ActionrecError(
@@ -52,18 +54,18 @@ def open_folder(root: str | Path) -> VideoDataset:
         raise ActionrecError(f"{root / 'train'} has no class folders; {LAYOUT}.")
     if empty := [name for name, paths in train.items() if not paths]:
         raise ActionrecError(
-            f"{root / 'train'} has no videos in {_names(empty)}; add some "
+            f"{root / 'train'} has no videos in {abridged(empty)}; add some "
             f"({' '.join(sorted(VIDEO_SUFFIXES))}) or remove the folder."
         )
     if unknown := [name for name, paths in val.items() if paths and name not in train]:
         raise ActionrecError(
-            f"{root / val_name} has videos of {_names(unknown)}, which train/ lacks; add "
+            f"{root / val_name} has videos of {abridged(unknown)}, which train/ lacks; add "
             "training videos of it or check the spelling."
         )
     if not any(val.values()):
         raise ActionrecError(f"{root / val_name} has no videos; {LAYOUT}.")
     if absent := [name for name in train if not val.get(name)]:
-        logger.warning("%s has no videos of %s.", root / val_name, _names(absent))
+        logger.warning("%s has no videos of %s.", root / val_name, abridged(absent))
 
     labels = tuple(train)
     index = {name: label for label, name in enumerate(labels)}
@@ -80,37 +82,5 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _videos_by_class(folder: Path) -> dict[str, list[Path]]:
-    videos = {below.name: _videos_below(below) for below in _folders_in(folder)}
-    loose = [path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES]
-    if loose:
-        logger.warning(
-            "Videos in %s that lie in no class folder are left out: %d, the first is %s.",
-            folder,
-            len(loose),
-            min(loose).name,
-        )
-    return videos
-
-
-def _videos_below(folder: Path) -> list[Path]:
-    # os.walk tells files from folders by the listing alone; asking each path for its status
-    # takes minutes on a network disk.
-    videos = []
-    for parent, folders, files in os.walk(folder, onerror=_raise_unlisted):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        videos += [
-            Path(parent, name)
-            for name in files
-            if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith(".")
-        ]
-    return sorted(videos)
-
-
-def _raise_unlisted(error: OSError) -> None:
-    raise ActionrecError(
-        f"{error.filename} can't be listed ({error.strerror}); check its permissions."
-    ) from error
-
-
-def _names(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    warn_of_omitted(folder, "lie in no class folder", list(scan_files(folder, depth=0)))
+    return {below.name: sorted(scan_files(below)) for below in _folders_in(folder)}

@@ -6,8 +6,8 @@
     k400/train/YOUTUBEID_TTTTTT_TTTTTT.mp4      k400/annotations/train.csv
     k400/val/YOUTUBEID_TTTTTT_TTTTTT.mp4        k400/annotations/val.csv
 
-A name has the YouTube identifier and the seconds where the clip begins and ends; the lists
-say what each clip shows. Videos and lists are at https://github.com/cvdfoundation/kinetics-dataset.
+A name has the YouTube identifier and the seconds where the clip begins and ends; the lists have
+the label of each clip. Videos and lists are at https://github.com/cvdfoundation/kinetics-dataset.
 Its csv files of Kinetics-600 are incomplete (issue 33 there): take the complete ones of
 https://github.com/activitynet/ActivityNet/tree/master/Crawler/Kinetics/data.
 """
@@ -20,15 +20,20 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from actionrec.datasets.dataset import LabelledVideo, VideoDataset, absent_classes, scan_videos
-from actionrec.errors import ActionrecError, UsageError
+from actionrec.datasets.dataset import (
+    LabelledVideo,
+    VideoDataset,
+    videos_by_name,
+    warn_of_missing,
+)
+from actionrec.errors import ActionrecError
 
 logger = logging.getLogger("actionrec")
 
 PAGE = "https://github.com/cvdfoundation/kinetics-dataset"
 COLUMNS = ("label", "youtube_id", "time_start", "time_end")
-# What train and val are called: val.csv by the CVDF, validate.csv by DeepMind.
-WORDS = {"train": ("train",), "val": ("val", "validate", "validation")}
+# The CVDF writes val.csv, DeepMind validate.csv.
+SIDE_NAMES = {"train": ("train",), "val": ("val", "validate", "validation")}
 
 
 class _Clip(NamedTuple):
@@ -36,74 +41,67 @@ class _Clip(NamedTuple):
     youtube_id: str
 
 
-def open_kinetics(root: str | Path, split: str = "1") -> VideoDataset:
+def open_kinetics(root: str | Path) -> VideoDataset:
     """Return the Kinetics clips below `root`; the labels are those of the training list, sorted.
 
     The clips lie in root/train and root/val (or validate, validation; also below root/videos, or
     called videos_train and videos_val), flat or in class folders of any name: the file's name
-    says which line of the list it belongs to. The lists lie in `root` or at any depth in
-    root/annotations and are called train.csv and val.csv (or validate.csv, validation.csv), or
-    like kinetics-400_train.csv. Clips in root/replacement, which the CVDF gives out for corrupted
-    ones of Kinetics-400, take their place.
+    tells its line of the list. The lists lie in `root` or at any depth in root/annotations and
+    are called train.csv and val.csv (or validate.csv, validation.csv), or like
+    kinetics-400_train.csv. Clips in root/replacement, which the CVDF gives out for corrupted ones
+    of Kinetics-400, take their place.
 
-    Many clips can't be had any more, and many people train on a part, so any subset is taken
-    with a warning that counts what is there. `group` is the YouTube video.
+    Many clips can't be had any more, and many people train on a part, so any subset is taken,
+    with a warning that counts it. `group` is the YouTube video.
 
     Raises:
-        UsageError: there is no such split.
         ActionrecError: a list or a folder is not there, a list can't be read or has wrong
-            columns or lines, a validation clip is of no training class, a clip is there twice,
-            or no clip is there to train or to validate on.
+            columns or lines, a validation clip is of no training class, or a clip is there twice.
     """
-    if split != "1":
-        raise UsageError(f"kinetics has only one split; leave out --split {split}.")
     root = Path(root)
-    if not root.is_dir():
-        raise ActionrecError(f"{root} is not a folder; give the one that Kinetics lies in.")
     lists = _find_lists(root)
     clips = {side: _read_list(path) for side, path in lists.items()}
     labels = tuple(sorted({clip.label for clip in clips["train"].values()}))
     _check_sides(lists, clips)
 
     index = {label: number for number, label in enumerate(labels)}
-    sides: dict[str, tuple[LabelledVideo, ...]] = {}
-    for side, word in (("train", "train"), ("val", "validate")):
-        paths = _find_videos(root, side, lists[side], clips[side])
-        sides[side] = tuple(
-            LabelledVideo(Path(paths[name]), index[clip.label], clip.youtube_id)
+    paths = {side: _find_videos(root, side, lists[side], clips[side]) for side in SIDE_NAMES}
+    train, val = (
+        tuple(
+            LabelledVideo(paths[side][name], index[clip.label], clip.youtube_id)
             for name, clip in clips[side].items()
-            if name in paths
+            if name in paths[side]
         )
-        if not sides[side]:
-            raise ActionrecError(
-                f"None of the {len(clips[side])} clips in {lists[side]} is in {root} to {word} on; "
-                "check that the list and the videos are of the same release of Kinetics."
-            )
-    _warn_of_missing(root, labels, clips, sides)
-    return VideoDataset("kinetics", labels, sides["train"], sides["val"])
+        for side in SIDE_NAMES
+    )
+    counts = {
+        "training": (len(train), len(clips["train"])),
+        "validation clips of the lists": (len(val), len(clips["val"])),
+    }
+    warn_of_missing(root, counts, labels, {video.label for video in train})
+    return VideoDataset("kinetics", labels, train, val)
 
 
 def _find_lists(root: Path) -> dict[str, Path]:
     """Return the training and the validation list of the first place that has both."""
     below = sorted(parent for parent, _, _ in os.walk(root / "annotations"))
-    for place in [root, *map(Path, below)]:
-        names = sorted(path.name for path in place.glob("*.csv"))
-        lists = {side: [name for name in names if _names_side(name, side)] for side in WORDS}
+    for folder in [root, *map(Path, below)]:
+        names = sorted(path.name for path in folder.glob("*.csv"))
+        lists = {
+            side: list(filter(re.compile(rf"(.+[-_])?({'|'.join(words)})\.csv").fullmatch, names))
+            for side, words in SIDE_NAMES.items()
+        }
         for side, found in lists.items():
             if len(found) > 1:
                 raise ActionrecError(
-                    f"{' and '.join(found)} in {place} could each be the {side} list; keep one."
+                    f"{' and '.join(found)} in {folder} could each be the {side} list; keep one."
                 )
         if all(lists.values()):
-            return {side: place / found[0] for side, found in lists.items()}
+            return {side: folder / found[0] for side, found in lists.items()}
     raise ActionrecError(
         f"The lists of Kinetics (train.csv and val.csv) are not in {root} or {root}/annotations; "
         f"get them from {PAGE}, or train on class folders with --dataset folder."
     )
-
-
-def _names_side(name: str, side: str) -> bool:
-    return re.fullmatch(rf"(.+[-_])?({'|'.join(WORDS[side])})\.csv", name) is not None
 
 
 def _read_list(path: Path) -> dict[str, _Clip]:
@@ -168,62 +166,22 @@ def _check_sides(lists: dict[str, Path], clips: dict[str, dict[str, _Clip]]) -> 
 
 def _video_folder(root: Path, side: str) -> Path:
     for pattern in ("{}", "videos/{}", "videos_{}"):
-        for word in WORDS[side]:
+        for word in SIDE_NAMES[side]:
             if (root / pattern.format(word)).is_dir():
                 return root / pattern.format(word)
     raise ActionrecError(
-        f"{root} has no folder {' or '.join(WORDS[side])}; expected are train/ and val/ with the "
-        "clips in them, flat or in class folders."
+        f"{root} has no folder {' or '.join(SIDE_NAMES[side])}; expected are train/ and val/ with "
+        "the clips in them, flat or in class folders."
     )
 
 
-def _find_videos(root: Path, side: str, listing: Path, clips: dict[str, _Clip]) -> dict[str, str]:
-    """Return the paths of the videos of one side by their names, listed or not."""
-    folder = _video_folder(root, side)
-    paths = _paths_by_name(folder)
-    if unlisted := paths.keys() - clips.keys():
-        logger.warning(
-            "Videos in %s that have no line in %s are left out: %d, the first is %s.",
-            folder,
-            listing,
-            len(unlisted),
-            paths[min(unlisted)],
-        )
+def _find_videos(root: Path, side: str, listing: Path, clips: dict[str, _Clip]) -> dict[str, Path]:
+    """Return the paths of the listed videos of one side by their names."""
+
+    def name_of(path: Path) -> str | None:
+        return path.stem if path.stem in clips else None
+
+    paths = videos_by_name(_video_folder(root, side), 1, name_of, f"have no line in {listing}")
     if side == "train" and (root / "replacement").is_dir():
-        replacements = _paths_by_name(root / "replacement")
-        paths |= {name: path for name, path in replacements.items() if name in clips}
+        paths |= videos_by_name(root / "replacement", 1, name_of, omitted="")
     return paths
-
-
-def _paths_by_name(folder: Path) -> dict[str, str]:
-    paths: dict[str, str] = {}
-    for name, path in scan_videos(folder, depth=1):
-        if name in paths:
-            raise ActionrecError(f"{path} is there twice (also {paths[name]}); delete one.")
-        paths[name] = path
-    return paths
-
-
-def _warn_of_missing(
-    root: Path,
-    labels: tuple[str, ...],
-    clips: dict[str, dict[str, _Clip]],
-    sides: dict[str, tuple[LabelledVideo, ...]],
-) -> None:
-    listed = sum(map(len, clips.values()))
-    there = sum(map(len, sides.values()))
-    if there == listed:
-        return
-    subset = ""
-    if 2 * there <= listed:
-        subset = "; half or more are missing, so figures are those of a subset of Kinetics"
-    logger.warning(
-        "%s holds %d of the %d training and %d of the %d validation clips of the lists%s%s.",
-        root,
-        len(sides["train"]),
-        len(clips["train"]),
-        len(sides["val"]),
-        len(clips["val"]),
-        subset,
-        absent_classes(labels, {video.label for video in sides["train"]}),
-    )

@@ -1,4 +1,4 @@
-"""The data sets by name: what each is, how it lies on disk, and how it is divided.
+"""The data sets by name: description, layout on disk, splits.
 
     actionrec data list
 
@@ -7,12 +7,12 @@ in `DATASETS`. Help texts, `actionrec data list` and error messages follow from 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from actionrec.datasets import csv, demo, folder, hmdb51, kinetics, ucf101
 from actionrec.datasets.dataset import VideoDataset
-from actionrec.errors import UsageError
+from actionrec.errors import ActionrecError, UsageError
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,15 @@ class DatasetKind:
     """A kind of data set.
 
     Attributes:
-        open: from the root, and the split where there are several, to the videos.
-        description: what it is, in a line.
-        layout: where its files lie below ROOT.
-        splits: the names of its splits; empty where there is one division only.
-        splits_for_all: splits whose videos together are all of the data set.
-        needs_root: whether the user has to say where it lies.
+        open: Opens the data set at a root; a kind with several splits also takes the split.
+        description: One line on its content.
+        layout: Its files below ROOT.
+        splits: Names of its splits; empty where there is only one.
+        splits_for_all: Splits that together hold all videos.
+        needs_root: Whether the user has to say where it lies.
+        lists_beside: Patterns of list files beside ROOT that belong to it.
+        rewrite_list: Where ROOT is a file that lists the videos: writes it for their copies, from
+            the file, the new path of every video, and the new file.
     """
 
     open: Callable[..., VideoDataset]
@@ -34,6 +37,8 @@ class DatasetKind:
     splits: tuple[str, ...] = ()
     splits_for_all: tuple[str, ...] = ("1",)
     needs_root: bool = True
+    lists_beside: tuple[str, ...] = ()
+    rewrite_list: Callable[[Path, Callable[[Path], str], Path], None] | None = None
 
 
 DATASETS: dict[str, DatasetKind] = {
@@ -41,15 +46,17 @@ DATASETS: dict[str, DatasetKind] = {
         ucf101.open_ucf101,
         "13,320 clips of 101 actions, three official splits and the paper's own",
         "ROOT/Class/v_Class_gNN_cNN.avi, or ROOT/UCF-101/Class/...; list files are not needed",
-        splits=("1", "2", "3", "paper"),
+        splits=tuple(ucf101.VALIDATION_GROUPS),
+        lists_beside=(f"{ucf101.LIST_FOLDER}/*.txt",),
     ),
     "hmdb51": DatasetKind(
         hmdb51.open_hmdb51,
         "6,766 clips of 51 actions from films and the web, three official splits",
         "ROOT/class/*.avi, and the official CLASS_test_splitN.txt files in ROOT, beside it or in "
         "a folder testTrainMulti_7030_splits there",
-        splits=("1", "2", "3"),
-        splits_for_all=("1", "2", "3"),
+        splits=hmdb51.SPLITS,
+        splits_for_all=hmdb51.SPLITS,
+        lists_beside=tuple(f"{name}/*_test_split?.txt" for name in hmdb51.SPLIT_FOLDERS),
     ),
     "kinetics": DatasetKind(
         kinetics.open_kinetics,
@@ -65,8 +72,10 @@ DATASETS: dict[str, DatasetKind] = {
     "csv": DatasetKind(
         csv.open_csv,
         "videos of your own, listed in a CSV file",
-        "ROOT is the file; columns path,label and, if known, group and split (train, val)",
-        splits=("1", "2", "3", "4", "5"),
+        "ROOT is the file; columns path,label and, if known, group and split (train, val); without "
+        "split the groups are dealt into five folds",
+        splits=csv.FOLDS,
+        rewrite_list=csv.rewrite_csv,
     ),
     "demo": DatasetKind(
         demo.open_demo,
@@ -82,21 +91,41 @@ def open_dataset(name: str, root: str | Path | None = None, split: str = "1") ->
 
     Args:
         name: A key of `DATASETS`.
-        root: Its folder, or the CSV file; not needed for the demo data set.
-        split: One of the data set's splits; "1" where there is one division only.
+        root: Its folder or CSV file; not needed for the demo data set.
+        split: One of the data set's splits; "1" where there is only one.
 
     Raises:
         UsageError: there is no such data set or split, or the root is missing.
-        ActionrecError: what lies at `root` is not that data set.
+        ActionrecError: `root` is not that data set, or has no videos to train or to validate on.
+    """
+    kind = dataset_kind(name)
+    if root is None and kind.needs_root:
+        raise UsageError(f"The data set {name} needs a root; add --root ({kind.layout}).")
+    if not kind.splits and split != "1":
+        raise UsageError(f"The data set {name} has only one split; leave out --split {split}.")
+    if kind.splits and split not in kind.splits:
+        raise UsageError(
+            f"The data set {name} has no split {split!r}; choose {', '.join(kind.splits)}."
+        )
+    if kind.needs_root and kind.rewrite_list is None and not Path(root).is_dir():
+        raise ActionrecError(f"{root} is not a folder; expected is {kind.layout}.")
+    dataset = kind.open(root, split) if kind.splits else kind.open(root)
+    for videos, purpose in ((dataset.train, "train"), (dataset.val, "validate")):
+        if not videos:
+            raise ActionrecError(
+                f"{root} holds no videos to {purpose} on in split {split} of {name}; add the "
+                f"missing videos{', choose another split' if kind.splits else ''} or check that "
+                "list files and videos belong together."
+            )
+    return replace(dataset, root=dataset.root or Path(root))
+
+
+def dataset_kind(name: str) -> DatasetKind:
+    """Return the kind of a data set by its name.
+
+    Raises:
+        UsageError: there is none.
     """
     if name not in DATASETS:
         raise UsageError(f"There is no data set {name!r}; choose one of {', '.join(DATASETS)}.")
-    kind = DATASETS[name]
-    if root is None and kind.needs_root:
-        what = "its CSV file" if name == "csv" else "its folder"
-        raise UsageError(f"The data set {name} needs {what}; add --root.")
-    if kind.splits:
-        return kind.open(root, split)
-    if split != "1":
-        raise UsageError(f"The data set {name} has only one split; leave out --split {split}.")
-    return kind.open(root)
+    return DATASETS[name]

@@ -7,35 +7,40 @@ Training reads a few frames of a video, scales them down and throws the rest awa
 frames are small already, and every twelfth is a key frame. Folders, names, numbers of frames and
 frame rates stay as they are, so that splits and labels do too.
 
-What is done is kept in the copy's actionrec_shrink.json, and the next run goes on from there:
+The copy's actionrec_shrink.json records the finished videos, and the next run goes on from there:
 
     {"version": 1, "dataset": "ucf101", "source": "/data/UCF-101", "short_side": 128,
      "videos": {"Archery/v_Archery_g01_c01.avi":
                 {"size": 290110, "mtime_ns": 5678, "file": "Archery/v_Archery_g01_c01.avi",
                  "bytes": 61234}}}
 
-`size` and `mtime_ns` are those of the source, `file` and `bytes` path and size of the copy.
+`size` and `mtime_ns` describe the source, `file` and `bytes` the copy.
 """
 
-import csv
 import filecmp
 import json
 import logging
-import os
 import shutil
-import time
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from actionrec.datasets.check import REPORT, Stamp, every_video, report_file, rows_of_csv
-from actionrec.datasets.hmdb51 import SPLIT_FOLDERS
+from actionrec.datasets.check import (
+    REPORT,
+    FileState,
+    every_video,
+    load_json,
+    relative_path,
+    report_file,
+)
+from actionrec.datasets.dataset import scan_files
+from actionrec.datasets.registry import DatasetKind, dataset_kind
 from actionrec.errors import ActionrecError, UsageError, VideoError
 from actionrec.files import replacing
-from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each
+from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
 from actionrec.video.reader import VideoReader
 from actionrec.video.writer import CONTAINERS, VideoWriter
 
@@ -43,12 +48,7 @@ logger = logging.getLogger("actionrec")
 
 VERSION = 1
 RECORD = "actionrec_shrink.json"
-SAVED_EVERY = 10.0  # seconds
 LIST_SUFFIXES = {".txt", ".csv", ".json"}
-LISTS_BESIDE = {
-    "ucf101": ["ucfTrainTestlist/*.txt"],
-    "hmdb51": [f"{folder}/*_test_split?.txt" for folder in SPLIT_FOLDERS],
-}
 SMALLEST = 32  # pixels
 KEY_FRAME_EVERY = 12
 # FFmpeg's -qscale 3, in its unit of 118: hardly to be told from the original.
@@ -58,7 +58,7 @@ CHUNK = 8  # frames in memory at once
 
 @dataclass(frozen=True)
 class Copy:
-    """A finished video: size and time of change of its source, its path in the copy, its bytes."""
+    """A finished video: size and modification time of its source, path and bytes of the copy."""
 
     size: int
     mtime_ns: int
@@ -68,8 +68,7 @@ class Copy:
 
 @dataclass
 class Record:
-    """What a shrunk data set was made from and which of its videos are finished, by the path that
-    they have in the source."""
+    """The source of a shrunk data set, and its finished videos by their path in the source."""
 
     dataset: str
     source: str
@@ -77,41 +76,27 @@ class Record:
     videos: dict[str, Copy] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write the record, whole or not at all.
-
-        Raises:
-            ActionrecError: the folder can't be written.
-        """
+        """Write the record; an ActionrecError where the folder can't be written."""
         with replacing(path) as temporary:
             text = json.dumps({"version": VERSION} | asdict(self))
             temporary.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Record | None":
-        """The record at `path`, None if there is none.
+        """The record at `path`, None if there is none; an ActionrecError as of `load_json`."""
 
-        Raises:
-            ActionrecError: it is damaged or of another version.
-        """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if (version := values.pop("version")) != VERSION:
-                raise ValueError(f"version {version}, not {VERSION}")
+        def parse(values: dict[str, Any]) -> Record:
             videos = {key: Copy(**copy) for key, copy in values.pop("videos").items()}
             return cls(**values, videos=videos)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ActionrecError(
-                f"{path} can't be read as a record of `actionrec data shrink` "
-                f"({type(error).__name__}: {error}); choose another --output."
-            ) from error
+
+        title = "a record of `actionrec data shrink`"
+        return load_json(path, VERSION, parse, title, "choose another --output")
 
 
 @dataclass(frozen=True)
 class Shrunk:
-    """A shrunk data set: what to give as --root, the number of its videos, their size in bytes
-    before and after, and the reasons why others are not in it, as sentences."""
+    """A shrunk data set: its --root, the number of its videos, their size in bytes before and
+    after, and the reasons why others are left out, as sentences."""
 
     root: Path
     videos: int
@@ -130,57 +115,61 @@ def shrink(
 ) -> Shrunk:
     """Copy a data set into the folder `output` with videos of `short_side` pixels.
 
-    Videos that are no larger than that are copied as they are. A video that can't be read is left
-    out. Finished videos are kept by the next run with the same `output`, unless their source has
-    changed since. A CSV file still lists the videos that were left out: without them the folds
-    would be others.
+    Smaller videos are copied as they are. A video that can't be read is left out. The next run
+    with the same `output` keeps finished videos unless their source has changed. A CSV file still
+    lists the videos that were left out: without them the folds would be others.
 
     Raises:
         UsageError: there is no such data set, `short_side` is too small, or `output` is, or lies
             in, the source.
-        ActionrecError: what lies at `root` is not that data set; `output` holds something else;
-            two videos would get one name; or the disk is full.
+        ActionrecError: `root` is not that data set; `output` holds something else; two videos
+            would get one name; or the disk is full.
     """
     if short_side < SMALLEST:
         raise UsageError(f"--short-side {short_side} is too small; the least is {SMALLEST}.")
     dataset, paths = every_video(name, root)
-    folder = report_file(dataset, root).parent
-    _check_output(name, folder, output)
-    places = {path: place(path, folder) for path in paths}
-    _check_names(places)
+    kind = dataset_kind(name)
+    folder = report_file(dataset).parent
+    _check_output(kind, folder, output)
+    targets = {path: path_in_copy(path, folder) for path in paths}
+    _check_names(targets)
     record = _open_record(Record(name, str(folder.resolve()), short_side), output)
 
     failures = []
     _remove_leftovers(output)
-    saved = time.monotonic()
     try:
-        todo = _unfinished(places, record, output)
+        todo = _unfinished(targets, record, output)
         task = partial(shrink_video, folder=folder, output=output, short_side=short_side)
-        for path, result in _with_progress(task, todo, workers, limits):
-            if isinstance(result, Copy):
-                record.videos[places[path].as_posix()] = result
-            elif isinstance(result, VideoError | WorkerError):
-                failures.append(str(result))
-            else:
-                raise result
-            if time.monotonic() > saved + SAVED_EVERY:
-                record.save(output / RECORD)
-                saved = time.monotonic()
+        save = partial(record.save, output / RECORD)
+        results = run_each_with_progress(task, todo, "shrinking", save, workers, limits)
+        with closing(results):
+            for path, result in results:
+                if isinstance(result, Copy):
+                    record.videos[targets[path].as_posix()] = result
+                elif isinstance(result, VideoError | WorkerError):
+                    failures.append(str(result))
+                else:
+                    raise result
     finally:
-        record.save(output / RECORD)
         _remove_leftovers(output)
 
     copied = {
         path: record.videos[key]
-        for path, to in places.items()
-        if (key := to.as_posix()) in record.videos
+        for path, target in targets.items()
+        if (key := target.as_posix()) in record.videos
     }
-    if name == "csv":
-        _write_csv(root, {path: copy.file for path, copy in copied.items()}, output / root.name)
+
+    def new_path(path: Path) -> str:
+        return copied[path].file if path in copied else path_in_copy(path, folder).as_posix()
+
+    if kind.rewrite_list is None:
+        new_root = output
+        _copy_lists(kind, folder, output)
     else:
-        _copy_lists(name, folder, output)
+        new_root = output / dataset.root.name
+        kind.rewrite_list(dataset.root, new_path, new_root)
     return Shrunk(
-        root=output / root.name if name == "csv" else output,
+        root=new_root,
         videos=len(copied),
         before=sum(copy.size for copy in copied.values()),
         after=sum(copy.bytes for copy in copied.values()),
@@ -197,7 +186,7 @@ def shrink_video(path: Path, folder: Path, output: Path, short_side: int) -> Cop
     """
     video = VideoReader(path)
     found = path.stat()
-    target = output / place(path, folder)
+    target = output / path_in_copy(path, folder)
     if min(video.size) <= short_side:
         video.verify()
         with replacing(target) as temporary:
@@ -234,47 +223,30 @@ def encode(video: VideoReader, short_side: int, path: Path) -> None:
                 writer.write(picture)
 
 
-def place(path: Path, folder: Path) -> Path:
-    """Where in the copy a video of the data set in `folder` lies: at the same relative path.
+def path_in_copy(path: Path, folder: Path) -> Path:
+    """The path in the copy of a video of the data set in `folder`: the same relative path.
 
     A CSV file may list videos that lie elsewhere; they get their whole path, without the root.
     """
-    path = Path(os.path.abspath(path))
-    folder = Path(os.path.abspath(folder))
-    return path.relative_to(folder if path.is_relative_to(folder) else path.anchor)
+    path = relative_path(path, folder)
+    return path.relative_to(path.anchor)
 
 
-def _with_progress(
-    task: partial[Copy], paths: list[Path], workers: int | None, limits: Limits
-) -> Iterator[tuple[Path, Copy | ActionrecError]]:
-    if not paths:
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    with closing(run_each(task, paths, workers, limits)) as results:
-        console = Console(stderr=True)
-        yield from track(results, "shrinking", total=len(paths), console=console)
-
-
-def _unfinished(places: dict[Path, Path], record: Record, output: Path) -> list[Path]:
-    """The videos that are still to be copied; copies of those that have changed are removed."""
+def _unfinished(targets: dict[Path, Path], record: Record, output: Path) -> list[Path]:
+    """The videos that are still to be copied; removes outdated copies."""
     todo = []
     changed = 0
-    for path, to in places.items():
-        copy = record.videos.get(to.as_posix())
-        if copy is None:
-            todo.append(path)
-        elif Stamp(copy.size, copy.mtime_ns) != Stamp.of(path):
+    for path, target in targets.items():
+        copy = record.videos.get(target.as_posix())
+        if copy is not None and FileState(copy.size, copy.mtime_ns) != FileState.of(path):
             (output / copy.file).unlink(missing_ok=True)
             changed += 1
-            todo.append(path)
-        elif Stamp.of(output / copy.file).size != copy.bytes:
-            todo.append(path)
-    for path in todo:
-        record.videos.pop(places[path].as_posix(), None)
-    if done := len(places) - len(todo):
-        logger.info("%d of %d videos are in %s already.", done, len(places), output)
+        elif copy is not None and FileState.of(output / copy.file).size == copy.bytes:
+            continue
+        record.videos.pop(target.as_posix(), None)
+        todo.append(path)
+    if done := len(targets) - len(todo):
+        logger.info("%d of %d videos are in %s already.", done, len(targets), output)
     if changed:
         logger.warning("%d videos have changed since they were copied; it is done anew.", changed)
     return todo
@@ -288,10 +260,10 @@ def _compare(video: VideoReader, copy: VideoReader) -> None:
         )
 
 
-def _check_output(name: str, folder: Path, output: Path) -> None:
+def _check_output(kind: DatasetKind, folder: Path, output: Path) -> None:
     source, target = folder.resolve(), output.resolve()
-    # A CSV file says which videos there are, so that the copies may well lie beside the originals.
-    if target == source or (name != "csv" and source in target.parents):
+    # Where a file lists the videos, the copies may lie beside the originals.
+    if target == source or (kind.rewrite_list is None and source in target.parents):
         raise UsageError(
             f"--output {output} lies in the data set itself; choose a folder outside of {folder}."
         )
@@ -299,23 +271,23 @@ def _check_output(name: str, folder: Path, output: Path) -> None:
         raise UsageError(f"--output {output} is not a folder; choose another name.")
 
 
-def _check_names(places: dict[Path, Path]) -> None:
-    """Refuse two videos of which one becomes .mp4 and then has the other's name."""
+def _check_names(targets: dict[Path, Path]) -> None:
+    """Refuse two videos whose copies would have one name, because one of them becomes .mp4."""
     taken: dict[Path, Path] = {}
-    for path, to in places.items():
-        names = {to}
-        if to.suffix.lower() not in CONTAINERS:
-            names.add(to.with_suffix(".mp4"))
-        for each in names:
-            if other := taken.get(each):
+    for path, target in targets.items():
+        names = {target}
+        if target.suffix.lower() not in CONTAINERS:
+            names.add(target.with_suffix(".mp4"))
+        for name in names:
+            if other := taken.get(name):
                 raise ActionrecError(
-                    f"{path} and {other} would both become {each}; rename one of them."
+                    f"{path} and {other} would both become {name}; rename one of them."
                 )
-            taken[each] = path
+            taken[name] = path
 
 
 def _open_record(wanted: Record, output: Path) -> Record:
-    """The record of the run that `output` is from, or `wanted`, written into the new folder."""
+    """The record in `output`, or in a new folder `wanted`, which is written there."""
     path = output / RECORD
     found = Record.load(path)
     if found is None:
@@ -326,59 +298,34 @@ def _open_record(wanted: Record, output: Path) -> Record:
             )
         wanted.save(path)
         return wanted
-    for what in ("dataset", "source", "short_side"):
-        before, now = getattr(found, what), getattr(wanted, what)
+    for name in ("dataset", "source", "short_side"):
+        before, now = getattr(found, name), getattr(wanted, name)
         if before != now:
             raise ActionrecError(
-                f"{output} was made with {what.replace('_', ' ')} {before}, not {now}; choose "
+                f"{output} was made with {name.replace('_', ' ')} {before}, not {now}; choose "
                 "another --output."
             )
     return found
 
 
 def _remove_leftovers(output: Path) -> None:
-    """Remove what killed processes have left half-written: `replacing` calls it .NAME.xxxxxxxx."""
+    """Remove half-written files of killed processes: `replacing` calls them .NAME.xxxxxxxx."""
     for path in output.rglob(".*.????????.*"):
         path.unlink(missing_ok=True)
 
 
-def _copy_lists(name: str, folder: Path, output: Path) -> None:
+def _copy_lists(kind: DatasetKind, folder: Path, output: Path) -> None:
     """Copy the lists of splits and labels that lie in the data set or, as some do, beside it."""
     beside = folder.parent
-    patterns = LISTS_BESIDE.get(name, [])
-    lists = {
-        path.relative_to(beside): path for pattern in patterns for path in beside.glob(pattern)
-    }
-    lists |= {path.relative_to(folder): path for path in _lists_in(folder)}
-    for to, path in lists.items():
-        if (output / to).exists():
-            if filecmp.cmp(path, output / to, shallow=False):
+    lists_beside = [path for pattern in kind.lists_beside for path in beside.glob(pattern)]
+    lists = {output / path.relative_to(beside): path for path in lists_beside}
+    for path in scan_files(folder, suffixes=LIST_SUFFIXES):
+        if path.name not in (RECORD, REPORT):
+            lists[output / path.relative_to(folder)] = path
+    for target, path in lists.items():
+        if target.exists():
+            if filecmp.cmp(path, target, shallow=False):
                 continue
             logger.warning("%s has changed since it was copied; it is done anew.", path)
-        with replacing(output / to) as temporary:
+        with replacing(target) as temporary:
             shutil.copyfile(path, temporary)
-
-
-def _lists_in(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = Path(parent, name)
-            ours = name in (RECORD, REPORT)
-            if path.suffix.lower() in LIST_SUFFIXES and not name.startswith(".") and not ours:
-                yield path
-
-
-def _write_csv(source: Path, files: dict[Path, str], target: Path) -> None:
-    """Write the CSV file anew with the paths of the copies.
-
-    A video that was left out keeps its line: without it the folds by group could be others.
-    """
-    rows = rows_of_csv(source)
-    for row in rows:
-        path = source.parent / row["path"]
-        row["path"] = files.get(path) or place(path, source.parent).as_posix()
-    with replacing(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

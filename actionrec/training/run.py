@@ -178,7 +178,7 @@ def open_training_data(config: TrainConfig) -> tuple[VideoDataset, list[Failure]
         UsageError, ActionrecError: as `open_dataset` and `without_damaged_videos`.
     """
     dataset = open_dataset(config.dataset, config.root, config.split)
-    dataset, damaged = without_damaged_videos(dataset, config.root and Path(config.root))
+    dataset, damaged = without_damaged_videos(dataset)
     if config.flip is not None:
         dataset = replace(dataset, flip=config.flip)
     return dataset, damaged
