@@ -1,4 +1,4 @@
-"""`actionrec evaluate` and `actionrec compare`: how good a model is, and whether one is better."""
+"""`actionrec evaluate` and `actionrec compare`: the accuracy of models, and their difference."""
 
 import json
 from dataclasses import asdict
@@ -30,7 +30,7 @@ def evaluate(
     save_logits: str | None = None,
     format: Format = "table",
 ) -> int:
-    """Measure clip-level and video-level Top-1 and Top-5 on a data set's validation videos.
+    """Measure clip-level and video-level accuracy on the validation videos of a data set.
 
     Examples:
         actionrec evaluate --model runs/mine/model.safetensors --dataset ucf101 --root UCF-101
@@ -38,26 +38,23 @@ def evaluate(
         actionrec evaluate --model model.safetensors --dataset folder --root my_videos --format json
 
     Args:
-        model: A model file, or the name of a pretrained model.
-        dataset: Kind of data set.
-        root: Its folder, or the CSV file.
-        split: ucf101: 1, 2, 3 or paper; hmdb51: 1, 2 or 3; csv without a split column: fold 1 to 5
-            by group.
-        clips: Clips evenly spread over each video.
-        crops: 1, the centre of the frame, or 3 along its longer side.
-        workers: Processes that read videos.
-        precision: Numbers that the network computes with: float32, on which published figures rest;
-            bfloat16, faster where the hardware has it, but some clips are then ranked otherwise; or
-            auto, bfloat16 where the hardware has it.
-        decoder: Library that decodes videos; those but pyav are extras and less exact.
-        devices: GPUs of this machine that share the work, a process each; without a GPU, processes.
-            The figures are the same for any number.
-        nodes: Machines that share it; start it with torchrun or Slurm.
-        output: Folder for a report: results.json, per_class.csv, predictions.csv,
-            confusion_matrix.png and per_class.png.
-        save_logits: File, *.safetensors, for the logits of every clip and crop, which
-            `actionrec compare` takes.
-        format: What to print.
+        model: A model file, or a name from `actionrec weights list`.
+        dataset: Name of the data set, from `actionrec data list`.
+        root: Folder of the data set, or the CSV file.
+        split: 1, 2, 3 or paper for ucf101; 1 to 3 for hmdb51; the fold, 1 to 5, for a CSV file
+            without a split column.
+        clips: Clips of each video, evenly spread.
+        crops: Crops of each clip: 1 (the centre) or 3 (along the longer side).
+        workers: Number of processes that read videos.
+        precision: Number format of the network: float32, as for published results; bfloat16, which
+            may rank a few clips differently; or auto: bfloat16 on hardware that supports it.
+        decoder: Decoding library; decord and torchcodec are extras and less exact.
+        devices: GPUs (or, without a GPU, processes) of this machine; the results do not depend on
+            the number.
+        nodes: Number of machines; start the command with torchrun or Slurm.
+        output: Folder for a report: results.json, per_class.csv, predictions.csv and pictures.
+        save_logits: File, *.safetensors, for the logits of all clips, for `actionrec compare`.
+        format: Format of the output.
     """
     from actionrec.datasets.check import without_bad
     from actionrec.datasets.registry import open_dataset
@@ -104,12 +101,11 @@ def compare(
     b: list[str] = [],  # noqa: B006
     format: Literal["table", "json"] = "table",
 ) -> int:
-    """Tell whether one model is better than another, or whether that may be chance.
+    """Test whether the difference between two models is more than chance.
 
-    The files are what `actionrec evaluate --save-logits` wrote for the same videos. With several a
-    side, which differ by the seed of the training, each side stands for the mean of its files. Two
-    tests at the level of 5 %: a paired bootstrap of the difference in Top-1, and McNemar's test of
-    each pair of files.
+    Takes files of `actionrec evaluate --save-logits` for the same videos. A model trained with
+    several seeds has several files and is judged by their mean. Two tests at the 5 % level: a
+    paired bootstrap of the difference in Top-1, and McNemar's test of each pair of files.
 
     Examples:
         actionrec compare a.safetensors b.safetensors
@@ -117,14 +113,14 @@ def compare(
 
     Args:
         files: Logits of model A and of model B.
-        a: Logits of several trainings of A.
-        b: Logits of as many trainings of B, with the same seeds in the same order.
-        format: What to print.
+        a: Logits of model A, one file for each seed.
+        b: Logits of model B, with the same seeds in the same order.
+        format: Format of the output.
     """
     if files and (a or b) or len(files) not in (0, 2) or not files and len(a) != len(b):
-        raise UsageError("Name two files, or as many with --a as with --b.")
+        raise UsageError("Give two files, or equally many with --a and with --b.")
     if not files and not a:
-        raise UsageError("Name two files of logits, or several with --a and --b.")
+        raise UsageError("Give two files of logits, or several with --a and --b.")
 
     from actionrec.evaluation.compare import compare as run
     from actionrec.evaluation.compare import load_comparable

@@ -1,4 +1,4 @@
-"""`actionrec predict`, `actionrec timeline` and `actionrec watch`: what people do in videos."""
+"""`actionrec predict`, `actionrec timeline` and `actionrec watch`: actions in files and streams."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -34,10 +34,10 @@ def predict(
     timeout: PositiveFloat | None = None,
     memory: PositiveInt | None = None,
 ) -> int:
-    """Name the actions in videos.
+    """Name the action in each video.
 
-    With --output, any number of videos are predicted in processes of their own, and each result is
-    written the moment it is known; the same command goes on where it was stopped.
+    With --output, worker processes predict any number of videos and write each result at once.
+    After an interruption, the same command continues.
 
     Examples:
         actionrec predict video.mp4
@@ -48,31 +48,29 @@ def predict(
 
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
-        model: A pretrained model (see `actionrec weights list`) or a model file.
-        topk: How many of the best classes to print.
-        clips: Clips spread over each video; by default as many as cover it, ten at most.
-        precision: Numbers that the network computes with: float32; bfloat16, which moves scores by
-            up to 0.02 and is slow on hardware without it; or auto, bfloat16 where the hardware has
-            it.
-        decoder: Library that decodes videos; those but pyav are extras and less exact.
-        format: What to print.
-        files_from: Text file with the path of a video on each line, or - for standard input.
+        model: A model file, or a name from `actionrec weights list`.
+        topk: Number of best classes in the output.
+        clips: Clips of each video; by default enough to cover it, at most ten.
+        precision: Number format of the network; bfloat16 changes scores by up to 0.02, auto uses it
+            on hardware that supports it.
+        decoder: Decoding library; decord and torchcodec are extras and less exact.
+        format: Format of the output.
+        files_from: Text file with one path on each line, or - for standard input.
         output: File for the results, *.jsonl or *.parquet.
-        workers: Processes that predict for --output, about 1 GB of memory each; by default one a
-            GPU or, without one, one a core, four at most.
-        shard: Predict only this part for --output, such as 3/8 on the third of eight machines.
-        timeout: Seconds after which a video is given up, with --output; by default 300.
-        memory: MiB that a video may take before it is given up, with --output and without a GPU;
-            by default 4096.
+        workers: Number of processes for --output, about 1 GB of memory each; by default one for
+            each GPU or, without a GPU, one for each core, at most four.
+        shard: Part of the list for --output, such as 3/8 on the third of eight machines.
+        timeout: Longest time for one video with --output, in seconds; by default 300.
+        memory: Most memory for one video with --output and without a GPU, in MiB; by default 4096.
     """
     if not paths and files_from is None:
         raise UsageError("No paths are given; name videos or folders, or a list with --files-from.")
     if output is None and (workers, shard, timeout, memory) != (None,) * 4:
         raise UsageError(
-            "--workers, --shard, --timeout and --memory need --output with a *.jsonl or *.parquet."
+            "--workers, --shard, --timeout and --memory need --output FILE.jsonl or FILE.parquet."
         )
     if output is not None and format != "table":
-        raise UsageError("--output writes to a file and prints nothing; leave out --format.")
+        raise UsageError("--output writes a file and prints nothing; leave out --format.")
 
     from actionrec.prediction.batch import (
         WHOLE,
@@ -126,10 +124,10 @@ def timeline(
     output: Sequence[str] = (),
     render: str | None = None,
 ) -> int:
-    """Find which action begins and ends when in videos of any length.
+    """Find the actions in long videos, with their start and end.
 
-    A clip slides over the whole video; neighbours with the same best class become a segment.
-    Ctrl-C keeps what was scored until then.
+    A window slides over the whole video; neighbouring windows with the same best class form a
+    segment. Ctrl-C ends the scoring and keeps the results so far.
 
     Examples:
         actionrec timeline match.mp4
@@ -138,15 +136,15 @@ def timeline(
 
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
-        model: A pretrained model (see `actionrec weights list`) or a model file.
-        hop: Seconds from one clip to the next; by default half a clip.
-        min_score: Where the best class scores less, from 0 to 1, nothing is said.
-        topk: How many of the best classes to keep of each clip.
-        precision: Numbers that the network computes with: float32; bfloat16; or auto, bfloat16
-            where the hardware has it.
-        format: What to print.
+        model: A model file, or a name from `actionrec weights list`.
+        hop: Seconds from one window to the next; by default half a clip.
+        min_score: Lowest score of a segment, from 0 to 1.
+        topk: Number of best classes kept for each window.
+        precision: Number format of the network: float32, bfloat16, or auto: bfloat16 on hardware
+            that supports it.
+        format: Format of the output.
         output: Files for the timeline of one video: *.json, *.csv, *.vtt (WebVTT) or *.srt.
-        render: File, *.mp4, *.mov or *.mkv, for the video with its timeline drawn on it.
+        render: File, *.mp4, *.mov or *.mkv, for the video with the timeline drawn on it.
     """
     from actionrec.files import find_videos
     from actionrec.prediction.timeline import (
@@ -159,7 +157,7 @@ def timeline(
     outputs, rendered = [Path(name) for name in output], render and Path(render)
     found = find_videos(paths)
     if len(found) > 1 and (outputs or rendered):
-        raise UsageError(f"--output and --render are for one video; here are {len(found)}.")
+        raise UsageError(f"--output and --render take one video, not {len(found)}.")
     require_outputs(outputs)
     if rendered is not None:
         from actionrec.prediction.rendering import render as draw
@@ -191,7 +189,7 @@ def timeline(
                 yield Failure(video.video if isinstance(video, Failure) else str(video), str(error))
                 continue
             for path in outputs:
-                # A full disk shall not cost what hours have computed.
+                # A full disk must not cost the results of hours.
                 try:
                     write_timeline(result, path)
                 except ActionrecError as error:
@@ -202,7 +200,7 @@ def timeline(
             if interrupted:
                 complain(
                     f"interrupted at {result.scored_until:.0f} of {result.duration:.0f} s of "
-                    f"{result.video}; what was scored until then is complete."
+                    f"{result.video}; the results up to there are complete."
                 )
                 return
             if result.incomplete is not None:
@@ -215,7 +213,7 @@ def timeline(
         reason = draw(scored[0], rendered, min_score)
         interrupted = reason == INTERRUPTED
         if reason is not None:
-            report(f"{reason}; {rendered} holds what was drawn until then.")
+            report(f"{reason}; {rendered} ends there.")
     return 130 if interrupted else 1 if problems else 0
 
 
@@ -226,10 +224,10 @@ def watch(
     topk: PositiveInt = 5,
     precision: PrecisionName = "auto",
 ) -> int:
-    """Name the action in a camera or stream while it runs.
+    """Name the actions in a camera or stream as they happen.
 
-    The newest clip is scored again and again, and each time a line of JSON is printed. A stream
-    that breaks off is opened again.
+    Scores the newest clip again and again and prints a line of JSON each time. Opens a broken
+    stream again.
 
     Examples:
         actionrec watch camera:0
@@ -238,11 +236,11 @@ def watch(
 
     Args:
         source: camera:0, a URL (rtsp, rtmp, http, tcp, udp, srt) or -, standard input.
-        model: A pretrained model (see `actionrec weights list`) or a model file.
-        hop: Least seconds from one clip to the next; by default half a clip.
-        topk: How many of the best classes to print.
-        precision: Numbers that the network computes with: float32; bfloat16; or auto, bfloat16
-            where the hardware has it.
+        model: A model file, or a name from `actionrec weights list`.
+        hop: Shortest time from one clip to the next, in seconds; by default half a clip.
+        topk: Number of best classes in the output.
+        precision: Number format of the network: float32, bfloat16, or auto: bfloat16 on hardware
+            that supports it.
     """
     from actionrec.models.inference import InferenceModel
     from actionrec.prediction.live import watch as watch_source
