@@ -1,6 +1,6 @@
-"""The pages in docs/ are true: their commands and their Python run, their flags and links exist.
+"""The commands and the Python of docs/ run; the flags and links of all pages exist.
 
-Small videos and a small network take the places of the reader's.
+Small videos and a small network replace the reader's.
 """
 
 import re
@@ -35,7 +35,7 @@ def named(page):
 
 
 def blocks(page, *languages):
-    """The fenced blocks of a page that are in one of the languages."""
+    """The fenced blocks of a page in one of the languages."""
     found = FENCED.findall(page.read_text(encoding="utf-8"))
     return [(language, text) for language, text in found if language in languages]
 
@@ -48,7 +48,7 @@ def commands(text):
 
 @pytest.fixture
 def readers_folder(tmp_path, encode, class_folders, small_recognizer, monkeypatch):
-    """A folder with what the pages speak of, in which the test then is."""
+    """A working folder with the videos and models that the pages mention."""
     for name in ("video.mp4", "match.mp4", "holiday/a.mp4", "more/b.avi"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         encode(tmp_path / name, "mpeg4", frames=30)
@@ -75,7 +75,7 @@ def readers_folder(tmp_path, encode, class_folders, small_recognizer, monkeypatc
 
 
 def run(words):
-    """The command, made small; its output goes where the page says, or nowhere."""
+    """Run the command on a small scale; its output goes to the file of the page, if any."""
     target = "output.txt"
     if ">" in words:
         words, target = words[: words.index(">")], words[-1]
@@ -89,7 +89,7 @@ def run(words):
             dataset = arguments[arguments.index("--dataset") + 1]
             arguments += ["--output", f"runs/{dataset}-i3d-snl"]  # as with the default backbone
         arguments += SMALL_TRAINING
-    elif arguments[0] in ("predict", "explain", "export") and "--model" not in arguments:
+    elif arguments[0] in ("predict", "timeline", "explain", "export") and "--model" not in arguments:
         arguments += ["--model", SMALL_MODEL]
     with open(target, "w") as output, redirect_stdout(output):
         return cli.main(arguments)
@@ -110,8 +110,9 @@ def test_the_commands_of_a_page_work_one_after_the_other(page, readers_folder, c
 
 @pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=named)
 def test_the_python_of_a_page_runs(page, readers_folder, monkeypatch):
-    small = actionrec.load(SMALL_MODEL)
-    monkeypatch.setattr(actionrec, "load", lambda name: {DEFAULT_MODEL: small}[name])
+    load = actionrec.load
+    small = {DEFAULT_MODEL: SMALL_MODEL}
+    monkeypatch.setattr(actionrec, "load", lambda name, **options: load(small[name], **options))
     torch.manual_seed(0)
     for _, text in blocks(page, "python"):
         exec(compile(text, str(page), "exec"), {})
