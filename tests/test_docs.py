@@ -89,7 +89,9 @@ def run(words):
             dataset = arguments[arguments.index("--dataset") + 1]
             arguments += ["--output", f"runs/{dataset}-i3d-snl"]  # as with the default backbone
         arguments += SMALL_TRAINING
-    elif arguments[0] in ("predict", "timeline", "explain", "export") and "--model" not in arguments:
+    elif (
+        arguments[0] in ("predict", "timeline", "explain", "export") and "--model" not in arguments
+    ):
         arguments += ["--model", SMALL_MODEL]
     with open(target, "w") as output, redirect_stdout(output):
         return cli.main(arguments)

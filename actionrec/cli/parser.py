@@ -59,6 +59,8 @@ class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
         return super()._format_action_invocation(action)
 
     def _get_help_string(self, action: Action) -> str:
+        if "--print-config" in action.option_strings:
+            return "Print the complete settings as YAML and exit."
         text = super()._get_help_string(action)
         for type_of_value in ("type: %(type)s, ", ", type: %(type)s", " (type: %(type)s)"):
             text = text.replace(type_of_value, "")
