@@ -13,7 +13,7 @@ def app(
     precision: PrecisionName = "auto",
     open: bool = False,
 ) -> int:
-    """Serve a local web page that recognises the actions in a video dropped on it.
+    """Serve a local web page that names the actions in a video.
 
     Prints the address of the page; Ctrl-C ends it. Only this machine can open the page. Uploaded
     videos are deleted within half an hour, and when the server ends.

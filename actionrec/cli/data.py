@@ -149,10 +149,10 @@ def data_shrink(
     timeout: PositiveFloat = 300,
     memory: PositiveInt = 4096,
 ) -> int:
-    """Copy a data set with smaller videos, which training reads about twice as fast.
+    """Copy a data set with smaller videos, for faster training.
 
-    Names, frame counts and frame rates stay the same; sound is left out. An interrupted copy
-    continues with the next video.
+    Training reads the copies about twice as fast. Names, frame counts and frame rates stay the
+    same; sound is left out. An interrupted copy continues with the next video.
 
     Examples:
         actionrec data shrink ucf101 --root UCF-101 --output UCF-101-small

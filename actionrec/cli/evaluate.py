@@ -30,7 +30,9 @@ def evaluate(
     save_logits: str | None = None,
     format: Format = "table",
 ) -> int:
-    """Measure clip-level and video-level accuracy on the validation videos of a data set.
+    """Measure the accuracy of a model on the validation videos of a data set.
+
+    Prints clip-level and video-level Top-1 and Top-5, and the accuracy of every class.
 
     Examples:
         actionrec evaluate --model runs/mine/model.safetensors --dataset ucf101 --root UCF-101

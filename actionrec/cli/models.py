@@ -26,9 +26,10 @@ def info(
     classes: PositiveInt = 400,
     format: Format = "table",
 ) -> int:
-    """Count the parameters and multiply-adds of a network and its nonlocal blocks.
+    """Count the parameters and multiply-adds of a network.
 
-    Convolutions and matrix products count; normalisation, activations and pooling do not.
+    Nonlocal blocks are also counted separately. Convolutions and matrix products count;
+    normalisation, activations and pooling do not.
 
     Examples:
         actionrec info --backbone r3d50 --block snl --clip 16x112x112

@@ -64,6 +64,8 @@ class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
         text = super()._get_help_string(action)
         for type_of_value in ("type: %(type)s, ", ", type: %(type)s", " (type: %(type)s)"):
             text = text.replace(type_of_value, "")
+        if not action.option_strings:
+            text = text.removesuffix("(required)").rstrip()
         is_switch = action.nargs == 0
         if is_switch or action.default in (None, []):
             text = text.removesuffix(" (default: %(default)s)")

@@ -4,7 +4,9 @@ from actionrec.config import TrainConfig
 
 
 def train(config: TrainConfig) -> int:
-    """Train a video classifier; without other settings, by the protocol of the paper.
+    """Train a video classifier.
+
+    The default settings are the protocol of the paper on UCF-101.
 
     Examples:
         actionrec train --config demo.yaml
@@ -32,11 +34,12 @@ def train(config: TrainConfig) -> int:
 
 
 def tune(what: str, config: TrainConfig) -> int:
-    """Find a learning rate or batch size for a training run, from the flags of `train`.
+    """Find a learning rate or batch size for a training run.
 
-    lr: trains for 100 steps with a learning rate that rises from 1e-5 to 1, prints the rate at
-    which the loss falls fastest, and draws the curve beside the --output folder. batch_size:
-    doubles the batch size until the memory is full. Both are starting points (Lightning's tuner).
+    Takes the flags of `train`. lr: trains for 100 steps with a learning rate that rises from 1e-5
+    to 1, prints the rate at which the loss falls fastest, and draws the curve beside the --output
+    folder. batch_size: doubles the batch size until the memory is full. Both are starting points
+    (Lightning's tuner).
 
     Examples:
         actionrec tune lr --config demo.yaml
