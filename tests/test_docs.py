@@ -98,7 +98,7 @@ def run(words):
 
 
 PAGES_WITH_COMMANDS = [page for page in PAGES if blocks(page, "bash")]
-PAGES_WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+PAGES_WITH_PYTHON = [page for page in (PROJECT / "README.md", *PAGES) if blocks(page, "python")]
 
 
 @pytest.mark.slow
