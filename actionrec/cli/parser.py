@@ -34,7 +34,7 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", None) or self
         verb = parser.prog.replace(" [options]", "")
-        complain(f"{' '.join(message.split())} (see `{verb} --help`)")
+        complain(f"{' '.join(message.split())} (`{verb} --help` lists the choices)")
         self.exit(2)
 
 
