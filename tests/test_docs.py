@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import actionrec
 from actionrec.cli import main as cli
@@ -142,3 +143,16 @@ def test_the_links_of_a_page_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing
+
+
+@pytest.mark.slow
+def test_the_picture_of_the_readme_can_be_made_again(tmp_path, encode, model):
+    for name in ("MoveRight_g03_c01", "Expand_g04_c01", "TurnClockwise_g05_c02", "MoveUp_g01_c02"):
+        path = tmp_path / name.partition("_")[0] / f"v_{name}.avi"
+        path.parent.mkdir()
+        encode(path, size=(320, 240))
+    picture = tmp_path / "picture.png"
+    script = PROJECT / "scripts" / "make_readme_picture.py"
+    run = [sys.executable, str(script), str(tmp_path), model, "--output", str(picture)]
+    subprocess.run(run, check=True)
+    assert Image.open(picture).width == 1200

@@ -157,7 +157,7 @@ def timeline(
     outputs, rendered = [Path(name) for name in output], render and Path(render)
     found = find_videos(paths)
     if len(found) > 1 and (outputs or rendered):
-        raise UsageError(f"--output and --render take one video, not {len(found)}.")
+        raise UsageError(f"--output and --render are for one video, not {len(found)}.")
     require_outputs(outputs)
     if rendered is not None:
         from actionrec.prediction.rendering import render as draw
