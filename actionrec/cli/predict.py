@@ -56,7 +56,7 @@ def predict(
         decoder: Decoding library; decord and torchcodec are extras and less exact.
         format: Format of the output.
         files_from: Text file with one path on each line, or - for standard input.
-        output: File for the results, *.jsonl or *.parquet.
+        output: File for the results; the suffix selects the format.
         workers: Number of processes for --output, about 1 GB of memory each; by default one for
             each GPU or, without a GPU, one for each core, at most four.
         shard: Part of the list for --output, such as 3/8 on the third of eight machines.
@@ -143,7 +143,7 @@ def timeline(
         precision: Number format of the network: float32, bfloat16, or auto: bfloat16 on hardware
             that supports it.
         format: Format of the output.
-        output: Files for the timeline of one video: *.json, *.csv, *.vtt (WebVTT) or *.srt.
+        output: Files for the timeline of one video; the suffix selects the format.
         render: File, *.mp4, *.mov or *.mkv, for the video with the timeline drawn on it.
     """
     from actionrec.files import find_videos
