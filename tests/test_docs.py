@@ -22,6 +22,7 @@ from actionrec.models.classifier import BlockConfig, VideoClassifier
 
 PROJECT = Path(__file__).parents[1]
 PAGES = sorted((PROJECT / "docs").glob("*.md"))
+EVERY_PAGE = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *PAGES]
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 DEFAULT_MODEL = "kinetics400-i3d"
 SMALL_MODEL = "model.safetensors"
@@ -99,7 +100,7 @@ def run(words):
 
 
 PAGES_WITH_COMMANDS = [page for page in PAGES if blocks(page, "bash")]
-PAGES_WITH_PYTHON = [page for page in (PROJECT / "README.md", *PAGES) if blocks(page, "python")]
+PAGES_WITH_PYTHON = [page for page in EVERY_PAGE if blocks(page, "python")]
 
 
 @pytest.mark.slow
@@ -121,7 +122,7 @@ def test_the_python_of_a_page_runs(page, readers_folder, monkeypatch):
         exec(compile(text, str(page), "exec"), {})
 
 
-@pytest.mark.parametrize("page", [PROJECT / "README.md", *PAGES], ids=named)
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=named)
 def test_the_flags_of_a_page_exist(page, monkeypatch):
     monkeypatch.chdir(PROJECT)
     parser = cli.build_parser()
@@ -138,10 +139,18 @@ def test_the_flags_of_a_page_exist(page, monkeypatch):
             parser.parse_args(words)
 
 
-@pytest.mark.parametrize("page", [PROJECT / "README.md", *PAGES], ids=named)
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=named)
 def test_the_links_of_a_page_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=named)
+def test_the_files_of_the_project_that_a_page_names_exist(page):
+    folders = "actionrec|configs|docs|examples|results|scripts|tests"
+    files = re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text(encoding="utf-8"))
+    missing = [file for file in files if not (PROJECT / file).exists()]
     assert not missing
 
 

@@ -60,8 +60,8 @@ def predict(
         workers: Number of processes for --output, about 1 GB of memory each; by default one for
             each GPU or, without a GPU, one for each core, at most four.
         shard: Part of the list for --output, such as 3/8 on the third of eight machines.
-        timeout: Longest time for one video with --output, in seconds; by default 300.
-        memory: Most memory for one video with --output and without a GPU, in MiB; by default 4096.
+        timeout: Time limit for one video with --output, in seconds; by default 300.
+        memory: Limit for one video with --output, in MiB; by default 4096 without a GPU.
     """
     if not paths and files_from is None:
         raise UsageError("No paths are given; name videos or folders, or a list with --files-from.")
