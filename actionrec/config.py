@@ -1,5 +1,5 @@
-"""The settings of a training run, with their bounds in the types: one data class for the flags of
-`actionrec train`, the keys of its YAML files and the record beside its results.
+"""The settings of a training run: one data class for the flags of `actionrec train`, the keys of
+its YAML files and the record beside its results.
 
     actionrec train --help
 """
@@ -42,67 +42,68 @@ class TrainConfig:
     """Settings of a training run; the defaults are the paper's protocol.
 
     Args:
-        dataset: Kind of data set.
-        root: Its folder, or the CSV file; the demo data set makes its own.
-        split: One of the data set's splits, which `actionrec data list` names.
+        dataset: Name of the data set, from `actionrec data list`.
+        root: Folder of the data set, or the CSV file; the demo data set generates its own.
+        split: 1, 2, 3 or paper for ucf101; 1 to 3 for hmdb51; the fold, 1 to 5, for a CSV file
+            without a split column.
         backbone: Network.
         weights: Initial weights: kinetics400 (downloaded once), none, or a file: a model of
-            actionrec, for r3d50 one of Hara's .pth, for i3d_r50 PyTorchVideo's .pyth.
-        block: Nonlocal block to put into the network.
-        stages: Stages that get a block before their last unit, such as 3 4.
-        blocks_per_stage: Blocks of a stage, before its last units.
-        reduction: Channels of the feature map over those in the block: 1, 2 or 4.
-        order: Order of the filter, for gsnl, cheb and cayley.
-        groups: Groups of channels, for cgnl.
-        units: Units of a block that share one affinity.
+            actionrec, Hara's .pth for r3d50, PyTorchVideo's .pyth for i3d_r50.
+        block: Type of nonlocal block.
+        stages: Stages with a block before their last unit, such as 3 4.
+        blocks_per_stage: Number of blocks in each stage, before its last units.
+        reduction: Factor by which the block reduces the channels: 1, 2 or 4.
+        order: Order of the filter (gsnl, cheb and cayley).
+        groups: Number of channel groups (cgnl).
+        units: Number of filters in a block that share one affinity.
         clip_length: Frames of a clip.
-        stride: Frames from one frame of a clip to the next.
-        fps: Frame rate that the stride refers to, such as 25, so that videos of all rates are seen
-            at the same speed; by default each video's own.
-        short_side: Pixels of a frame's short side before the crop; training draws it between this
-            and 1.25 times this.
-        crop: Side of the square that the network sees, in pixels.
+        stride: Distance between two frames of a clip, in frames.
+        fps: Frame rate to which the stride refers, such as 25, for videos of different rates; by
+            default the stride refers to the rate of each video.
+        short_side: Short side of a frame before the crop, in pixels; training draws it between this
+            value and 1.25 times as much.
+        crop: Side of the square input of the network, in pixels.
         gamma: Exponent of the pixel values in [0, 1]; 0.4 brightens videos filmed in the dark.
-        crop_area: Share of the frame's area that a training crop takes, least and most, such as
-            0.3 1 (Inception's way, the sides 3:4 to 4:3); by default squares by short_side.
-        augment: Change training clips further: color jitters brightness, contrast, saturation and
+        crop_area: Least and largest share of the frame in a training crop, such as 0.3 1, with
+            sides of 3:4 to 4:3 (Inception); by default square crops after short_side.
+        augment: Augmentation of training clips: color jitters brightness, contrast, saturation and
             hue; randaugment applies two random operations to a clip.
-        mix: Mix the clips of a batch and their labels: mixup blends two, cutmix puts a part of one
-            into another, both takes either by chance.
-        flip: Mirror half of the training clips; by default where no class is the mirror image
-            of another.
+        mix: Mixture of the clips and labels in a batch: mixup blends two clips, cutmix pastes a
+            part of one into another, both chooses at random.
+        flip: Mirror half of the training clips; by default only if no class is the mirror image of
+            another.
         train_from: Trained part: all, everything from a stage on (stage4), or only the nonlocal
             blocks and the head (block); the rest keeps its weights and statistics.
         epochs: Passes over the training videos.
         batch_size: Clips of one step, on all devices together.
-        accumulate: Batches whose gradients are added up before the weights are changed.
-        clip_gradient: Largest norm of the gradient; longer ones are shortened to it.
-        label_smoothing: Share of the label's probability that is spread over all classes.
+        accumulate: Number of batches whose gradients are added for one step.
+        clip_gradient: Largest norm of the gradient.
+        label_smoothing: Share of the label that is spread over all classes.
         lr: Learning rate of the first epochs.
-        lr_for_batch: Clips of a step that lr is meant for, such as 16; lr then grows and falls with
-            batch_size times accumulate, in proportion (Goyal et al. 2017).
-        warmup: Epochs until the learning rate has risen to lr, in equal steps.
-        schedule: How the learning rate falls: step, or cosine, to 0 at the last epoch's end.
-        lr_step: Epochs after which the learning rate is divided by 10, again and again; by
-            default two fifths of all epochs, as in the paper's 40 of 100.
+        lr_for_batch: Batch size to which lr refers, such as 16; lr is scaled in proportion to
+            batch_size times accumulate (Goyal et al. 2017).
+        warmup: Epochs in which the learning rate rises to lr, in equal steps.
+        schedule: Course of the learning rate: step, or cosine to 0 at the end of the last epoch.
+        lr_step: Epochs between divisions of the learning rate by 10; by default two fifths of all
+            epochs, as in the paper (40 of 100).
         momentum: Momentum of SGD.
         weight_decay: Weight decay of SGD.
-        freeze_batchnorm: Keep the backbone's batch normalisation at its pretrained statistics;
+        freeze_batchnorm: Keep the pretrained statistics of the backbone's batch normalisation;
             helps with small batches.
-        sync_batchnorm: With several devices, batch normalisation over the clips of all of them.
+        sync_batchnorm: Normalise over the clips of all devices.
         ema: Decay of a moving average of the weights, such as 0.999, or 0.99 for short runs; the
             average is validated and saved.
         precision: Numbers of the forward and backward pass, the weights stay float32; auto is
             bfloat16 on a GPU that has it, else float32. A CPU with bfloat16 is faster with it, too.
         compile: Compile the network with torch.compile: faster on a GPU after a slow first step.
-        devices: GPUs of this machine to train on, a process each; without a GPU, processes.
-        nodes: Machines to train on, each with as many devices; start it with torchrun or Slurm.
-        workers: Processes that read videos, for each device.
-        decoder: Library that decodes videos; those but pyav are extras and less exact.
+        devices: GPUs (or, without a GPU, processes) of this machine.
+        nodes: Number of machines with as many devices each; start with torchrun or Slurm.
+        workers: Number of processes that read videos, for each device.
+        decoder: Decoding library; decord and torchcodec are extras and less exact.
         seed: Seed of the weights and of every random choice.
-        max_bad: Share of training videos that may be unreadable before training stops.
+        max_bad: Largest share of broken training videos; more end the training.
         output: Folder of the run; by default runs/DATASET-BACKBONE-BLOCK.
-        resume: auto continues the run in the output folder where it was stopped.
+        resume: auto continues the stopped run in the output folder.
     """
 
     dataset: DatasetName

@@ -1,6 +1,6 @@
-"""The pages in docs/ are true: their commands and their Python run, their flags and links exist.
+"""The commands and the Python of docs/ run; the flags and links of all pages exist.
 
-Small videos and a small network take the places of the reader's.
+Small videos and a small network replace the reader's.
 """
 
 import re
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import actionrec
 from actionrec.cli import main as cli
@@ -21,6 +22,7 @@ from actionrec.models.classifier import BlockConfig, VideoClassifier
 
 PROJECT = Path(__file__).parents[1]
 PAGES = sorted((PROJECT / "docs").glob("*.md"))
+EVERY_PAGE = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *PAGES]
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 DEFAULT_MODEL = "kinetics400-i3d"
 SMALL_MODEL = "model.safetensors"
@@ -35,7 +37,7 @@ def named(page):
 
 
 def blocks(page, *languages):
-    """The fenced blocks of a page that are in one of the languages."""
+    """The fenced blocks of a page in one of the languages."""
     found = FENCED.findall(page.read_text(encoding="utf-8"))
     return [(language, text) for language, text in found if language in languages]
 
@@ -48,7 +50,7 @@ def commands(text):
 
 @pytest.fixture
 def readers_folder(tmp_path, encode, class_folders, small_recognizer, monkeypatch):
-    """A folder with what the pages speak of, in which the test then is."""
+    """A working folder with the videos and models that the pages mention."""
     for name in ("video.mp4", "match.mp4", "holiday/a.mp4", "more/b.avi"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         encode(tmp_path / name, "mpeg4", frames=30)
@@ -75,7 +77,7 @@ def readers_folder(tmp_path, encode, class_folders, small_recognizer, monkeypatc
 
 
 def run(words):
-    """The command, made small; its output goes where the page says, or nowhere."""
+    """Run the command on a small scale; its output goes to the file of the page, if any."""
     target = "output.txt"
     if ">" in words:
         words, target = words[: words.index(">")], words[-1]
@@ -89,14 +91,16 @@ def run(words):
             dataset = arguments[arguments.index("--dataset") + 1]
             arguments += ["--output", f"runs/{dataset}-i3d-snl"]  # as with the default backbone
         arguments += SMALL_TRAINING
-    elif arguments[0] in ("predict", "explain", "export") and "--model" not in arguments:
+    elif (
+        arguments[0] in ("predict", "timeline", "explain", "export") and "--model" not in arguments
+    ):
         arguments += ["--model", SMALL_MODEL]
     with open(target, "w") as output, redirect_stdout(output):
         return cli.main(arguments)
 
 
 PAGES_WITH_COMMANDS = [page for page in PAGES if blocks(page, "bash")]
-PAGES_WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+PAGES_WITH_PYTHON = [page for page in EVERY_PAGE if blocks(page, "python")]
 
 
 @pytest.mark.slow
@@ -110,14 +114,15 @@ def test_the_commands_of_a_page_work_one_after_the_other(page, readers_folder, c
 
 @pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=named)
 def test_the_python_of_a_page_runs(page, readers_folder, monkeypatch):
-    small = actionrec.load(SMALL_MODEL)
-    monkeypatch.setattr(actionrec, "load", lambda name: {DEFAULT_MODEL: small}[name])
+    load = actionrec.load
+    small = {DEFAULT_MODEL: SMALL_MODEL}
+    monkeypatch.setattr(actionrec, "load", lambda name, **options: load(small[name], **options))
     torch.manual_seed(0)
     for _, text in blocks(page, "python"):
         exec(compile(text, str(page), "exec"), {})
 
 
-@pytest.mark.parametrize("page", [PROJECT / "README.md", *PAGES], ids=named)
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=named)
 def test_the_flags_of_a_page_exist(page, monkeypatch):
     monkeypatch.chdir(PROJECT)
     parser = cli.build_parser()
@@ -134,8 +139,29 @@ def test_the_flags_of_a_page_exist(page, monkeypatch):
             parser.parse_args(words)
 
 
-@pytest.mark.parametrize("page", [PROJECT / "README.md", *PAGES], ids=named)
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=named)
 def test_the_links_of_a_page_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=named)
+def test_the_files_of_the_project_that_a_page_names_exist(page):
+    folders = "actionrec|configs|docs|examples|results|scripts|tests"
+    files = re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text(encoding="utf-8"))
+    missing = [file for file in files if not (PROJECT / file).exists()]
+    assert not missing
+
+
+@pytest.mark.slow
+def test_the_picture_of_the_readme_can_be_made_again(tmp_path, encode, model):
+    for name in ("MoveRight_g03_c01", "Expand_g04_c01", "TurnClockwise_g05_c02", "MoveUp_g01_c02"):
+        path = tmp_path / name.partition("_")[0] / f"v_{name}.avi"
+        path.parent.mkdir()
+        encode(path, size=(320, 240))
+    picture = tmp_path / "picture.png"
+    script = PROJECT / "scripts" / "make_readme_picture.py"
+    run = [sys.executable, str(script), str(tmp_path), model, "--output", str(picture)]
+    subprocess.run(run, check=True)
+    assert Image.open(picture).width == 1200

@@ -1,4 +1,4 @@
-"""`actionrec app`: the page in the browser."""
+"""`actionrec app`: a web page on this machine."""
 
 from jsonargparse.typing import PositiveFloat, restricted_number_type
 
@@ -15,22 +15,22 @@ def app(
     precision: PrecisionName = "auto",
     open: bool = False,
 ) -> int:
-    """Serve a local web page to drop a video on and see what people do in it.
+    """Serve a local web page that names the actions in a video.
 
-    Its address is printed when it is ready; Ctrl-C ends it. Only this machine reaches it. Uploads
-    are deleted within half an hour, or when the page ends.
+    Prints the address of the page; Ctrl-C ends it. Only this machine can open the page. Uploaded
+    videos are deleted within half an hour, and when the server ends.
 
     Examples:
         actionrec app
         actionrec app --model runs/mine/model.safetensors --port 8000
 
     Args:
-        model: A pretrained model (see `actionrec weights list`) or a model file.
-        port: Port of 127.0.0.1 for the page.
-        max_seconds: Longer videos are refused.
-        max_megabytes: Larger files are refused.
-        precision: Numbers that the network computes with: float32; bfloat16; or auto, bfloat16
-            where the hardware has it.
+        model: A model file, or a name from `actionrec weights list`.
+        port: Port of the page on 127.0.0.1.
+        max_seconds: Longest accepted video, in seconds.
+        max_megabytes: Largest accepted file, in MB.
+        precision: Number format of the network: float32, bfloat16, or auto: bfloat16 on hardware
+            that supports it.
         open: Open the page in the browser.
     """
     from actionrec.app.server import serve

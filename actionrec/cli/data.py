@@ -1,4 +1,4 @@
-"""`actionrec data`: count, download, check and shrink data sets."""
+"""`actionrec data`: list, download, check and shrink data sets."""
 
 import shlex
 from collections import Counter
@@ -19,7 +19,7 @@ def data_list(
     split: str = "1",
     format: Format = "table",
 ) -> int:
-    """Count the videos of a data set by class, or list the data sets that there are.
+    """List the known data sets, or count the videos of one by class.
 
     Examples:
         actionrec data list
@@ -27,10 +27,11 @@ def data_list(
         actionrec data list folder --root my_videos --format json
 
     Args:
-        dataset: Kind of data set; without it all kinds are listed.
-        root: Its folder, or the CSV file.
-        split: One of the splits that the list of all kinds names.
-        format: What to print.
+        dataset: Name of a data set; without a name, all are listed.
+        root: Folder of the data set, or the CSV file.
+        split: 1, 2, 3 or paper for ucf101; 1 to 3 for hmdb51; the fold, 1 to 5, for a CSV file
+            without a split column.
+        format: Format of the output.
     """
     if dataset is None:
         rows = [
@@ -86,8 +87,8 @@ def data_download(dataset: Literal["ucf101"], root: str) -> int:
         actionrec data download ucf101 --root data
 
     Args:
-        dataset: Which.
-        root: Folder for it, on a disk with room: UCF-101 has 7 GB.
+        dataset: Name of the data set.
+        root: Destination folder; UCF-101 needs 14 GB there for a while, 7 GB in the end.
     """
     from actionrec.datasets.download import download
 
@@ -109,24 +110,24 @@ def data_check(
     again: bool = False,
     format: Format = "table",
 ) -> int:
-    """Decode every video of a data set and name the bad ones with the reason.
+    """Decode every video of a data set and report the broken ones.
 
-    The findings are kept in a report beside the videos: an interrupted check goes on from it, and
-    training and evaluation leave out the bad videos.
+    The results are kept in a file beside the videos. An interrupted check continues from it;
+    training and evaluation leave out the broken videos.
 
     Examples:
         actionrec data check ucf101 --root UCF-101
         actionrec data check folder --root my_videos --workers 8 --format json > report.json
 
     Args:
-        dataset: Kind of data set.
-        root: Its folder, or the CSV file.
-        split: Only the videos of this split; by default all.
-        workers: Processes that decode; by default one a processor core.
-        timeout: Seconds after which a video is given up.
-        memory: MiB that a video may take before it is given up.
-        again: Decode also videos that have not changed since the last check.
-        format: What to print.
+        dataset: Name of the data set, from `actionrec data list`.
+        root: Folder of the data set, or the CSV file.
+        split: Check only the videos of this split; by default all.
+        workers: Number of decoding processes; by default one for each core.
+        timeout: Longest time for one video, in seconds.
+        memory: Most memory for one video, in MiB.
+        again: Decode videos again that were checked before and have not changed.
+        format: Format of the output.
     """
     from actionrec.datasets.check import check
     from actionrec.processes import Limits
@@ -157,24 +158,24 @@ def data_shrink(
     timeout: PositiveFloat = 300,
     memory: PositiveInt = 4096,
 ) -> int:
-    """Copy a data set with smaller videos, which are read about twice as fast.
+    """Copy a data set with smaller videos, for faster training.
 
-    Names, numbers of frames and frame rates stay; sound is left out. The next run continues an
-    interrupted copy.
+    Training reads the copies about twice as fast. Names, frame counts and frame rates stay the
+    same; sound is left out. An interrupted copy continues with the next video.
 
     Examples:
         actionrec data shrink ucf101 --root UCF-101 --output UCF-101-small
         actionrec data shrink csv --root my_videos.csv --output small --short-side 256
 
     Args:
-        dataset: Kind of data set.
+        dataset: Name of the data set, from `actionrec data list`.
         output: Folder for the copy, new or from an interrupted run.
-        root: The data set's folder, or the CSV file.
-        short_side: Pixels of the short side; smaller videos are copied as they are. Training
-            scales to 128 to 160 pixels unless told otherwise.
-        workers: Processes that read and write videos; by default one a processor core.
-        timeout: Seconds after which a video is given up.
-        memory: MiB that a video may take before it is given up.
+        root: Folder of the data set, or the CSV file.
+        short_side: Short side of the copies, in pixels; smaller videos are copied unchanged.
+            Training scales to 128 to 160 pixels by default.
+        workers: Number of processes; by default one for each core.
+        timeout: Longest time for one video, in seconds.
+        memory: Most memory for one video, in MiB.
     """
     from actionrec.datasets.shrink import shrink
     from actionrec.processes import Limits

@@ -1,4 +1,4 @@
-"""`actionrec evaluate` and `actionrec compare`: a model's accuracy, and which model is better."""
+"""`actionrec evaluate` and `actionrec compare`: the accuracy of models, and their difference."""
 
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,9 @@ def evaluate(
     save_logits: str | None = None,
     format: Format = "table",
 ) -> int:
-    """Measure clip-level and video-level Top-1 and Top-5 on a data set's validation videos.
+    """Measure the accuracy of a model on the validation videos of a data set.
+
+    Prints clip-level and video-level Top-1 and Top-5, and the accuracy of every class.
 
     Examples:
         actionrec evaluate --model runs/mine/model.safetensors --dataset ucf101 --root UCF-101
@@ -36,25 +38,23 @@ def evaluate(
         actionrec evaluate --model model.safetensors --dataset folder --root my_videos --format json
 
     Args:
-        model: A model file, or the name of a pretrained model.
-        dataset: Kind of data set.
-        root: Its folder, or the CSV file.
-        split: One of the data set's splits, which `actionrec data list` names.
-        clips: Clips evenly spread over each video.
-        crops: 1, the centre of the frame, or 3 along its longer side.
-        workers: Processes that read videos.
-        precision: Numbers that the network computes with: float32, as for published accuracies;
-            bfloat16, faster where the hardware has it, but some clips are ranked differently; or
-            auto, bfloat16 where the hardware has it.
-        decoder: Library that decodes videos; all but pyav are extras and less exact.
-        devices: GPUs of this machine that share the work, a process each; without a GPU, processes.
-            The number changes no accuracy.
-        nodes: Machines that share the work; start each with torchrun or Slurm.
-        output: Folder for a report: results.json, per_class.csv, predictions.csv,
-            confusion_matrix.png and per_class.png.
-        save_logits: File, *.safetensors, for the logits of every clip and crop, which
-            `actionrec compare` takes.
-        format: What to print.
+        model: A model file, or a name from `actionrec weights list`.
+        dataset: Name of the data set, from `actionrec data list`.
+        root: Folder of the data set, or the CSV file.
+        split: 1, 2, 3 or paper for ucf101; 1 to 3 for hmdb51; the fold, 1 to 5, for a CSV file
+            without a split column.
+        clips: Clips of each video, evenly spread.
+        crops: Crops of each clip: 1 (the centre) or 3 (along the longer side).
+        workers: Number of processes that read videos.
+        precision: Number format of the network: float32, as for published results; bfloat16, which
+            may rank a few clips differently; or auto: bfloat16 on hardware that supports it.
+        decoder: Decoding library; decord and torchcodec are extras and less exact.
+        devices: GPUs (or, without a GPU, processes) of this machine; the results do not depend on
+            the number.
+        nodes: Number of machines; start the command with torchrun or Slurm.
+        output: Folder for a report: results.json, per_class.csv, predictions.csv and pictures.
+        save_logits: File, *.safetensors, for the logits of all clips, for `actionrec compare`.
+        format: Format of the output.
     """
     from actionrec.datasets.check import without_damaged_videos
     from actionrec.datasets.registry import open_dataset
@@ -102,10 +102,10 @@ def compare(
     b: list[str] = [],  # noqa: B006
     format: Literal["table", "json"] = "table",
 ) -> int:
-    """Tell whether one model is better than another, or the difference may be chance.
+    """Test whether the difference between two models is more than chance.
 
-    The files come from `actionrec evaluate --save-logits` on the same videos. Each side may have
-    several files, one a training seed, and is then their mean. Two tests at the level of 5 %: a
+    Takes files of `actionrec evaluate --save-logits` for the same videos. A model trained with
+    several seeds has several files and is judged by their mean. Two tests at the 5 % level: a
     paired bootstrap of the difference in Top-1, and McNemar's test of each pair of files.
 
     Examples:
@@ -114,9 +114,9 @@ def compare(
 
     Args:
         files: Logits of model A and of model B.
-        a: Logits of several trainings of A.
-        b: Logits of as many trainings of B, with the same seeds in the same order.
-        format: What to print.
+        a: Logits of model A, one file for each seed.
+        b: Logits of model B, with the same seeds in the same order.
+        format: Format of the output.
     """
     side_a, side_b = (files[:1], files[1:]) if files else (a, b)
     if files and (a or b) or not side_a or len(side_a) != len(side_b):

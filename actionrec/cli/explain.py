@@ -1,4 +1,4 @@
-"""`actionrec explain`: where in a video a model looked."""
+"""`actionrec explain`: heat maps of the evidence in a video."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -19,7 +19,7 @@ def explain(
     decoder: DecoderName = "pyav",
     output: str = ".",
 ) -> int:
-    """Show where in a video a model looked, as heat maps over its frames.
+    """Draw heat maps that show where in a video a model looked.
 
     Examples:
         actionrec explain video.mp4
@@ -29,21 +29,21 @@ def explain(
 
     Args:
         video: Video file.
-        model: A pretrained model (see `actionrec weights list`) or a model file.
-        compare: Another model, shown with the first one for the same clip and point.
-        method: affinity, the weights with which a point takes features in a nonlocal block;
-            features, their magnitude at input and output of the block (without one, in the last
-            stage); hirescam, the contribution of each position to the class's logit; or auto,
-            affinity if all models have a block, else hirescam.
-        label: Class to explain; by default the predicted one.
-        start: Start of the clip in seconds; by default the clip that scores highest is shown.
-        point: Column and row of the point in pixels of the video; by default the position with the
-            strongest features.
+        model: A model file, or a name from `actionrec weights list`.
+        compare: Second model, drawn beside the first for the same clip and point.
+        method: affinity: the positions that a nonlocal block attends to from one point; features:
+            strength of the features before and after the block (without a block, of the last
+            stage); hirescam: evidence for the class; auto: affinity if the models have a block,
+            else hirescam.
+        label: Class to explain; by default the predicted class.
+        start: Start of the clip in seconds; by default the clip with the highest score.
+        point: Column and row of the point for affinity, in pixels of the video; by default the
+            point with the strongest features.
         at: Time of the point in seconds; by default the middle of the clip.
-        block: The unit after the nonlocal block (see `actionrec info`); by default the last block
-            is shown.
-        decoder: Library that decodes videos; all but pyav are extras and less exact.
-        output: File to write, *.png (a sheet of frames) or *.mp4 (the clip), or a folder for both.
+        block: Nonlocal block, named by the unit behind it (see `actionrec info`); by default the
+            last block.
+        decoder: Decoding library; decord and torchcodec are extras and less exact.
+        output: Output file, *.png (a sheet of frames) or *.mp4 (the clip), or a folder for both.
     """
     from actionrec.explanation.heat_maps import default_method, explain_same_moment
     from actionrec.explanation.pictures import WRITERS, picture_paths

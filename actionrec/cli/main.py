@@ -1,8 +1,8 @@
 """The command line: `actionrec --help`.
 
-One function a verb, in the module of its family; `VERBS` lists them. What a verb needs is imported
-inside it, so that help and wrong usage answer at once. Exit codes: 0 done, 1 something of the input
-failed, 2 wrong usage.
+`VERBS` lists the verbs; each is a function in a module of this folder. Verbs import PyTorch and
+other heavy libraries inside, so that help and wrong usage answer at once. docs/errors.md explains
+the exit codes.
 """
 
 import logging
@@ -37,7 +37,7 @@ from actionrec.errors import ActionrecError
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb: the function that does it, and the maker of the parser of its flags."""
+    """A verb: its function, and a function that builds the parser of its flags."""
 
     function: Callable[..., int]
     parser: Callable[[], Parser]
@@ -68,7 +68,7 @@ VERBS = {
     "tune": Verb(
         tune,
         lambda: train_settings_parser(
-            tune, what={"type": Literal["lr", "batch_size"], "help": "What to find."}
+            tune, what={"type": Literal["lr", "batch_size"], "help": "Setting to find."}
         ),
     ),
     "evaluate": _verb(evaluate),
@@ -91,17 +91,17 @@ VERBS = {
     "data shrink": _verb(data_shrink, "dataset", dataset=DATASET),
 }
 FAMILIES = {
-    "weights": "Pretrained weights.",
-    "data": "Data sets: count, download, check and shrink them.",
+    "weights": "List and download pretrained weights.",
+    "data": "List, download, check and shrink data sets.",
 }
 
 
 def build_parser() -> Parser:
-    """The parser of the whole command line, a subcommand a verb."""
+    """The parser of the whole command line, with a subcommand for each verb."""
     parser = Parser(
         prog="actionrec",
         description="Recognise human actions in video.",
-        epilog="`actionrec VERB --help` has examples; --debug shows where an error arose.",
+        epilog="`actionrec VERB --help` shows examples. --debug shows the traceback of an error.",
         version=f"actionrec {version('actionrec')}",
         formatter_class=HelpFormatter,
     )
@@ -119,7 +119,7 @@ def build_parser() -> Parser:
 
 
 def run(options: Namespace) -> int:
-    """Call the verb that was asked for."""
+    """Call the chosen verb."""
     name, values = options.verb, options[options.verb]
     if name in FAMILIES:
         member = values[f"{name}_verb"]
@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
         complain(str(error))
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our output has gone, as `head` does; Python would complain at exit.
+        # The reader of stdout, such as `head`, has closed it; Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -156,5 +156,5 @@ def main(arguments: list[str] | None = None) -> int:
         complain(f"{error.filename or 'A file'} could not be used: {error.strerror}.")
         return 1
     except KeyboardInterrupt:
-        complain("interrupted; what was printed or saved until now is complete.")
+        complain("interrupted; everything printed or saved so far is complete.")
         return 130

@@ -23,9 +23,10 @@ def info(
     classes: PositiveInt = 400,
     format: Format = "table",
 ) -> int:
-    """Count the parameters and multiply-adds of a network and its nonlocal blocks.
+    """Count the parameters and multiply-adds of a network.
 
-    Counted are convolutions and matrix products; not normalisation, activations and pooling.
+    Nonlocal blocks are also counted separately. Convolutions and matrix products count;
+    normalisation, activations and pooling do not.
 
     Examples:
         actionrec info --backbone r3d50 --block snl --clip 16x112x112
@@ -33,16 +34,16 @@ def info(
 
     Args:
         backbone: Network.
-        block: Nonlocal block.
-        stages: Stages that get a block.
-        blocks_per_stage: Blocks of a stage, before its last units.
-        reduction: Channels of the feature map over those in the block: 1, 2 or 4.
-        order: Order of the filter, for gsnl, cheb and cayley.
-        groups: Groups of channels, for cgnl.
-        units: Units of a block that share one affinity.
-        clip: Frames, height and width of the clip.
-        classes: Classes of the head.
-        format: What to print.
+        block: Type of nonlocal block.
+        stages: Stages with a block.
+        blocks_per_stage: Number of blocks in each stage, before its last units.
+        reduction: Factor by which the block reduces the channels: 1, 2 or 4.
+        order: Order of the filter (gsnl, cheb and cayley).
+        groups: Number of channel groups (cgnl).
+        units: Number of filters in a block that share one affinity.
+        clip: Frames, height and width of a clip.
+        classes: Number of classes.
+        format: Format of the output.
     """
     from actionrec.models.classifier import BlockConfig, ClassifierConfig
     from actionrec.models.complexity import measure
@@ -74,20 +75,20 @@ def export(
     clip: str | None = None,
     video: str | None = None,
 ) -> int:
-    """Write a model for programs without actionrec: as ONNX or by torch.export.
+    """Export a model to ONNX or torch.export, for programs without actionrec.
 
-    The file takes uint8 RGB clips (batch, 3, T, H, W), normalises them and gives logits; labels,
-    sampling and crop are in it as JSON. The file appears only if its logits agree with PyTorch's.
+    The exported network takes uint8 RGB clips (batch, 3, T, H, W) and returns logits; the file also
+    holds labels, sampling and crop as JSON. It is kept only if its logits equal PyTorch's.
 
     Examples:
         actionrec export --output i3d.onnx
         actionrec export --model runs/mine/model.safetensors --output mine.pt2 --clip 32x124x124
 
     Args:
-        output: File to write, *.onnx or *.pt2 (torch.export).
-        model: A pretrained model (see `actionrec weights list`) or a model file.
-        clip: Frames, height and width of a clip; by default what the model was trained for.
-        video: Video to check with; by default a generated clip.
+        output: Output file, *.onnx or *.pt2 (torch.export).
+        model: A model file, or a name from `actionrec weights list`.
+        clip: Frames, height and width of a clip; by default as in training.
+        video: Video for the check of the logits; by default a generated clip.
     """
     from actionrec.export import export as run
     from actionrec.models.classifier import VideoClassifier
@@ -101,13 +102,13 @@ def export(
 
 
 def weights_list(format: Format = "table") -> int:
-    """List the pretrained weights and whether they are in the cache.
+    """List the pretrained weights and whether they are downloaded.
 
     Example:
         actionrec weights list
 
     Args:
-        format: What to print.
+        format: Format of the output.
     """
     from actionrec.files import cache_folder
     from actionrec.models.catalogue import list_weights
@@ -131,7 +132,7 @@ def weights_download(name: str) -> int:
         actionrec weights download kinetics400-i3d
 
     Args:
-        name: Name of the weights (see `actionrec weights list`).
+        name: Name of the weights, from `actionrec weights list`.
     """
     from actionrec.models.catalogue import fetch
 

@@ -1,10 +1,15 @@
-"""How the command line reads flags and prints help: a function a verb, a data class a config."""
+"""Parsers and help texts of the command line.
+
+The flags of a verb are the signature of its function, its help is the docstring; the settings of a
+training run are the fields of `TrainConfig`.
+"""
 
 import inspect
 import sys
 from argparse import Action, RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,13 +19,13 @@ from actionrec.config import TrainConfig, type_sentence
 
 
 def complain(message: str) -> None:
-    """Tell the user of a problem, on stderr."""
+    """Print a problem on stderr."""
     print(f"actionrec: {message}", file=sys.stderr, flush=True)
 
 
 class Parser(ArgumentParser):
-    """Offers --batch-size for a setting named batch_size, and takes either; says what is wrong
-    in one sentence, without the page of usage."""
+    """Spells a setting named batch_size --batch-size, accepts both, and reports wrong usage in one
+    sentence."""
 
     def add_argument(self, *names: Any, **options: Any) -> Any:
         dashed = [n.replace("_", "-") for n in names if isinstance(n, str) and n.startswith("--")]
@@ -34,8 +39,19 @@ class Parser(ArgumentParser):
 
 
 class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Leaves the line ends of descriptions alone, so that examples can be copied; says nothing of
-    Python's types, of defaults only those that are something, and each name in one spelling."""
+    """Keeps the line ends of descriptions, so that examples can be copied; leaves out Python's
+    types, empty defaults, second spellings, and from the usage line all flags but required ones."""
+
+    def _format_usage(
+        self, usage: str | None, actions: Iterable[Action], groups: Any, prefix: str | None
+    ) -> str:
+        words = [self._prog.replace(" [options]", ""), "[options]"]
+        for action in actions:
+            if not action.option_strings:
+                words.append(self._format_args(action, action.dest))
+            elif action.required:
+                words.append(f"{action.option_strings[0]} {action.dest.upper()}")
+        return f"{'usage: ' if prefix is None else prefix}{' '.join(words)}\n\n"
 
     def _format_action_invocation(self, action: Action) -> str:
         action = copy(action)
@@ -43,9 +59,13 @@ class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
         return super()._format_action_invocation(action)
 
     def _get_help_string(self, action: Action) -> str:
+        if "--print-config" in action.option_strings:
+            return "Print the complete settings as YAML and exit."
         text = super()._get_help_string(action)
         for type_of_value in ("type: %(type)s, ", ", type: %(type)s", " (type: %(type)s)"):
             text = text.replace(type_of_value, "")
+        if not action.option_strings:
+            text = text.removesuffix("(required)").rstrip()
         is_switch = action.nargs == 0
         if is_switch or action.default in (None, []):
             text = text.removesuffix(" (default: %(default)s)")
@@ -53,7 +73,7 @@ class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
 
 
 class ConfigFile(ActionConfigFile):
-    """Takes a path or, where there is no such file, the name of one that we ship."""
+    """Accepts a path or the name of a shipped configuration."""
 
     def __call__(self, parser: Any, namespace: Any, value: Any, option: str | None = None) -> None:
         shipped = configs_folder() / str(value)
@@ -63,7 +83,7 @@ class ConfigFile(ActionConfigFile):
 
 
 def configs_folder() -> Path:
-    """The YAML files that we ship: inside an installed package, beside it in a checkout."""
+    """The shipped YAML files: inside an installed package, beside the package in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
@@ -72,51 +92,70 @@ def configs_folder() -> Path:
 def verb_parser(
     function: Callable[..., int], *positional: str, **special: dict[str, Any]
 ) -> Parser:
-    """The parser of a verb: the function's signature is its flags, its docstring its help.
+    """The parser of a verb.
 
     Args:
         function: The verb; its docstring describes every argument.
-        positional: Arguments that are given without a flag.
-        special: How argparse reads an argument, where its type does not say all: `nargs` say.
+        positional: Names of the arguments without a flag.
+        special: Options of argparse, such as `nargs`, for arguments whose type is not enough.
     """
     parser = Parser(description=description(function), print_config="--print-config")
     helps = argument_helps(function)
     for name in positional:
         parser.add_argument(name, help=helps[name], **special.get(name, {}))
-    for name in special.keys() - set(positional):
-        parser.add_argument(f"--{name}", help=helps[name], **special[name])
-    parser.add_function_arguments(function, skip={*positional, *special})
+    for name, options in special.items():
+        if name not in positional:
+            parser.add_argument(f"--{name}", help=helps[name], **options)
+    parser.add_function_arguments(function, as_group=False, skip={*positional, *special})
     return parser
 
 
 def train_settings_parser(function: Callable[..., int], **positional: dict[str, Any]) -> Parser:
-    """The parser of a verb that takes the settings of a training run, as flags or as a file."""
+    """The parser of a verb that takes the settings of a training run, from flags or a file."""
     parser = Parser(description=description(function), print_config="--print-config")
     for name, options in positional.items():
         parser.add_argument(name, **options)
     parser.add_argument(
-        "--config", action=ConfigFile, help="YAML file with any of these settings; flags win."
+        "--config",
+        action=ConfigFile,
+        help="YAML file with any of these settings; flags override it.",
     )
-    parser.add_class_arguments(TrainConfig, skip={"stages", "crop_area"})
+    parser.add_class_arguments(TrainConfig, as_group=False, skip={"stages", "crop_area"})
     helps = argument_helps(TrainConfig)
     parser.add_argument("--stages", help=helps["stages"], **STAGES)
-    parser.add_argument(
-        "--crop_area",
-        nargs=2,
-        type=float,
-        default=None,
-        metavar=("LEAST", "MOST"),
-        help=helps["crop_area"],
-    )
+    parser.add_argument("--crop_area", help=helps["crop_area"], **CROP_AREA)
+    group_by_topic(parser)
     return parser
 
 
-# --stages 3 4, which a list in a signature would only take as --stages=[3,4].
+def group_by_topic(parser: Parser) -> None:
+    """Show the settings of a training run under the headings of `TOPICS`, in their order."""
+    flat = parser._optionals._group_actions
+    options = {action.dest: action for action in flat}
+    for setting in fields(TrainConfig):
+        if setting.name in TOPICS:
+            topic = parser.add_argument_group(TOPICS[setting.name])
+        flat.remove(options[setting.name])
+        topic._group_actions.append(options[setting.name])
+
+
+# The first setting of each topic.
+TOPICS = {
+    "dataset": "data",
+    "backbone": "network and nonlocal blocks",
+    "clip_length": "clips",
+    "crop_area": "augmentation",
+    "train_from": "optimisation",
+    "precision": "hardware",
+    "seed": "run",
+}
+# A list in a signature would be --stages=[3,4] instead of --stages 3 4.
 STAGES = {"nargs": "+", "type": int, "default": [4]}
+CROP_AREA = {"nargs": 2, "type": float, "default": None, "metavar": ("LEAST", "MOST")}
 
 
 def description(function: Callable[..., int]) -> str:
-    """The docstring of a verb but for its arguments."""
+    """The docstring of a verb up to its arguments."""
     return inspect.getdoc(function).partition("\n\nArgs:")[0]
 
 
@@ -126,7 +165,7 @@ def summary(function: Callable[..., int]) -> str:
 
 
 def argument_helps(function: Callable[..., Any]) -> dict[str, str]:
-    """What the section Args of a docstring says of each argument."""
+    """The descriptions of the arguments in a docstring, by name."""
     from docstring_parser import parse
 
     return {

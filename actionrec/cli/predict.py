@@ -1,4 +1,4 @@
-"""`actionrec predict`, `actionrec timeline` and `actionrec watch`: the actions in videos."""
+"""`actionrec predict`, `actionrec timeline` and `actionrec watch`: actions in files and streams."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -45,10 +45,10 @@ def predict(
     timeout: PositiveFloat | None = None,
     memory: PositiveInt | None = None,
 ) -> int:
-    """Name the actions in videos.
+    """Name the action in each video.
 
-    With --output, several processes predict any number of videos and write each result at once;
-    the same command goes on where it was stopped.
+    With --output, worker processes predict any number of videos and write each result at once.
+    After an interruption, the same command continues.
 
     Examples:
         actionrec predict video.mp4
@@ -59,22 +59,20 @@ def predict(
 
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
-        model: A pretrained model (see `actionrec weights list`) or a model file.
-        topk: How many of the best classes to print.
-        clips: Clips spread over each video; by default as many as cover it, ten at most.
-        precision: Numbers that the network computes with: float32; bfloat16, which moves scores by
-            up to 0.02 and is slow on hardware without it; or auto, bfloat16 where the hardware has
-            it.
-        decoder: Library that decodes videos; all but pyav are extras and less exact.
-        format: Format of the printed results.
-        files_from: Text file with the path of a video on each line, or - for standard input.
-        output: File for the results; its suffix is its format.
-        workers: Processes that predict for --output, about 1 GB of memory each; by default one a
-            GPU or, without one, one a core, four at most.
-        shard: Part to predict for --output, such as 3/8 on the third of eight machines.
-        timeout: Seconds after which a video is given up, with --output; by default 300.
-        memory: MiB beyond which a video is given up, with --output and without a GPU; by default
-            4096.
+        model: A model file, or a name from `actionrec weights list`.
+        topk: Number of best classes in the output.
+        clips: Clips of each video; by default enough to cover it, at most ten.
+        precision: Number format of the network; bfloat16 changes scores by up to 0.02, auto uses it
+            on hardware that supports it.
+        decoder: Decoding library; decord and torchcodec are extras and less exact.
+        format: Format of the output.
+        files_from: Text file with one path on each line, or - for standard input.
+        output: File for the results; the suffix selects the format.
+        workers: Number of processes for --output, about 1 GB of memory each; by default one for
+            each GPU or, without a GPU, one for each core, at most four.
+        shard: Part of the list for --output, such as 3/8 on the third of eight machines.
+        timeout: Time limit for one video with --output, in seconds; by default 300.
+        memory: Limit for one video with --output, in MiB; by default 4096 without a GPU.
     """
     if not paths and files_from is None:
         raise UsageError("No paths are given; name videos or folders, or a list with --files-from.")
@@ -128,10 +126,10 @@ def timeline(
     output: Sequence[str] = (),
     render: str | None = None,
 ) -> int:
-    """Find which action begins and ends when in videos of any length.
+    """Find the actions in long videos, with their start and end.
 
-    A clip slides over the whole video; neighbours with the same best class become a segment.
-    Ctrl-C keeps the results up to there.
+    A window slides over the whole video; neighbouring windows with the same best class form a
+    segment. Ctrl-C ends the scoring and keeps the results so far.
 
     Examples:
         actionrec timeline match.mp4
@@ -140,15 +138,15 @@ def timeline(
 
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
-        model: A pretrained model (see `actionrec weights list`) or a model file.
-        hop: Seconds from one clip to the next; by default half a clip.
-        min_score: Lowest score, from 0 to 1, of the best class in a segment.
-        topk: How many of the best classes to keep of each clip.
-        precision: Numbers that the network computes with: float32; bfloat16; or auto, bfloat16
-            where the hardware has it.
-        format: Format of the printed results.
-        output: Files for the timeline of one video; the suffix of each is its format.
-        render: File, *.mp4, *.mov or *.mkv, for the video with its timeline drawn on it.
+        model: A model file, or a name from `actionrec weights list`.
+        hop: Seconds from one window to the next; by default half a clip.
+        min_score: Lowest score of a segment, from 0 to 1.
+        topk: Number of best classes kept for each window.
+        precision: Number format of the network: float32, bfloat16, or auto: bfloat16 on hardware
+            that supports it.
+        format: Format of the output.
+        output: Files for the timeline of one video; the suffix selects the format.
+        render: File, *.mp4, *.mov or *.mkv, for the video with the timeline drawn on it.
     """
     found = find_videos(paths)
     if len(found) > 1 and (output or render):
@@ -182,7 +180,7 @@ def timeline(
                 report(str(error))
                 yield Failure(video.video if isinstance(video, Failure) else str(video), str(error))
                 continue
-            for name in output:
+            for path in outputs:
                 # A full disk must not cost the results of hours.
                 try:
                     write_timeline(scored, Path(name))
@@ -191,8 +189,8 @@ def timeline(
             yield scored
             if scored.incomplete == INTERRUPTED:
                 complain(
-                    f"interrupted at {scored.scored_until:.0f} of {scored.duration:.0f} s of "
-                    f"{scored.video}; the results up to there are complete."
+                    f"interrupted at {result.scored_until:.0f} of {result.duration:.0f} s of "
+                    f"{result.video}; the results up to there are complete."
                 )
                 return
             if scored.incomplete is not None:
@@ -214,10 +212,10 @@ def watch(
     topk: PositiveInt = 5,
     precision: PrecisionName = "auto",
 ) -> int:
-    """Name the action in a camera or stream while it runs.
+    """Name the actions in a camera or stream as they happen.
 
-    The newest clip is scored again and again; each score is printed as a line of JSON. A stream
-    that breaks off is opened again.
+    Scores the newest clip again and again and prints a line of JSON each time. Opens a broken
+    stream again.
 
     Examples:
         actionrec watch camera:0
@@ -225,12 +223,12 @@ def watch(
         ffmpeg -i match.mp4 -f mpegts - | actionrec watch -
 
     Args:
-        source: camera:0, a URL (rtsp, rtmp, http, tcp, udp, srt) or - for standard input.
-        model: A pretrained model (see `actionrec weights list`) or a model file.
-        hop: Least seconds from one clip to the next; by default half a clip.
-        topk: How many of the best classes to print.
-        precision: Numbers that the network computes with: float32; bfloat16; or auto, bfloat16
-            where the hardware has it.
+        source: camera:0, a URL (rtsp, rtmp, http, tcp, udp, srt) or -, standard input.
+        model: A model file, or a name from `actionrec weights list`.
+        hop: Shortest time from one clip to the next, in seconds; by default half a clip.
+        topk: Number of best classes in the output.
+        precision: Number format of the network: float32, bfloat16, or auto: bfloat16 on hardware
+            that supports it.
     """
     from actionrec.models.inference import InferenceModel
     from actionrec.prediction.live import watch as watch_source

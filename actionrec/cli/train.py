@@ -1,13 +1,15 @@
-"""`actionrec train` and `actionrec tune`: a model of the user's own classes."""
+"""`actionrec train` and `actionrec tune`: networks for your own classes."""
 
 from actionrec.config import TrainConfig
 
 
 def train(config: TrainConfig) -> int:
-    """Train a model on labelled videos.
+    """Train a video classifier.
+
+    The default settings are the protocol of the paper on UCF-101.
 
     Examples:
-        actionrec train --dataset demo --config demo.yaml
+        actionrec train --config demo.yaml
         actionrec train --dataset ucf101 --root UCF-101 --split 1
         actionrec train --dataset folder --root my_videos --freeze-batchnorm true --epochs 24
         actionrec train --config runs/mine/config.yaml --output runs/again
@@ -32,12 +34,12 @@ def train(config: TrainConfig) -> int:
 
 
 def tune(what: str, config: TrainConfig) -> int:
-    """Find a learning rate or a batch size before training, with the settings of `train`.
+    """Find a learning rate or batch size for a training run.
 
-    lr trains for 100 steps while the learning rate rises from 1e-5 to 1, prints the rate at which
-    the loss falls most steeply and draws the curve beside the --output folder; batch_size doubles
-    the clips of a step until memory is used up. Both are Lightning's searches: a place to start
-    from. The run itself is not begun.
+    Takes the flags of `train`. lr: trains for 100 steps with a learning rate that rises from 1e-5
+    to 1, prints the rate at which the loss falls fastest, and draws the curve beside the --output
+    folder. batch_size: doubles the batch size until the memory is full. Both are starting points
+    (Lightning's tuner).
 
     Examples:
         actionrec tune lr --config demo.yaml
