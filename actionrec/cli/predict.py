@@ -180,7 +180,7 @@ def timeline(
                 report(str(error))
                 yield Failure(video.video if isinstance(video, Failure) else str(video), str(error))
                 continue
-            for path in outputs:
+            for name in output:
                 # A full disk must not cost the results of hours.
                 try:
                     write_timeline(scored, Path(name))
@@ -189,8 +189,8 @@ def timeline(
             yield scored
             if scored.incomplete == INTERRUPTED:
                 complain(
-                    f"interrupted at {result.scored_until:.0f} of {result.duration:.0f} s of "
-                    f"{result.video}; the results up to there are complete."
+                    f"interrupted at {scored.scored_until:.0f} of {scored.duration:.0f} s of "
+                    f"{scored.video}; the results up to there are complete."
                 )
                 return
             if scored.incomplete is not None:
