@@ -27,7 +27,7 @@ from actionrec.prediction.rendering import ENCODER_OPTIONS, frame_size
 from actionrec.prediction.timeline import Timeline, count_windows, frames_of_hop, score_timeline
 from actionrec.recognizer import Recognizer
 from actionrec.text import clock_time
-from actionrec.video.index import opened
+from actionrec.video.container import opened
 from actionrec.video.reader import VideoReader
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ from rich.progress import track
 from actionrec.errors import ActionrecError, UsageError, VideoError
 from actionrec.files import replacing
 from actionrec.prediction.timeline import INTERRUPTED, Step, Timeline, require_free, stop_on_request
-from actionrec.video.index import index_of, opened
+from actionrec.video.container import opened
+from actionrec.video.index import index_of
 from actionrec.video.reader import Crop, VideoReader
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ rate and the size are found as for PyAV; a library that finds another number of 
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -115,7 +114,6 @@ def open_video(path: str | Path, decoder: str = "pyav") -> VideoReader:
     return READERS[decoder](path)
 
 
-@cache
 def require_decoder(decoder: str) -> None:
     """Raise UsageError if the decoder is unknown, not installed or can't be loaded."""
     if decoder not in READERS:
