@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -104,6 +104,12 @@ class FrameIndex:
     begin: int = 0
     damage: str = ""
     reports_damage: bool = True
+
+    @cached_property
+    def is_regular(self) -> bool:
+        """Whether the time stamps are evenly spaced, up to rounding to the container's unit."""
+        steps = {after - before for before, after in pairwise(self.pts)}
+        return not steps or max(steps) - min(steps) <= max(1, min(steps) // 20)
 
     def to_bytes(self) -> bytes:
         """The index as compressed JSON; time stamps as differences, which compress best."""
@@ -329,8 +335,8 @@ def _survey(path: Path) -> _Survey:
             chunks=[entry.timestamp for entry in stream.index_entries] if kind == "avi" else [],
         )
         timed = kind in TIMED_CONTAINERS
-        # The sound may last longer than the picture, so all streams say how far the file goes.
-        for packet in container.demux():
+        # The sound may last longer than the picture, so all streams say how far a file goes.
+        for packet in container.demux() if timed else container.demux(stream):
             if timed and packet.pts is not None:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                 survey.end = max(survey.end, end)

@@ -316,6 +316,9 @@ class VideoReader:
                     before = number < wanted[position] - 2
                     context.skip_frame = "NONREF" if before else "DEFAULT"
                     for frame in packet.decode():
+                        # What a decoder makes of damage depends on the frames before it.
+                        if frame.is_corrupt:
+                            return
                         # The last packet is FFmpeg's own and brings what was still to come.
                         index = number - delay
                         if index < wanted[position]:
@@ -330,14 +333,19 @@ class VideoReader:
 
     def _decode_by_time(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode from the last key frame before a clip, and before the clip only frames that
-        others refer to."""
+        others refer to.
+
+        Where time stamps leave a gap, a frame may be missing, and what the decoder puts in its
+        place depends on all frames before: then all are decoded.
+        """
         pts = self.index.pts
+        skip = "NONREF" if self.index.is_regular else "DEFAULT"
         with opened(self.path) as (container, stream):
             for key_time, run in self._runs(wanted):
                 if key_time is not None:
                     container.seek(key_time, stream=stream, backward=True)
                 position = 0
-                stream.codec_context.skip_frame = "NONREF"
+                stream.codec_context.skip_frame = skip
                 for packet in container.demux(stream):
                     if packet.pts is None or packet.pts >= pts[run[position]]:
                         stream.codec_context.skip_frame = "DEFAULT"
@@ -351,7 +359,7 @@ class VideoReader:
                         if position == len(run):
                             break
                         if run[position] > run[position - 1] + 1:
-                            stream.codec_context.skip_frame = "NONREF"
+                            stream.codec_context.skip_frame = skip
                     if position == len(run):
                         break
                 else:
@@ -369,7 +377,7 @@ class VideoReader:
             for key_time, run in self._runs(wanted, margin=1):
                 if key_time is not None:
                     container.seek(key_time, stream=stream, backward=True)
-                position, last = 0, None
+                position, last = 0, -1 if key_time is None else None
                 for frame in container.decode(stream):
                     index = bisect_left(pts, frame.pts) if frame.pts is not None else len(pts)
                     known = index < len(pts) and pts[index] == frame.pts
