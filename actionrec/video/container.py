@@ -56,6 +56,12 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
                 )
             stream.codec_context.thread_type = "NONE"
             yield container, stream
+    # PyAV's, where a stream comes up in the middle of a file that its beginning does not announce.
+    except IndexError as error:
+        raise VideoError(
+            f"{path} is damaged: in its middle a stream begins that it does not announce; copy or "
+            "download it again."
+        ) from error
     # A demuxer can also run out of memory, or say so, on flipped bits.
     except (av.error.FFmpegError, MemoryError) as error:
         # FFmpeg's "Operation not permitted" is about a file's contents.
