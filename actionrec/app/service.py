@@ -25,7 +25,7 @@ from actionrec.prediction.rendering import frame_size
 from actionrec.prediction.timeline import Timeline, frames_of_hop
 from actionrec.recognizer import Recognizer
 from actionrec.text import clock_time
-from actionrec.video.index import opened
+from actionrec.video.container import opened
 from actionrec.video.reader import VideoReader
 from actionrec.video.writer import VideoWriter
 

@@ -19,7 +19,8 @@ from actionrec.files import replacing, require_free, require_suffix
 from actionrec.prediction.timeline import INTERRUPTED, Step, Timeline
 from actionrec.progress import track
 from actionrec.signals import stop_requests
-from actionrec.video.index import index_of, opened
+from actionrec.video.container import opened
+from actionrec.video.index import index_of
 from actionrec.video.reader import Crop, VideoReader
 from actionrec.video.writer import CONTAINERS, VideoWriter
 

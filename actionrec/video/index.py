@@ -6,58 +6,54 @@ A file is scanned packet by packet, which takes milliseconds, and the result is 
 cache under the file's path, size and time of change, so that 13,320 files are scanned once.
 """
 
-import errno
 import json
 import logging
 import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cache
-from itertools import accumulate
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from functools import cache, cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Literal
 
 import av
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import Disposition
 
 from actionrec.errors import VideoError
 from actionrec.files import cache_folder
+from actionrec.video.container import is_whole, opened
+from actionrec.video.proof import decode_once, prove_shortcut
 
 logger = logging.getLogger(__name__)
 
+Access = Literal["count", "skip", "time", "keys"]
+
 # Raise it with every change of what a scan finds, so that files are scanned anew.
-VERSION = 2
+VERSION = 3
 # A file that was changed a moment ago may be changed again without a new size or time.
 SETTLED = 2.0  # seconds
+SAMPLE = 4096  # bytes
 
 # A header may count a few frames more than were written; a file that was cut lacks far more.
 ANNOUNCED_SHARE = 0.98
 # Containers whose header states a duration but no number of frames.
 TIMED_CONTAINERS = {"matroska,webm", "flv", "asf"}
-# Here a packet may hold no frame to be shown: VP8 has hidden reference frames, and a recorded
-# transport stream may begin with frames whose references were sent before.
-UNCOUNTABLE = {"vp8", "mpegts"}
 # Containers whose time stamps tell the frames apart and whose key frames can be sought.
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+# Frames times pixels of a file whose shortcut is proven by decoding all of it: some seconds.
+MOST_PROVEN_PIXELS = 2 * 10**8
+# A header's frame rate may be rounded; beyond, the time stamps are believed.
+RATE_TOLERANCE = 0.01
 # MPEG-4: what begins a picture, and how long a packet can be that only says "as before". Of two
 # pictures packed into one packet, the second has its place held by such a packet.
 PICTURE_START = b"\x00\x00\x01\xb6"
 NOT_CODED_SIZE = 8  # bytes
-# What FFmpeg can also open: pictures, and texts that name other files or are drawn as letters.
-NOT_VIDEO = ("_pipe", "image2", "concat", "hls", "dash", "tty", "lavfi")
-# Frames without a container. FFmpeg finds them in an archive too, or where a container's header is
-# damaged; how many there should be, nobody knows.
-BARE_FRAMES = {"m4v", "h264", "hevc", "vvc", "obu", "mjpeg"}
 # More than any camera has, and as many as a damaged header may ask memory for.
 MOST_PIXELS = 1 << 27
-# PyAV below 19 raises UnicodeDecodeError at a title, say, that isn't UTF-8, unless told otherwise;
-# later it never does, and has no such argument.
-OPTIONS = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,14 @@ class Orientation:
     flip_columns: bool = False
 
 
+# By the angle, counterclockwise, that the picture is to be turned by.
+TURNED = {
+    90: Orientation(True, flip_rows=True),
+    180: Orientation(False, True, True),
+    270: Orientation(True, flip_columns=True),
+}
+
+
 @dataclass(frozen=True)
 class FrameIndex:
     """The frames of a video file and how to get at them.
@@ -79,18 +83,33 @@ class FrameIndex:
 
     `access` says how frames are found: "count", by decoding from the start and counting; "skip",
     the same, but frames that no other one refers to needn't be decoded on the way; "time", by
-    their time stamps, beginning at a key frame. For "time", `pts` holds the time stamp of every
-    frame, and `keys` that of every key frame and the time to seek it by, in units of the stream's
-    time base, in order.
+    their time stamps, beginning at a key frame, which a decode of the whole file has proven to be
+    exact; "keys", likewise but unproven, with checks on the way.
+
+    `pts` holds the time stamp of every frame in order, where stamps are in the order of the frames;
+    else it is empty. `keys` holds that of every key frame and the time to seek it by. Both are in
+    units of `time_base` seconds; `begin` is the stamp of the file's beginning. `damage` says what
+    is wrong with a file that can be read all the same; `reports_damage` whether the decoder's word
+    on single frames is to be believed.
     """
 
     frames: int
     fps: float
     size: tuple[int, int]
     orientation: Orientation
-    access: Literal["count", "skip", "time"]
+    access: Access
     pts: tuple[int, ...] = ()
     keys: tuple[tuple[int, int], ...] = ()
+    time_base: float = 0.0
+    begin: int = 0
+    damage: str = ""
+    reports_damage: bool = True
+
+    @cached_property
+    def is_regular(self) -> bool:
+        """Whether the time stamps are evenly spaced, up to rounding to the container's unit."""
+        steps = {after - before for before, after in pairwise(self.pts)}
+        return not steps or max(steps) - min(steps) <= max(1, min(steps) // 20)
 
     def to_bytes(self) -> bytes:
         """The index as compressed JSON; time stamps as differences, which compress best."""
@@ -130,22 +149,48 @@ def index_of(path: str | Path) -> FrameIndex:
     if found.st_size == 0:
         raise VideoError(f"{path} is empty (0 bytes); copy or download it again.")
     key = (str(path.absolute()), found.st_size, found.st_mtime_ns, VERSION)
-    index = _recall(key)
+    content = _fingerprint(path, found.st_size)
+    index = _recall(key, content)
     if index is None:
         index = scan(path)
         if time.time() - found.st_mtime > SETTLED:
-            _remember(key, index)
+            _remember(key, content, index)
+    if index.damage:
+        warn_of_damage(path, index.damage)
     return index
+
+
+def _fingerprint(path: Path, size: int) -> int:
+    """A checksum of the file's beginning, middle and end: a copy of other content can have the
+    same size and time of change."""
+    checksum = 0
+    try:
+        with path.open("rb") as file:
+            for place in (0, size // 2, max(0, size - SAMPLE)):
+                file.seek(place)
+                checksum = zlib.crc32(file.read(SAMPLE), checksum)
+    except OSError as error:
+        raise VideoError(f"{path} may not be read ({error.strerror}).") from error
+    return checksum
+
+
+@cache
+def warn_of_damage(path: Path, damage: str) -> None:
+    """Tell once in the life of this process that a file is read although it is damaged."""
+    logger.warning("%s is read although it is damaged: %s.", path, damage)
 
 
 # The cache
 
 
-def _recall(key: tuple[str, int, int, int]) -> FrameIndex | None:
-    """The index kept under path, size, time of change and version, if there is one."""
-    query = "SELECT data FROM indices WHERE path=? AND size=? AND mtime_ns=? AND version=?"
+def _recall(key: tuple[str, int, int, int], content: int) -> FrameIndex | None:
+    """The index kept under path, size, time of change, version and content, if there is one."""
+    query = (
+        "SELECT data FROM frame_indices "
+        "WHERE path=? AND size=? AND mtime_ns=? AND version=? AND content=?"
+    )
     try:
-        row = _database(os.getpid(), cache_folder()).execute(query, key).fetchone()
+        row = _database(os.getpid(), cache_folder()).execute(query, (*key, content)).fetchone()
         return FrameIndex.from_bytes(row[0]) if row else None
     # A broken cache stops nobody: the file itself can be scanned.
     except (sqlite3.Error, OSError, ValueError, TypeError, KeyError, zlib.error) as error:
@@ -153,11 +198,12 @@ def _recall(key: tuple[str, int, int, int]) -> FrameIndex | None:
         return None
 
 
-def _remember(key: tuple[str, int, int, int], index: FrameIndex) -> None:
+def _remember(key: tuple[str, int, int, int], content: int, index: FrameIndex) -> None:
     try:
         with _database(os.getpid(), cache_folder()) as database:
             database.execute(
-                "INSERT OR REPLACE INTO indices VALUES (?, ?, ?, ?, ?)", (*key, index.to_bytes())
+                "INSERT OR REPLACE INTO frame_indices VALUES (?, ?, ?, ?, ?, ?)",
+                (*key, content, index.to_bytes()),
             )
     except (sqlite3.Error, OSError, UnicodeError) as error:
         logger.debug("The cache of frame indices can't be written: %s", error)
@@ -172,8 +218,8 @@ def _database(process: int, folder: Path) -> sqlite3.Connection:
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=OFF")
     database.execute(
-        "CREATE TABLE IF NOT EXISTS indices "
-        "(path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, version INTEGER, data BLOB)"
+        "CREATE TABLE IF NOT EXISTS frame_indices (path TEXT PRIMARY KEY, size INTEGER, "
+        "mtime_ns INTEGER, version INTEGER, content INTEGER, data BLOB)"
     )
     return database
 
@@ -181,148 +227,212 @@ def _database(process: int, folder: Path) -> sqlite3.Connection:
 # Scanning
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """Open a file and its first video stream; FFmpeg's errors become VideoErrors."""
-    try:
-        # A relative path with a colon, such as 12:30.mp4, would be taken for a URL.
-        with av.open(str(path.absolute()), **OPTIONS) as container:
-            if container.format.name.endswith(NOT_VIDEO):
-                raise VideoError(
-                    f"{path} is not a video: FFmpeg takes it for {container.format.long_name}."
-                )
-            kind, suffix = container.format, path.suffix[1:].lower()
-            if kind.name in BARE_FRAMES and suffix not in kind.extensions:
-                raise VideoError(
-                    f"{path} is damaged or is not a video: it holds frames ({kind.long_name}) "
-                    "without the container around them; copy or download it again."
-                )
-            # The cover picture of a song is a video stream too.
-            streams = [
-                stream
-                for stream in container.streams.video
-                if not stream.disposition & Disposition.attached_pic
-            ]
-            if not streams:
-                only = "only other media" if container.streams else "nor any other: it is damaged"
-                raise VideoError(f"{path} has no video stream, {only}.")
-            stream = streams[0]
-            if stream.codec_context is None:
-                raise VideoError(
-                    f"{path} is damaged or has a codec that FFmpeg can't decode; encode "
-                    "it again, for example as H.264."
-                )
-            stream.codec_context.thread_type = "NONE"
-            yield container, stream
-    # A demuxer can also run out of memory, or say so, on flipped bits.
-    except (av.error.FFmpegError, MemoryError) as error:
-        # FFmpeg's "Operation not permitted" is about a file's contents.
-        if getattr(error, "errno", None) == errno.EACCES:
-            raise VideoError(f"{path} may not be read; change its permissions.") from error
-        reason = getattr(error, "strerror", None) or "out of memory"
-        raise VideoError(
-            f"{path} could not be read as a video ({reason}); it is damaged, "
-            "incomplete or in a format that FFmpeg does not know."
-        ) from error
+@dataclass
+class _Survey:
+    """The packets of a file's video stream, in the order in which they lie there."""
+
+    codec: str
+    container: str
+    announced: int
+    seconds: float
+    rate: Fraction | None
+    time_base: Fraction
+    begin: int
+    chunks: list[int]
+    packets: int = 0
+    empty: int = 0
+    not_coded: int = 0
+    pictures: int = 0
+    corrupt: int = 0
+    ends_corrupt: bool = False
+    end: float = 0.0
+    pixels: int = 0
+    pts: list[int | None] = field(default_factory=list)
+    dts: list[int | None] = field(default_factory=list)
+    keys: list[tuple[int | None, int | None]] = field(default_factory=list)
+    first: av.VideoFrame | None = None
+
+    @property
+    def is_mpeg4_avi(self) -> bool:
+        return (self.container, self.codec) == ("avi", "mpeg4")
 
 
 def scan(path: Path) -> FrameIndex:
-    """Count the packets that hold a frame to be shown, and decode the first frame.
+    """Find the frames of a file, and a way to read them that is exact.
 
-    That count was exact on every healthy file that we measured; `stream.frames` was not. In
-    formats whose packets can't tell, all frames are decoded and counted.
+    MPEG-4 in AVI, the format of UCF-101, is counted packet by packet, which takes milliseconds.
+    Every other file is decoded once from its start: that tells the number of frames and their
+    order. Time stamps and key frames become a shortcut only if they pass `prove_shortcut`.
+    Files that are too long for that are read from their key frames with checks (see
+    `VideoReader`).
 
     Raises:
         VideoError: the file is no video, has no frames, or was cut off.
     """
-    with opened(path) as (container, stream):
-        codec, kind = stream.codec_context.name, container.format.name
-        fps = float(stream.average_rate or stream.guessed_rate or 25)
-        decodes = bool({codec, kind} & UNCOUNTABLE)
-        timed = kind in TIMED_CONTAINERS
-        mpeg4_avi = (kind, codec) == ("avi", "mpeg4")
-        listed = [entry.timestamp for entry in stream.index_entries] if kind == "avi" else []
-        first = None
-        packets = decoded = empty = not_coded = pictures = 0
-        end = 0.0
-        shown: list[int | None] = []
-        keys: list[tuple[int | None, int | None]] = []
-        # The sound may last longer than the picture, so all streams say how far the file goes.
-        for packet in container.demux():
-            if timed and packet.pts is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream.index != stream.index:
-                continue
-            if packet.is_corrupt:
-                raise VideoError(
-                    f"{path} has only a part of frame {packets}; it was cut off or is "
-                    "damaged: copy or download it again."
-                )
-            # FFmpeg ends with a packet of its own that flushes the decoder.
-            if packet.dts is not None or packet.size > 0:
-                packets += 1
-                empty += packet.size == 0
-                if packet.is_keyframe:
-                    # Matroska's index is by the time a frame is shown, MP4's by that of decoding.
-                    keys.append((packet.pts, packet.pts if timed else packet.dts))
-                if packet.size > 0 and not packet.is_discard:
-                    shown.append(packet.pts)
-                if mpeg4_avi and packet.size <= NOT_CODED_SIZE:
-                    not_coded += 1
-                elif mpeg4_avi:
-                    pictures += bytes(packet).count(PICTURE_START)
-            if first is None or decodes:
-                frames = packet.decode()
-                first = first or next(iter(frames), None)
-                decoded += len(frames)
-                if first is not None and first.width * first.height > MOST_PIXELS:
-                    raise VideoError(
-                        f"{path} has frames of {first.width}x{first.height} pixels, which no "
-                        "camera gives; it is damaged: copy or download it again."
-                    )
-        # A chunk of length 0 says "as before": the header counts it, and FFmpeg passes over it.
-        whole = 1 < packets == len(listed) and (
-            listed[-1] * packets / (packets - 1) >= ANNOUNCED_SHARE * stream.frames
-        )
-        if packets < ANNOUNCED_SHARE * stream.frames and not whole:
-            raise VideoError(
-                f"{path} was cut off: it announces {stream.frames} frames and holds "
-                f"{packets}; copy or download it again."
-            )
-        announced = (container.duration or 0) / av.time_base
-        # A muxer need not write how long the last frame is shown.
-        if timed and end + 1 / fps < ANNOUNCED_SHARE * announced:
-            raise VideoError(
-                f"{path} was cut off: it announces {announced:.1f} s and ends after "
-                f"{end:.1f} s; copy or download it again."
-            )
-
-    frames = decoded if decodes else len(shown)
-    access: Literal["count", "skip", "time"] = "count"
-    packed_pairs = pictures - (packets - not_coded)
-    if mpeg4_avi and 0 <= packed_pairs < not_coded:
-        # The encoder left out frames in which nothing moved; they are not shown again.
-        frames = pictures
-    elif mpeg4_avi and not empty and packed_pairs in (not_coded, not_coded + 1):
-        # The last pair may be cut short by the end of the file.
-        access = "skip"
-    stamps = sorted({pts for pts in shown if pts is not None})
-    complete = len(stamps) == frames and None not in {value for key in keys for value in key}
-    if kind in SEEKABLE and complete and keys and not empty:
-        access = "time"
-    if first is None or frames == 0:
+    survey = _survey(path)
+    _require_whole(path, survey)
+    found = _mpeg4_avi(survey) if survey.is_mpeg4_avi else None
+    stamps = sorted({pts for pts in survey.pts if pts is not None})
+    complete = len(stamps) == len(survey.pts) > 0 and None not in {
+        v for k in survey.keys for v in k
+    }
+    timed = survey.container in SEEKABLE and complete and survey.keys and not survey.empty
+    access: Access = "count"
+    # Of H.264 the decoder's flag only says that decoding began between two clean places.
+    reports_damage = survey.codec != "h264"
+    damage = "parts of it are missing or damaged" if survey.corrupt else ""
+    if found is not None:
+        frames, access = found
+        stamps = []
+    elif timed and survey.pixels > MOST_PROVEN_PIXELS and not damage:
+        frames, access = len(stamps), "keys"
+    else:
+        decoded = decode_once(path)
+        frames = len(decoded)
+        shown = [frame.pts for frame in decoded]
+        in_order = None not in shown and all(a < b for a, b in pairwise(shown))
+        if timed and not damage and in_order and shown == stamps:
+            access = "time" if prove_shortcut(path, decoded, sorted(survey.keys)) else "count"
+        stamps = shown if in_order else []
+        if reports_damage and any(frame.is_corrupt for frame in decoded):
+            damage = "the decoder had to make up parts of it"
+    if survey.first is None or frames == 0:
         raise VideoError(f"{path} has no frame that can be decoded.")
-    orientation = _orientation(first)
-    size = (first.height, first.width)
+    orientation = _orientation(survey.first)
+    size = (survey.first.height, survey.first.width)
     return FrameIndex(
         frames=frames,
-        fps=fps,
+        fps=_frame_rate(survey, stamps),
         size=size[::-1] if orientation.transpose else size,
         orientation=orientation,
         access=access,
-        pts=tuple(stamps) if access == "time" else (),
-        keys=tuple(sorted(keys)) if access == "time" else (),
+        pts=tuple(stamps),
+        keys=tuple(sorted(survey.keys)) if access in ("time", "keys") else (),
+        time_base=float(survey.time_base),
+        begin=survey.begin,
+        damage=damage,
+        reports_damage=reports_damage,
     )
+
+
+def _survey(path: Path) -> _Survey:
+    """Read all packets of a file, and decode its first frame."""
+    with opened(path) as (container, stream):
+        kind = container.format.name
+        start = container.start_time
+        survey = _Survey(
+            codec=stream.codec_context.name,
+            container=kind,
+            announced=stream.frames,
+            seconds=(container.duration or 0) / av.time_base,
+            rate=stream.average_rate or stream.guessed_rate,
+            time_base=stream.time_base,
+            begin=round(Fraction(start, av.time_base) / stream.time_base) if start else 0,
+            chunks=[entry.timestamp for entry in stream.index_entries] if kind == "avi" else [],
+        )
+        timed = kind in TIMED_CONTAINERS
+        # The sound may last longer than the picture, so all streams say how far a file goes.
+        for packet in container.demux() if timed else container.demux(stream):
+            if timed and packet.pts is not None:
+                end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                survey.end = max(survey.end, end)
+            if packet.stream.index == stream.index:
+                _count(survey, packet, timed)
+                if survey.first is None:
+                    survey.first = next(iter(packet.decode()), None)
+                    if survey.first is not None:
+                        _require_camera_size(path, survey.first)
+                        survey.pixels = survey.first.width * survey.first.height
+        survey.pixels *= survey.packets
+    return survey
+
+
+def _count(survey: _Survey, packet: av.Packet, timed: bool) -> None:
+    # FFmpeg ends with a packet of its own that flushes the decoder.
+    if packet.dts is None and packet.size == 0:
+        return
+    survey.packets += 1
+    survey.corrupt += packet.is_corrupt
+    survey.ends_corrupt = packet.is_corrupt
+    survey.empty += packet.size == 0
+    if packet.is_keyframe:
+        # Matroska's index is by the time a frame is shown, MP4's by that of decoding.
+        survey.keys.append((packet.pts, packet.pts if timed else packet.dts))
+    if packet.size > 0 and not packet.is_discard:
+        survey.pts.append(packet.pts)
+        survey.dts.append(packet.dts)
+    if survey.is_mpeg4_avi:
+        if packet.size <= NOT_CODED_SIZE:
+            survey.not_coded += 1
+        else:
+            survey.pictures += bytes(packet).count(PICTURE_START)
+
+
+def _require_camera_size(path: Path, frame: av.VideoFrame) -> None:
+    if frame.width * frame.height > MOST_PIXELS:
+        raise VideoError(
+            f"{path} has frames of {frame.width}x{frame.height} pixels, which no camera gives; it "
+            "is damaged: copy or download it again."
+        )
+
+
+def _require_whole(path: Path, survey: _Survey) -> None:
+    """Compare what a file's header announces with what the file holds.
+
+    Raises:
+        VideoError: the file was cut off. A header that announces too much in a file that is whole
+            by the sizes of its parts is only wrong.
+    """
+    packets = survey.packets
+    # A recording of a transport stream may end anywhere.
+    if survey.ends_corrupt and survey.container != "mpegts":
+        raise VideoError(
+            f"{path} has only a part of frame {packets - 1}; it was cut off or is damaged: copy or "
+            "download it again."
+        )
+    if is_whole(path, survey.container):
+        return
+    # A chunk of length 0 says "as before": the header counts it, and FFmpeg passes over it.
+    listed = 1 < packets == len(survey.chunks) and (
+        survey.chunks[-1] * packets / (packets - 1) >= ANNOUNCED_SHARE * survey.announced
+    )
+    if packets < ANNOUNCED_SHARE * survey.announced and not listed:
+        raise VideoError(
+            f"{path} was cut off: it announces {survey.announced} frames and holds {packets}; "
+            "copy or download it again."
+        )
+    # A muxer need not write how long the last frame is shown.
+    last = float(1 / survey.rate) if survey.rate else 0.04
+    timed = survey.container in TIMED_CONTAINERS
+    if timed and survey.end + last < ANNOUNCED_SHARE * survey.seconds:
+        raise VideoError(
+            f"{path} was cut off: it announces {survey.seconds:.1f} s and ends after "
+            f"{survey.end:.1f} s; copy or download it again."
+        )
+
+
+def _mpeg4_avi(survey: _Survey) -> tuple[int, Access] | None:
+    """Frames and access of MPEG-4 in AVI, as far as packets tell; None where they don't."""
+    pairs = survey.pictures - (survey.packets - survey.not_coded)
+    if survey.not_coded == 0 and pairs == 0 and not survey.empty:
+        return len(survey.pts), "skip"
+    # Two pictures in one packet, and later a packet that only says "as before" in the second's
+    # place; the last pair may be cut short by the end of the file.
+    if not survey.empty and 0 < pairs and pairs in (survey.not_coded, survey.not_coded + 1):
+        return len(survey.pts), "skip"
+    return None
+
+
+def _frame_rate(survey: _Survey, stamps: Sequence[int]) -> float:
+    """Frames a second: as the header states it, unless the time stamps say otherwise."""
+    times = stamps or sorted({dts for dts in survey.dts if dts is not None})
+    stated = float(survey.rate) if survey.rate else 0.0
+    if len(times) < 2 or times[-1] == times[0]:
+        return stated or 25.0
+    measured = (len(times) - 1) / float((times[-1] - times[0]) * survey.time_base)
+    if stated and abs(stated / measured - 1) <= RATE_TOLERANCE + 1 / len(times):
+        return stated
+    return measured
 
 
 def _orientation(frame: av.VideoFrame) -> Orientation:
@@ -331,7 +441,12 @@ def _orientation(frame: av.VideoFrame) -> Orientation:
     The matrix (a b u, c d v, x y w) of 16.16 fixed-point numbers takes column p and row q of the
     picture to column a p + c q and row b p + d q of the screen.
     """
-    side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    try:
+        side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    # The frame carries side data that PyAV has no name for (two views, say). It still tells the
+    # angle, counterclockwise.
+    except ValueError:
+        return TURNED.get(round(frame.rotation / 90) * 90 % 360, Orientation())
     if side_data is None:
         return Orientation()
     a, b, _, c, d, *_ = memoryview(side_data).cast("B").cast("i")

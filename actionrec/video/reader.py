@@ -11,6 +11,7 @@ the start and counted.
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import av
@@ -18,7 +19,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from actionrec.errors import VideoError
-from actionrec.video.index import FrameIndex, index_of, opened
+from actionrec.video.container import opened
+from actionrec.video.index import FrameIndex, index_of, warn_of_damage
 
 # A part of a frame: top, left, height, width, in pixels.
 Crop = tuple[int, int, int, int]
@@ -70,25 +72,41 @@ class VideoReader:
 
     @property
     def duration(self) -> float:
-        """Seconds from the first frame's start to the last one's end, at the average rate."""
-        return len(self) / self.fps
+        """Seconds from the first frame's start to the last one's end."""
+        return float(self.times[-1] - self.times[0])
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        """When each frame is shown, and at the end when the last one ends: float64
+        (frames + 1,), in seconds from the beginning of the file.
+
+        By the time stamps where they are in the order of the frames, at the average rate elsewhere.
+        """
+        count, pts = len(self), self.index.pts
+        if not pts:
+            return np.arange(count + 1) / self.fps
+        times = (np.array(pts, dtype=np.float64) - self.index.begin) * self.index.time_base
+        return np.append(times, times[-1] + 1 / self.fps)
 
     def clock(self) -> Callable[[int], float]:
-        """A function from a frame's index to the time of its display, in seconds from the
-        beginning of the file; for `len`, to the end of the last one.
+        """A function from a frame's index to when it is shown (see `times`)."""
+        times = self.times
+        return lambda index: float(times[min(index, len(self))])
 
-        Times come from time stamps where they are known to be right, elsewhere from the average
-        rate.
+    def at_constant_rate(self, clip: Sequence[int]) -> list[int]:
+        """The frames shown when frames of a constant `fps` would be: those nearest in time.
+
+        For clips that are sampled in time from a video of variable rate; a video of constant rate
+        gives `clip` itself.
         """
-        pts, fps = self.index.pts, self.fps
-        if not pts:
-            return lambda index: index / fps
-        with opened(self.path) as (container, stream):
-            unit = float(stream.time_base)
-            start = (container.start_time or 0) / av.time_base
-        return lambda index: (
-            pts[min(index, len(pts) - 1)] * unit - start + (index >= len(pts)) / fps
-        )
+        times = self.times
+        if np.abs(times - times[0] - np.arange(len(times)) / self.fps).max() < 0.5 / self.fps:
+            return list(clip)
+        wanted = times[0] + np.asarray(clip) / self.fps
+        after = np.searchsorted(times[:-1], wanted).clip(1, max(1, len(self) - 1))
+        before = after - 1
+        nearer = wanted - times[before] <= times[after.clip(0, len(self) - 1)] - wanted
+        return np.where(nearer, before, after).clip(0, len(self) - 1).tolist()
 
     def read(
         self, indices: Sequence[int], size: Size = None, crop: Crop | None = None
@@ -165,30 +183,22 @@ class VideoReader:
             while frames and (first := next(iter(frames))) < oldest:
                 del frames[first]
 
-    def verify(self) -> None:
-        """Decode every frame.
+    def verify(self) -> str:
+        """Decode every frame; what is damaged although it can be read, as a part of a sentence.
 
         Raises:
-            VideoError: fewer frames could be decoded than the file announces, or some not whole.
+            VideoError: fewer frames could be decoded than the file announces.
         """
-        decoded = 0
-        damaged: list[int] = []
-        last_pts = None
+        decoded = damaged = 0
         with opened(self.path) as (container, stream):
             for frame in container.decode(stream):
-                # The decoder made up the unreadable part, or doesn't know when to show the frame.
-                late = None not in (last_pts, frame.pts) and frame.pts <= last_pts
-                last_pts = frame.pts
-                if frame.is_corrupt or (late and self.index.access == "time"):
-                    damaged.append(decoded)
+                damaged += frame.is_corrupt and self.index.reports_damage
                 decoded += 1
         if decoded < len(self):
             raise self._frames_missing(decoded)
         if damaged:
-            raise VideoError(
-                f"{self.path} is damaged in {len(damaged)} of its {len(self)} frames, frame "
-                f"{damaged[0]} first; copy, download or encode it again."
-            )
+            return f"the decoder had to make up parts of {damaged} of its {decoded} frames"
+        return self.index.damage
 
     def _scaled(self, decoded: IndexedFrames, size: Size, crop: Crop | None) -> IndexedFrames:
         """The `decoded` frames, cropped and scaled."""
@@ -227,6 +237,8 @@ class VideoReader:
         columns = slice(None, None, -1 if orientation.flip_columns else 1)
         reformatter = VideoReformatter()
         for index, frame in decoded:
+            if frame.is_corrupt and self.index.reports_damage:
+                warn_of_damage(self.path, "the decoder had to make up parts of it")
             # One thread: swscale's own threads cost more than they save at this size.
             frame = reformatter.reformat(frame, width, height, "rgb24", threads=1)
             [plane] = frame.planes
@@ -238,7 +250,11 @@ class VideoReader:
 
     def _decode(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Each of the `wanted` frames, in the fastest way that is exact for this file."""
-        shortcuts = {"skip": self._decode_skipping, "time": self._decode_by_time}
+        shortcuts = {
+            "skip": self._decode_skipping,
+            "time": self._decode_by_time,
+            "keys": self._decode_with_checks,
+        }
         found = 0
         if self.index.access in shortcuts:
             for item in shortcuts[self.index.access](wanted):
@@ -284,7 +300,10 @@ class VideoReader:
                     before = number < wanted[position] - 2
                     context.skip_frame = "NONREF" if before else "DEFAULT"
                     for frame in packet.decode():
-                        # The last packet is FFmpeg's own and brings the frames that are left.
+                        # What a decoder makes of damage depends on the frames before it.
+                        if frame.is_corrupt:
+                            return
+                        # The last packet is FFmpeg's own and brings what was still to come.
                         index = number - delay
                         if index < wanted[position]:
                             continue
@@ -298,14 +317,19 @@ class VideoReader:
 
     def _decode_by_time(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode from the last key frame before a clip, and before the clip only frames that
-        other frames refer to."""
+        others refer to.
+
+        Where time stamps leave a gap, a frame may be missing, and what the decoder puts in its
+        place depends on all frames before: then all are decoded.
+        """
         pts = self.index.pts
+        skip = "NONREF" if self.index.is_regular else "DEFAULT"
         with opened(self.path) as (container, stream):
             for key_time, run in self._seek_runs(wanted):
                 if key_time is not None:
                     container.seek(key_time, stream=stream, backward=True)
                 position = 0
-                stream.codec_context.skip_frame = "NONREF"
+                stream.codec_context.skip_frame = skip
                 for packet in container.demux(stream):
                     if packet.pts is None or packet.pts >= pts[run[position]]:
                         stream.codec_context.skip_frame = "DEFAULT"
@@ -319,19 +343,52 @@ class VideoReader:
                         if position == len(run):
                             break
                         if run[position] > run[position - 1] + 1:
-                            stream.codec_context.skip_frame = "NONREF"
+                            stream.codec_context.skip_frame = skip
                     if position == len(run):
                         break
                 else:
                     return
 
-    def _seek_runs(self, wanted: list[int]) -> Iterator[tuple[int | None, list[int]]]:
-        """The `wanted` frames in runs, each decoded after one seek, with the time of the key frame
-        to seek; None for the start of the file."""
+    def _decode_with_checks(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decode from a key frame earlier than needed, and every frame from there on.
+
+        Nothing has proven this file's time stamps and key frames. Frames whose stamps do not
+        increase, that are not the next ones of the index, or that the decoder finds damaged end
+        the shortcut. A key frame that is no clean beginning shows in the frames before the next.
+        """
+        pts = self.index.pts
+        with opened(self.path) as (container, stream):
+            for key_time, run in self._seek_runs(wanted, margin=1):
+                if key_time is not None:
+                    container.seek(key_time, stream=stream, backward=True)
+                position, last = 0, -1 if key_time is None else None
+                for frame in container.decode(stream):
+                    index = bisect_left(pts, frame.pts) if frame.pts is not None else len(pts)
+                    known = index < len(pts) and pts[index] == frame.pts
+                    if not known or last is not None and index != last + 1:
+                        return
+                    last = index
+                    if key_time is not None and frame.is_corrupt:
+                        return
+                    if index == run[position]:
+                        yield index, frame
+                        position += 1
+                        if position == len(run):
+                            break
+                    elif index > run[position]:
+                        return
+                else:
+                    return
+
+    def _seek_runs(
+        self, wanted: list[int], margin: int = 0
+    ) -> Iterator[tuple[int | None, list[int]]]:
+        """The `wanted` frames in runs that are decoded without a leap, each with the time of the
+        key frame to seek, `margin` key frames earlier than needed; None for the start."""
         pts, keys = self.index.pts, self.index.keys
         run, key = [], None
         for index in wanted:
-            last_key = bisect_right(keys, pts[index], key=lambda key: key[0]) - 1
+            last_key = bisect_right(keys, pts[index], key=lambda key: key[0]) - 1 - margin
             before = run[-1] if run else 0
             if last_key > 0 and bisect_left(pts, keys[last_key][0]) - before > SEEK_COST:
                 if run:
