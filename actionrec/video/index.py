@@ -2,8 +2,9 @@
 
     python -c "from actionrec.video.index import index_of; print(index_of('video.mp4').frames)"
 
-A file is scanned packet by packet, which takes milliseconds, and the result is kept in the user's
-cache under the file's path, size and time of change, so that 13,320 files are scanned once.
+Files like UCF-101's are scanned packet by packet, which takes milliseconds; others are decoded once
+from the start. The result is kept in the user's cache under the file's path, size, time of change
+and a checksum of samples, so that 13,320 files are scanned once.
 """
 
 import json
