@@ -510,10 +510,21 @@ def test_added_parameters_are_those_of_table_7(name, parameters):
     assert sum(parameter.numel() for parameter in block.parameters()) == parameters
 
 
-def test_cc_of_table_8_has_its_size():
-    # Table 8 has C1 = 512 and prints +0.33 M.
-    block = build_block("cc", 512, reduction=8, passes=2)
-    assert sum(parameter.numel() for parameter in block.parameters()) == 328_704
+@pytest.mark.parametrize(
+    ("name", "options", "printed"),
+    [
+        ("nl", {}, 0.53),
+        ("ns", {}, 0.53),
+        ("cc", {"reduction": 8, "passes": 2}, 0.33),
+        ("dnl", {}, 0.53),
+        ("snl_a1", {}, 0.53),
+        ("snl_a2", {}, 0.66),
+        ("snl", {}, 0.66),
+    ],
+)
+def test_added_parameters_are_those_of_table_8(name, options, printed):
+    block = build_block(name, 512, **options)
+    assert round(sum(parameter.numel() for parameter in block.parameters()) / 1e6, 2) == printed
 
 
 @EVERY_BLOCK

@@ -533,7 +533,8 @@ def cc(channels: int, reduced: int, units: int, passes: int = 1) -> NonlocalBloc
     the positions j that share two of the three coordinates with i.
 
     Huang et al. 2019 (there over H and W, with Cs = C1/8 and two passes, each with an affinity of
-    its own input; so does the block of the SNL paper's Table 8, by its size); SNL paper, Table 1.
+    its own input; by its size and multiply-adds, so is CC in the SNL paper's Table 8); SNL paper,
+    Table 1.
     """
     return NonlocalBlock(
         channels,
