@@ -220,7 +220,7 @@ def test_an_upload_that_is_cut_off_is_deleted_at_once_and_whole_ones_stay(served
         wait_until(parts)
     wait_until(lambda: not parts())
     assert os.path.getsize(whole.json()[0]) == video.stat().st_size
-    assert "Traceback" not in (served_page.temporary / "stderr").read_text()
+    assert "ClientDisconnect" not in (served_page.temporary / "stderr").read_text()
 
 
 def wait_until(condition):
