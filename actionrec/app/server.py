@@ -177,7 +177,6 @@ class OnlyThisPage:
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         from starlette.datastructures import Headers, MutableHeaders
-        from starlette.requests import ClientDisconnect
         from starlette.responses import PlainTextResponse
 
         if scope["type"] == "http":
@@ -196,7 +195,7 @@ class OnlyThisPage:
         if not scope["path"].endswith("/upload"):
             await self.app(scope, receive, send_policy)
             return
-        with self.upload(), suppress(ClientDisconnect):
+        with self.upload():
             await self.app(scope, receive, send_policy)
 
     @contextmanager
