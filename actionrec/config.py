@@ -39,7 +39,10 @@ Area = restricted_number_type("Area", float, [(">", 0), ("<=", 1)])
 
 @dataclass
 class TrainConfig:
-    """Settings of a training run; the defaults are the paper's protocol.
+    """Settings of a training run.
+
+    By default, clips, learning rate, SGD and epochs are those that the paper states; batch size,
+    scale jitter and flips, of which it states nothing, are ours.
 
     Args:
         dataset: Name of the data set, from `actionrec data list`.
@@ -52,9 +55,10 @@ class TrainConfig:
         block: Type of nonlocal block.
         stages: Stages with a block before their last unit, such as 3 4.
         blocks_per_stage: Number of blocks in each stage, before its last units.
-        reduction: Factor by which the block reduces the channels: 1, 2 or 4.
+        reduction: Factor by which the block reduces the channels: 1, 2, 4 or 8.
         order: Order of the filter (gsnl, cheb and cayley).
         groups: Number of channel groups (cgnl).
+        passes: Number of passes through the block with the same weights (cc).
         units: Number of filters in a block that share one affinity.
         clip_length: Frames of a clip.
         stride: Distance between two frames of a clip, in frames.
@@ -117,6 +121,7 @@ class TrainConfig:
     reduction: PositiveInt = 2
     order: PositiveInt | None = None
     groups: PositiveInt | None = None
+    passes: PositiveInt | None = None
     units: PositiveInt = 1
     clip_length: PositiveInt = 16
     stride: PositiveInt = 1

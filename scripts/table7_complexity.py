@@ -16,20 +16,21 @@ from actionrec.models.network import BlockConfig, ClassifierConfig
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A row of Table 7: parameters in M, multiply-adds in G; for a block those that it adds."""
+    """A row of Table 7 as printed: parameters in M, multiply-adds in G; for a block those that it
+    adds."""
 
     block: str
-    params: float
-    macs: float
+    params: str
+    macs: str
 
 
 PAPER = {
-    "I3D": PaperRow("none", 47.02, 10.10),
-    "NL": PaperRow("nl", 2.0992, 0.206),
-    "NS": PaperRow("ns", 2.0992, 0.257),
-    "A2": PaperRow("a2", 2.0992, 0.206),
-    "CGNL": PaperRow("cgnl", 2.0992, 0.206),
-    "SNL": PaperRow("snl", 2.6235, 0.257),
+    "I3D": PaperRow("none", "47.02", "10.10"),
+    "NL": PaperRow("nl", "+2.10", "+0.21"),
+    "NS": PaperRow("ns", "+2.10", "+0.26"),
+    "A2": PaperRow("a2", "+2.10", "+0.21"),
+    "CGNL": PaperRow("cgnl", "+2.10", "+0.21"),
+    "SNL": PaperRow("snl", "+2.62", "+0.26"),
 }
 
 
@@ -45,12 +46,12 @@ def main() -> None:
         sign = "" if base else "+"
         with_products = "" if base else f"{result.block['macs'] / 1e9:+10.3f}"
         print(
-            f"{name:6} {params / 1e6:{sign}11.4f} {row.params:{sign}9.4f} {macs / 1e9:{sign}10.3f} "
-            f"{row.macs:{sign}9.3f} {with_products}"
+            f"{name:6} {params / 1e6:{sign}11.4f} {row.params:>9} {macs / 1e9:{sign}10.3f} "
+            f"{row.macs:>9} {with_products}"
         )
     print(
-        "\nBase: convolutions and the last layer; the paper adds 0.03 G of batch normalisation.\n"
-        "NS: (A Z - Z) W takes W once here; the paper's count takes it twice, for A Z W and Z W."
+        "\nBase: convolutions and the last layer; batch normalisation would add the other 0.03 G.\n"
+        "NS: (A Z - Z) W takes W once here; A Z W and Z W, W taken twice, would make +0.257 G."
     )
 
 

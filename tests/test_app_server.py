@@ -200,6 +200,51 @@ def test_an_upload_that_is_too_large_is_refused(served_page):
     assert answer.status_code == 413
 
 
+def test_an_upload_that_is_cut_off_is_deleted_at_once_and_whole_ones_stay(served_page, video):
+    files = next(served_page.temporary.glob("actionrec-app-*/files"))
+
+    def parts():
+        return [path for path in files.iterdir() if path.is_file()]
+
+    whole = requests.post(
+        f"{served_page.url}/gradio_api/upload", files={"files": video.open("rb")}, timeout=10
+    )
+    boundary = b"--b\r\nContent-Disposition: form-data; name=files; filename=cut.mp4\r\n\r\n"
+    port = int(served_page.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(
+            f"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 900000"
+            "\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n".encode()
+        )
+        client.sendall(boundary + bytes(400_000))
+        wait_until(parts)
+    wait_until(lambda: not parts())
+    assert os.path.getsize(whole.json()[0]) == video.stat().st_size
+    assert "ClientDisconnect" not in (served_page.temporary / "stderr").read_text()
+
+
+def wait_until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_the_next_page_deletes_what_a_killed_one_left_and_nothing_of_a_running_one(
+    model, served_page
+):
+    temporary = served_page.temporary
+    [running] = temporary.glob("actionrec-app-*")
+    with served(model, temporary) as page:
+        [killed] = set(temporary.glob("actionrec-app-*")) - {running}
+        page.process.kill()
+        page.process.wait()
+        assert killed.is_dir()
+    with served(model, temporary):
+        assert running.is_dir() and not killed.exists()
+
+
 @pytest.mark.slow
 def test_ctrl_c_while_it_computes_leaves_nothing_behind(model, encode, tmp_path):
     temporary = tmp_path / "temporary"

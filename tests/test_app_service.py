@@ -1,9 +1,12 @@
 """The service behind the page converts videos for browsers and explains the best clip."""
 
+import struct
+
 import numpy as np
 import pytest
 
 from actionrec.app import service
+from actionrec.errors import ActionrecError
 from actionrec.prediction.timeline import score_timeline
 from actionrec.recognizer import Recognizer
 from actionrec.video.reader import VideoReader
@@ -66,6 +69,21 @@ def test_results_come_in_order_with_progress_and_their_files_go_with_the_iterato
     assert [kind for kind in kinds if kind is not service.Progress] == order
     assert [path.name for path in files] == ["video.mp4", "explanation.mp4"]
     assert not any(file.exists() for file in files)
+
+
+def test_frames_larger_than_8k_are_refused_before_one_is_decoded(
+    small_recognizer, tmp_path, monkeypatch
+):
+    # A GIF of 200 bytes: 11000 x 11000 pixels, of which it draws two.
+    screen = b"GIF89a" + struct.pack("<HHBBB", 11_000, 11_000, 0x80, 0, 0) + bytes(6)
+    picture = b"," + struct.pack("<HHHHB", 0, 0, 2, 1, 0) + b"\x02\x02\x04\x0a\x00"
+    path = tmp_path / "huge.gif"
+    path.write_bytes(screen + 3 * picture + b";")
+    worker = service.Service(Recognizer(small_recognizer, "cpu", "float32"), 10, tmp_path)
+    monkeypatch.setattr(service, "VideoReader", None)
+    with pytest.raises(ActionrecError, match=r"huge.gif has frames of 11000x11000 pixels"):
+        list(worker.results(path))
+    worker.close()
 
 
 def test_the_scoring_tells_how_many_clips_are_done(small_recognizer, video):

@@ -21,7 +21,7 @@ ABLATIONS = {
     "channels_c1_4": {"reduction": 4},
     "stage2": {"stages": [2]},
     "stage3": {"stages": [3]},
-    "three_blocks": {"blocks_per_stage": 3},
+    "three_blocks": {"stages": [2, 3, 4]},
 }
 
 

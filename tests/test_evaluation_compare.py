@@ -86,7 +86,7 @@ def test_a_model_is_level_with_itself():
     result = compare([logits(right)], [logits(right)])
     assert result.clip_top1.difference == 0 and result.clip_top1.interval == [0, 0]
     assert not result.clip_top1.outside_chance and result.mcnemar[0].p == 1
-    assert result.verdict.startswith("B is level with A in clip-level Top-1")
+    assert "B is level with A in clip-level Top-1" in result.verdict
     assert "may be chance" in result.verdict
 
 
@@ -118,6 +118,33 @@ def test_seeds_that_differ_more_than_the_models_are_chance():
     assert not both.clip_top1.outside_chance and both.clip_top1.difference == 0
     assert [test.only_a for test in both.mcnemar] == [test.only_b for test in both.mcnemar[::-1]]
     assert "in 2 of 2 pairs" in both.verdict
+
+
+@pytest.mark.parametrize(
+    ("runs", "start", "limits"),
+    [
+        (
+            1,
+            "Of these two models, B is 50.00 points ahead",
+            "One run a side says nothing of two ways",
+        ),
+        (2, "On the mean of 2 runs, B is", "2 runs a side show little"),
+        (5, "On the mean of 5 runs, B is", ""),
+    ],
+)
+def test_the_verdict_claims_no_more_than_its_runs_can_show(runs, start, limits, tmp_path, capsys):
+    low, high = np.tile([1, 0], (100, 2)), np.ones((100, 4))
+    sides = {"--a": low, "--b": high}
+    words = []
+    for flag, right in sides.items():
+        words.append(flag)
+        for run in range(runs):
+            words.append(str(tmp_path / f"{flag[2:]}{run}.safetensors"))
+            logits(right, model=words[-1]).save(words[-1])
+    assert main(["compare", *words]) == 0
+    verdict = capsys.readouterr().out.splitlines()[-1]
+    assert verdict.startswith(start)
+    assert limits in verdict and ("seeds" in verdict) == bool(limits)
 
 
 def refused(tmp_path, other):

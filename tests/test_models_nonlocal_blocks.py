@@ -26,6 +26,7 @@ VARIANTS = {name: (name, {}) for name in tuple(BLOCKS)} | {
     "stage of 3 ns": ("ns", {"units": 3}),
     "stage of 3 snl": ("snl", {"units": 3}),
     "stage of 2 cc": ("cc", {"units": 2}),
+    "cc of Table 8": ("cc", {"reduction": 8, "passes": 2}),
 }
 # Channels and grids at which A z goes with and without the N x N matrix.
 SMALL_N = (32, (1, 3, 5))
@@ -125,8 +126,12 @@ def dense_terms(name: str, a, z, order, zoom) -> list[torch.Tensor]:
     return terms
 
 
-def dense_block(block: nn.Module, name: str, x: torch.Tensor, order=None, groups=1, units=1):
+def dense_block(
+    block: nn.Module, name: str, x: torch.Tensor, order=None, groups=1, units=1, passes=1, **_
+):
     """What the block should give in training mode, from its own parameters."""
+    for _ in range(passes - 1):
+        x = dense_block(block, name, x, order, groups, units)
     order = order or (1 if name == "cayley" else 2)
     grid = x.shape[2:]
     channels = x.shape[1]
@@ -505,6 +510,23 @@ def test_added_parameters_are_those_of_table_7(name, parameters):
     assert sum(parameter.numel() for parameter in block.parameters()) == parameters
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "printed"),
+    [
+        ("nl", {}, 0.53),
+        ("ns", {}, 0.53),
+        ("cc", {"reduction": 8, "passes": 2}, 0.33),
+        ("dnl", {}, 0.53),
+        ("snl_a1", {}, 0.53),
+        ("snl_a2", {}, 0.66),
+        ("snl", {}, 0.66),
+    ],
+)
+def test_added_parameters_are_those_of_table_8(name, options, printed):
+    block = build_block(name, 512, **options)
+    assert round(sum(parameter.numel() for parameter in block.parameters()) / 1e6, 2) == printed
+
+
 @EVERY_BLOCK
 def test_every_block_says_its_formula_and_source(name):
     text = find(BLOCKS, name, "block").__doc__
@@ -516,8 +538,9 @@ def test_every_block_says_its_formula_and_source(name):
     ("name", "options", "named"),
     [
         ("nonlocal", {}, ["nonlocal", *tuple(BLOCKS)]),
-        ("snl", {"reduction": 3}, ["3", "1, 2, 4"]),
-        ("snl", {"reduction": 0}, ["0", "1, 2, 4"]),
+        ("snl", {"reduction": 3}, ["3", "1, 2, 4, 8"]),
+        ("snl", {"reduction": 0}, ["0", "1, 2, 4, 8"]),
+        ("snl", {"passes": 2}, ["snl", "passes", "cc"]),
         ("snl", {"order": 2}, ["snl", "order", "gsnl, cheb, cayley"]),
         ("gsnl", {"order": 0}, ["order", "0"]),
         ("gsnl", {"order": 1.5}, ["order", "1.5"]),

@@ -3,21 +3,26 @@
 The best labels and the timeline come as soon as they are known, then the heat map of the clip that
 scores highest for the best label. The page is Gradio's, and for this machine alone: it listens on
 127.0.0.1, asks no other host for anything, answers no other page, and keeps uploads and results in
-one temporary folder, half an hour at most and never longer than it runs.
+one temporary folder, half an hour at most and never longer than it runs. Uploads that are cut off
+are deleted at once, and what a killed page left behind by the next one.
 """
 
 import logging
 import os
 import re
+import shutil
 import socket
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from actionrec.app.service import TOP, Service
 from actionrec.errors import ActionrecError, UsageError
+from actionrec.files import exclusive
 from actionrec.models.registry import PrecisionName
 from actionrec.recognizer import Recognizer
 from actionrec.signals import stop_requests
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
+PREFIX = "actionrec-app-"
 # Gradio's other abilities: fetch addresses, edit the program, show its statistics.
 REFUSED = re.compile(
     r"/(file=https?:|proxy=|vibe-|process_recording|run-history|monitoring|deep_link|dev/|openapi)",
@@ -58,7 +64,11 @@ def serve(
         raise UsageError('The page needs Gradio; `pip install "actionrec[app]"`.')
     require_free(port)
     recognizer = Recognizer.load(model, precision=precision, topk=TOP)
-    with tempfile.TemporaryDirectory(prefix="actionrec-app-") as folder:
+    remove_left_over()
+    with (
+        tempfile.TemporaryDirectory(prefix=PREFIX) as folder,
+        exclusive(Path(folder) / "page", "The page's folder is in use; start it again."),
+    ):
         confine_gradio(Path(folder))
         # Deferred, because Gradio reads its environment when it is imported.
         from actionrec.app.page import page
@@ -66,7 +76,7 @@ def serve(
         service = Service(recognizer, max_seconds, Path(folder))
         blocks = page(service, max_megabytes)
         try:
-            launch(blocks, port, max_megabytes, open_browser)
+            launch(blocks, port, max_megabytes, open_browser, Path(folder) / "files")
             print(f"http://{HOST}:{port}", flush=True)
             logger.info("%s is ready; Ctrl-C ends it.", model)
             stop = threading.Event()
@@ -88,6 +98,13 @@ def require_free(port: int) -> None:
         raise ActionrecError(f"Port {port} can't be listened on ({reason}); {advice}.") from error
 
 
+def remove_left_over() -> None:
+    """Delete the folders of pages that were killed: nobody holds their lock."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/.page.lock"):
+        with suppress(ActionrecError, OSError), exclusive(lock.parent / "page", "in use"):
+            shutil.rmtree(lock.parent, ignore_errors=True)
+
+
 def confine_gradio(folder: Path) -> None:
     """Let Gradio write into `folder` only and send nothing to anyone, whatever the user's
     environment says."""
@@ -104,8 +121,13 @@ def confine_gradio(folder: Path) -> None:
     }
 
 
-def launch(blocks: "Blocks", port: int, max_megabytes: float, open_browser: bool) -> None:
-    """Serve the page, to this machine alone; returns when it is ready."""
+def launch(
+    blocks: "Blocks", port: int, max_megabytes: float, open_browser: bool, uploads: Path
+) -> None:
+    """Serve the page, to this machine alone; returns when it is ready.
+
+    `uploads` is the folder where Gradio keeps uploads.
+    """
     from gradio import processing_utils
     from gradio.themes import Default
     from starlette.middleware import Middleware
@@ -129,7 +151,7 @@ def launch(blocks: "Blocks", port: int, max_megabytes: float, open_browser: bool
         ssr_mode=False,
         footer_links=[],
         max_file_size=int(max_megabytes * 1e6),
-        app_kwargs={"middleware": [Middleware(OnlyThisPage, port=port)]},
+        app_kwargs={"middleware": [Middleware(OnlyThisPage, port=port, uploads=uploads)]},
         # The default theme's fonts are files of Gradio's own.
         theme=Default(),
         css=style,
@@ -146,10 +168,11 @@ async def refuse_address(url: str, cache_dir: str) -> NoReturn:
 
 class OnlyThisPage:
     """Refuses requests that this page never makes: those of other pages, those under another name
-    that leads to this machine (DNS rebinding), and those for Gradio's other abilities."""
+    that leads to this machine (DNS rebinding), and those for Gradio's other abilities. Deletes
+    uploads that are cut off."""
 
-    def __init__(self, app: "ASGIApp", port: int) -> None:
-        self.app = app
+    def __init__(self, app: "ASGIApp", port: int, uploads: Path) -> None:
+        self.app, self.uploads, self.uploading = app, uploads, 0
         self.hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -169,4 +192,20 @@ class OnlyThisPage:
                 MutableHeaders(scope=message)["Content-Security-Policy"] = POLICY
             await send(message)
 
-        await self.app(scope, receive, send_policy)
+        if not scope["path"].endswith("/upload"):
+            await self.app(scope, receive, send_policy)
+            return
+        with self.upload():
+            await self.app(scope, receive, send_policy)
+
+    @contextmanager
+    def upload(self) -> Iterator[None]:
+        """Delete, after an upload, what is cut off: Gradio moves a whole one into a folder."""
+        self.uploading += 1
+        try:
+            yield
+        finally:
+            self.uploading -= 1
+            if not self.uploading:
+                for cut_off in filter(Path.is_file, self.uploads.glob("*")):
+                    cut_off.unlink(missing_ok=True)

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 TOP = 5  # labels shown
 MIN_SCORE = 0.2  # as in `actionrec timeline`
+MAX_PIXELS = 7680 * 4320  # of a frame: decoding takes up to 13 bytes for each
 # Suffixes and codecs that every browser plays.
 PLAYABLE = {(".mp4", "h264"), (".webm", "vp8"), (".webm", "vp9")}
 
@@ -114,8 +115,15 @@ class Service:
         """Score and explain a video; `report` gets each result, whose files lie in `folder`.
 
         Raises:
-            ActionrecError: the video can't be read or is too long.
+            ActionrecError: the video can't be read, or is too large or too long.
         """
+        # Before any frame is decoded.
+        with opened(path) as (_, stream):
+            if stream.width * stream.height > MAX_PIXELS:
+                raise ActionrecError(
+                    f"{path} has frames of {stream.width}x{stream.height} pixels, more than 8K "
+                    "(7680x4320), which this page takes at most; scale it down."
+                )
         video = VideoReader(path)
         if video.duration > self.max_seconds:
             raise ActionrecError(

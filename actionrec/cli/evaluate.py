@@ -106,7 +106,8 @@ def compare(
 
     Takes files of `actionrec evaluate --save-logits` for the same videos. A model trained with
     several seeds has several files and is judged by their mean. Two tests at the 5 % level: a
-    paired bootstrap of the difference in Top-1, and McNemar's test of each pair of files.
+    paired bootstrap of the difference in Top-1, and McNemar's test of each pair of files. One file
+    a side compares two models; to compare two ways to train, name five seeds or more of each.
 
     Examples:
         actionrec compare a.safetensors b.safetensors

@@ -18,6 +18,7 @@ def info(
     reduction: int = 2,
     order: PositiveInt | None = None,
     groups: PositiveInt | None = None,
+    passes: PositiveInt | None = None,
     units: PositiveInt = 1,
     clip: str = "16x124x124",
     classes: PositiveInt = 400,
@@ -37,9 +38,10 @@ def info(
         block: Type of nonlocal block.
         stages: Stages with a block.
         blocks_per_stage: Number of blocks in each stage, before its last units.
-        reduction: Factor by which the block reduces the channels: 1, 2 or 4.
+        reduction: Factor by which the block reduces the channels: 1, 2, 4 or 8.
         order: Order of the filter (gsnl, cheb and cayley).
         groups: Number of channel groups (cgnl).
+        passes: Number of passes through the block with the same weights (cc).
         units: Number of filters in a block that share one affinity.
         clip: Frames, height and width of a clip.
         classes: Number of classes.
@@ -49,7 +51,9 @@ def info(
     from actionrec.models.complexity import measure
 
     labels = tuple(map(str, range(classes)))
-    settings = BlockConfig(block, tuple(stages), blocks_per_stage, reduction, order, groups, units)
+    settings = BlockConfig(
+        block, tuple(stages), blocks_per_stage, reduction, order, groups, passes, units
+    )
     result = measure(ClassifierConfig(labels, backbone, settings), clip)
     if format == "json":
         print_json(asdict(result))

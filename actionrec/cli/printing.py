@@ -176,4 +176,4 @@ def print_comparison(result: "Comparison", format: Format) -> None:
         for number, test in enumerate(result.mcnemar, start=1)
     ]
     print_table(rows, ["McNemar", "only A", "only B", "p", "test"])
-    print(f"\n{result.verdict}")
+    print(f"\n{result.verdict} {result.limits}".rstrip())

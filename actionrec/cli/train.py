@@ -6,7 +6,7 @@ from actionrec.config import TrainConfig
 def train(config: TrainConfig) -> int:
     """Train a video classifier.
 
-    The default settings are the protocol of the paper on UCF-101.
+    The defaults are what the paper states for UCF-101; batch size, jitter and flips are ours.
 
     Examples:
         actionrec train --config demo.yaml

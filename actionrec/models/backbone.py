@@ -50,7 +50,7 @@ class Backbone(nn.Module):
     def block_sites(self, stage: int, number: int = 1) -> dict[str, int]:
         """The units of a stage that get a block before them, with the channels that enter them.
 
-        One block goes before the last unit of the stage, as in the paper (Sec. 5), several before
+        One block goes before the last unit of the stage, as in the paper (Sec. 4.2), several before
         the last ones.
 
         Raises:

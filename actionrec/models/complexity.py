@@ -10,13 +10,19 @@ from typing import Literal
 
 import torch
 from torch._subclasses import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from actionrec.errors import UsageError
 from actionrec.models.backbone import Backbone
 from actionrec.models.network import ClassifierConfig, build_network
 from actionrec.text import plain_table
 
+# torch's counter knows fused attention on a GPU only.
+UNCOUNTED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)
+    )
+}
 PARTS_HEAD = ("part", "parameters", "training", "batch norm")
 
 
@@ -41,8 +47,8 @@ class BlockComplexity:
 class Complexity:
     """Parameters, and multiply-adds for one clip, of a network and of its blocks together.
 
-    torch.utils.flop_counter counts convolutions and matrix products, but not normalisation,
-    activation, pooling, softmax and the linear solver of the block cayley.
+    torch.utils.flop_counter counts convolutions, matrix products and fused attention, but not
+    normalisation, activation, pooling, softmax and the linear solver of the block cayley.
     """
 
     params: int
@@ -74,7 +80,7 @@ def measure(config: ClassifierConfig, clip: str) -> Complexity:
         block.register_forward_pre_hook(
             lambda _, inputs, unit=unit: positions.update({unit: inputs[0][0, 0].numel()})
         )
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
     try:
         with fake, counter, torch.no_grad():
             network(clips)

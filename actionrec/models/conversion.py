@@ -1,6 +1,7 @@
 """Weights to start training from, by name or from a file: ours, Hara's, or PyTorchVideo's.
 
-    actionrec train --dataset folder --root my_videos --backbone r3d50 --weights r3d50_K_200ep.pth
+    actionrec train --dataset folder --root my_videos --backbone r3d50 \
+        --weights resnet-50-kinetics.pth
 
 A checkpoint brings the mean and standard deviation of its training pixels.
 """

@@ -27,6 +27,7 @@ class BlockConfig:
     reduction: int = 2
     order: int | None = None
     groups: int | None = None
+    passes: int | None = None
     units: int = 1
 
 

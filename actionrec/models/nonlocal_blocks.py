@@ -26,9 +26,10 @@ affinity matrix A, and Z passes a filter of that graph:
     cayley   as snl                                                   powers of the Cayley transform
 
 Nonlocal blocks as graph filters are the view of Zhu et al., "Unifying Nonlocal Blocks for Neural
-Networks", ICCV 2021: "the SNL paper" below. Its released code has a ReLU behind a norm of scale 0,
-and so no gradient in any parameter. Here there is no such ReLU: a block starts as the identity, and
-learns.
+Networks", ICCV 2021: "the SNL paper" below. In its released ResNet-50 a ReLU stands behind a norm
+whose scale starts at 0, and no parameter of the block has a gradient. (In its PreResNet56 and its
+segmentation code the scale starts at 1, and the block learns.) Here there is no such ReLU: a block
+starts as the identity, and learns.
 
 A is an operator z -> A z. Its N x N matrix is formed only where N is small and that is faster.
 """
@@ -45,7 +46,7 @@ from torch.nn import functional as F
 from actionrec.errors import UsageError
 from actionrec.models.registry import BLOCKS, find
 
-REDUCTIONS = (1, 2, 4)
+REDUCTIONS = (1, 2, 4, 8)
 DEGREE_EPS = 1e-6
 # float16 ends at 65504: the scale of a position with a degree near 0 must stay below.
 FLOAT16_MEAN_AFFINITY_EPS = 1e-4
@@ -408,6 +409,7 @@ class NonlocalBlock(nn.Module):
         affinity: makes A from Phi and Psi.
         graph_filter: makes the filter of a unit.
         units: units that share the affinity.
+        passes: passes through the whole block, one after the other, with the same weights.
         psi_channels: channels of Psi, by default `reduced`.
         flatten: Phi and Psi reach `affinity` as (B, Cs, N), otherwise as (B, Cs, T, H, W).
         project_z: Z is a projection of X, otherwise X itself.
@@ -422,6 +424,7 @@ class NonlocalBlock(nn.Module):
         graph_filter: Callable[[], nn.Module] = PowerFilter,
         *,
         units: int = 1,
+        passes: int = 1,
         psi_channels: int | None = None,
         flatten: bool = True,
         project_z: bool = True,
@@ -429,7 +432,7 @@ class NonlocalBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.make_affinity = affinity
-        self.flatten = flatten
+        self.flatten, self.passes = flatten, passes
         self.widths = [reduced, psi_channels or reduced] + [reduced] * project_z
         self.projection = _projection(channels, self.widths)
         z_channels = reduced if project_z else channels
@@ -443,7 +446,7 @@ class NonlocalBlock(nn.Module):
         )
 
     def affinity(self, x: Tensor) -> Affinity:
-        """A for the feature map x, (B, channels, T, H, W)."""
+        """A for the feature map x, (B, channels, T, H, W), in the first pass."""
         return self._affinity_and_z(x)[0]
 
     def _affinity_and_z(self, x: Tensor) -> tuple[Affinity, Tensor]:
@@ -453,10 +456,11 @@ class NonlocalBlock(nn.Module):
         return self.make_affinity(phi, psi), z[0] if z else x
 
     def forward(self, x: Tensor) -> Tensor:
-        affinity, z = self._affinity_and_z(x)
-        x = self.units[0](x, affinity, z)
-        for project, unit in zip(self.later_z, self.units[1:], strict=True):
-            x = unit(x, affinity, project(x))
+        for _ in range(self.passes):
+            affinity, z = self._affinity_and_z(x)
+            x = self.units[0](x, affinity, z)
+            for project, unit in zip(self.later_z, self.units[1:], strict=True):
+                x = unit(x, affinity, project(x))
         return x
 
 
@@ -524,14 +528,23 @@ def cgnl(channels: int, reduced: int, units: int, groups: int = 1) -> NonlocalBl
     return NonlocalBlock(channels, reduced, affinity, units=units, groups=groups)
 
 
-def cc(channels: int, reduced: int, units: int) -> NonlocalBlock:
+def cc(channels: int, reduced: int, units: int, passes: int = 1) -> NonlocalBlock:
     """CC, criss-cross over T, H and W: Y = X + BN(A X W), A_ij the softmax of Phi_i . Psi_j over
     the positions j that share two of the three coordinates with i.
 
-    Huang et al. 2019 (there over H and W); SNL paper, Table 1.
+    Huang et al. 2019 (there over H and W, with Cs = C1/8 and two passes, each with an affinity of
+    its own input; by its size and multiply-adds, so is CC in the SNL paper's Table 8); SNL paper,
+    Table 1.
     """
-    affinity = CrissCrossAffinity
-    return NonlocalBlock(channels, reduced, affinity, units=units, flatten=False, project_z=False)
+    return NonlocalBlock(
+        channels,
+        reduced,
+        CrissCrossAffinity,
+        units=units,
+        passes=passes,
+        flatten=False,
+        project_z=False,
+    )
 
 
 def dnl(channels: int, reduced: int, units: int) -> NonlocalBlock:
@@ -562,9 +575,11 @@ def snl_a1(channels: int, reduced: int, units: int) -> NonlocalBlock:
 
 
 def snl_a2(channels: int, reduced: int, units: int) -> NonlocalBlock:
-    """SNL with an affinity that is not symmetric: Y = X + BN(Z W0 + A Z W1), A = D^-1 M.
+    """SNL with an affinity that is not symmetric: Y = X + BN(Z W0 + A Z W1), A = D^-1 M,
+    M = relu(Phi) relu(Psi)^T.
 
-    SNL paper, Table 8.
+    SNL paper, Table 8, which names no kernel: M is snl's, so that only the symmetry is gone. The
+    softmax of nl and ns is another kernel: between them and snl_a2 two things differ.
     """
     graph_filter = partial(PowerFilter, 0, 1)
     return NonlocalBlock(channels, reduced, row_normalised_affinity, graph_filter, units=units)
@@ -610,7 +625,7 @@ def build_block(
     Args:
         name: a key of `BLOCKS`; the function of that name has its formula and source.
         channels: C1, the channels of the feature map.
-        reduction: C1 / Cs, 1, 2 or 4.
+        reduction: C1 / Cs, 1, 2, 4 or 8.
         units: units, one after the other, that share one affinity.
         **options: further parameters of the block's function, such as `order` and `groups`; None
             is the function's default.

@@ -246,6 +246,7 @@ def build_classifier(config: TrainConfig, labels: tuple[str, ...]) -> VideoClass
                 reduction=config.reduction,
                 order=config.order,
                 groups=config.groups,
+                passes=config.passes,
                 units=config.units,
             ),
             sampling=ClipSampling(config.clip_length, config.stride, config.fps),
