@@ -30,15 +30,17 @@ def cache_folder() -> Path:
     """
     import platformdirs
 
-    chosen = os.environ.get("ACTIONREC_CACHE")
-    folder = os.path.expanduser(chosen) if chosen else platformdirs.user_cache_dir("actionrec")
-    # What has no home is left as it is.
-    if folder.startswith("~"):
+    try:
+        if chosen := os.environ.get("ACTIONREC_CACHE"):
+            return Path(chosen).expanduser()
+        folder = platformdirs.user_cache_path("actionrec")
+        # Older versions of platformdirs leave the ~ of a user without a home.
+        return folder.expanduser()
+    except RuntimeError as error:
         raise ActionrecError(
-            f"There is no home folder for {folder}; set the variable ACTIONREC_CACHE to a folder "
-            "that you may write to."
-        )
-    return Path(folder)
+            "There is no home folder to keep downloads in; set the environment variable "
+            "ACTIONREC_CACHE to a folder that you may write to."
+        ) from error
 
 
 @dataclass
