@@ -99,7 +99,7 @@ def tell_passed_over(folder: Path, files: Sequence[Path]) -> None:
     """Log once how many files of a folder are no videos by their names."""
     if files:
         logger.info(
-            "%s has %d files that are no videos by their names and are passed over, such as %s.",
+            "Files in %s that are no videos by their names are passed over: %d, such as %s.",
             folder,
             len(files),
             min(files).name,

@@ -128,12 +128,30 @@ def test_a_cache_that_cannot_be_used_does_no_harm(encode, tmp_path, cache, damag
     elif damage == "damaged row":
         index_of(path)
         with sqlite3.connect(cache / "frame_indices.sqlite") as database:
-            database.execute("UPDATE indices SET data=x'00'")
+            database.execute("UPDATE frame_indices SET data=x'00'")
         database.close()
     else:
         cache.write_text("")
     assert index_of(path).frames == 10
     assert len(VideoReader(path).read(range(10))) == 10
+
+
+def test_a_locked_cache_is_not_waited_for_and_a_damaged_one_is_begun_anew(
+    encode, tmp_path, cache, scans
+):
+    path = long_ago(encode(tmp_path / "v.avi", frames=10))
+    cache.mkdir()
+    file = cache / "frame_indices.sqlite"
+    database = sqlite3.connect(file, isolation_level=None)
+    database.execute("BEGIN EXCLUSIVE")
+    begin = time.monotonic()
+    assert [index_of(path).frames for _ in range(5)] == [10] * 5
+    assert time.monotonic() - begin < 1
+    database.close()
+    file.write_bytes(b"no database" * 1000)
+    scans.clear()
+    assert [index_of(path).frames for _ in range(3)] == [10] * 3
+    assert scans == [path]
 
 
 def test_many_processes_may_write_at_once(encode, tmp_path, cache):
@@ -144,7 +162,7 @@ def test_many_processes_may_write_at_once(encode, tmp_path, cache):
     ]
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
     with sqlite3.connect(cache / "frame_indices.sqlite") as database:
-        assert database.execute("SELECT count(*) FROM indices").fetchone() == (40,)
+        assert database.execute("SELECT count(*) FROM frame_indices").fetchone() == (40,)
     database.close()
 
 
