@@ -6,6 +6,7 @@ through `visible`, and nothing is written to a CSV file for spreadsheets but thr
 
 import io
 import logging
+import os
 import re
 import sys
 import unicodedata
@@ -45,7 +46,10 @@ def csv_row(cells: Iterable[Any]) -> list[Any]:
 
 
 def use_utf8() -> None:
-    """Let stdout be UTF-8 whatever the locale, and escape what stdout or stderr can't encode."""
+    """Let stdout be UTF-8 whatever the locale, and escape what stdout or stderr can't encode; what
+    is printed to one that is closed goes nowhere."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream, encoding in ((sys.stdout, "utf-8"), (sys.stderr, None)):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=encoding, errors="backslashreplace")

@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -101,3 +103,12 @@ def test_pictures_say_once_what_no_font_has(tmp_path, monkeypatch, caplog):
     text._fonts_for.cache_clear()
     [said] = [record.getMessage() for record in caplog.records]
     assert said.startswith("No installed font has 舞 跳 🕺, so pictures show boxes")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+def test_a_closed_stdout_or_stderr_is_no_traceback():
+    shell = f"{sys.executable} -m actionrec data list"
+    run = subprocess.run(f"{shell} >&-", shell=True, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+    run = subprocess.run(f"{shell} csv 2>&-", shell=True, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (2, "")
