@@ -1,44 +1,113 @@
 """Files: find videos, write a file whole or not at all, keep other processes away from one."""
 
 import glob
+import logging
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from actionrec.errors import ActionrecError, Failure, UsageError
 
+logger = logging.getLogger("actionrec")
+
 VIDEO_SUFFIXES = frozenset(
-    ".avi .mp4 .mkv .mov .m4v .webm .mpg .mpeg .ts .m2ts .wmv .flv .3gp .ogv".split()
+    ".3g2 .3gp .amv .asf .avi .cavs .divx .dv .evo .f4v .flv .gif .gxf .h264 .h265 .hevc "
+    ".insv .ivf .lrv .m1v .m2p .m2t .m2ts .m2v .m4v .mj2 .mjpeg .mjpg .mk3d .mkv .mod .mov "
+    ".mp4 .mpe .mpeg .mpg .mpv .mts .mxf .nut .obu .ogm .ogv .qt .rm .rmvb .tod .trp .ts .vob "
+    ".webm .wmv .wtv .y4m".split()
 )
 
 
 def cache_folder() -> Path:
-    """The folder for downloads, indexes and the like: $ACTIONREC_CACHE, or the user's cache."""
-    if chosen := os.environ.get("ACTIONREC_CACHE"):
-        return Path(chosen).expanduser()
+    """The folder for downloads, indexes and the like: $ACTIONREC_CACHE, or the user's cache.
+
+    Raises:
+        ActionrecError: the user has no home folder.
+    """
     import platformdirs
 
-    return platformdirs.user_cache_path("actionrec")
+    try:
+        if chosen := os.environ.get("ACTIONREC_CACHE"):
+            return Path(chosen).expanduser()
+        folder = platformdirs.user_cache_path("actionrec")
+        # Older versions of platformdirs leave the ~ of a user without a home.
+        return folder.expanduser()
+    except RuntimeError as error:
+        raise ActionrecError(
+            "There is no home folder to keep downloads in; set the environment variable "
+            "ACTIONREC_CACHE to a folder that you may write to."
+        ) from error
 
 
-def videos_below(folder: Path) -> list[Path]:
-    """The files below `folder`, at any depth, with the suffix of a video, sorted.
+@dataclass
+class Found:
+    """The files in a folder: `videos` by their suffixes, `others`, and the folders that can't be
+    listed, each with the reason."""
 
-    Hidden files and folders are skipped.
+    videos: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+    unlisted: list[Failure] = field(default_factory=list)
+
+
+def scan(
+    folder: str | Path, depth: int | None = None, suffixes: Collection[str] = VIDEO_SUFFIXES
+) -> Found:
+    """Find the files in `folder` and `depth` levels below (None: all), sorted.
+
+    No file's status is read, which takes minutes for hundreds of thousands of files on a network
+    disk. Hidden files and folders are passed over. Links to folders are followed, each folder is
+    listed once, in the place where it really lies if that is below `folder`.
     """
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in VIDEO_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    found = Found()
+    listed: set[tuple[int, int]] = set()
+    folders: deque[tuple[str | Path, int | None]] = deque([(folder, depth)])
+    while folders:
+        place, levels = folders.popleft()
+        try:
+            status = os.stat(place)
+            if (status.st_dev, status.st_ino) in listed:
+                continue
+            listed.add((status.st_dev, status.st_ino))
+            with os.scandir(place) as entries:
+                visible = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            reason = (
+                f"{place} can't be listed ({error.strerror}); check the path and its permissions."
+            )
+            found.unlisted.append(Failure(str(place), reason))
+            continue
+        for entry in sorted(visible, key=lambda entry: entry.name):
+            is_video = os.path.splitext(entry.name)[1].lower() in suffixes
+            if is_video and not entry.is_dir(follow_symlinks=False):
+                found.videos.append(Path(entry.path))
+            elif entry.is_dir():
+                if levels != 0:
+                    below = entry.path, levels and levels - 1
+                    # Linked folders come last.
+                    (folders.append if entry.is_symlink() else folders.appendleft)(below)
+            else:
+                found.others.append(Path(entry.path))
+    found.videos.sort()
+    return found
+
+
+def tell_passed_over(folder: Path, files: Sequence[Path]) -> None:
+    """Log once how many files of a folder are no videos by their names."""
+    if files:
+        logger.info(
+            "Files in %s that are no videos by their names are passed over: %d, such as %s.",
+            folder,
+            len(files),
+            min(files).name,
+        )
 
 
 def find_videos(paths: Iterable[str | Path]) -> list[Path | Failure]:
-    """All videos that `paths` name: files, folders (searched at any depth) and patterns.
+    """All videos that `paths` name, each once: files, folders (searched at any depth) and patterns.
 
     A file may have any name; in a folder, only files with the suffix of a video count. A path that
     leads to nothing becomes a Failure in its place.
@@ -47,9 +116,10 @@ def find_videos(paths: Iterable[str | Path]) -> list[Path | Failure]:
     for path in paths:
         text = os.path.expanduser(path)
         if os.path.isdir(text):
-            found += videos_below(Path(text)) or [
-                Failure(str(path), f"{path} has no videos in it; name a folder that has some.")
-            ]
+            inside = scan(text)
+            tell_passed_over(Path(text), inside.others)
+            nothing = f"{path} has no videos in it; name a folder that has some."
+            found += [*inside.videos, *inside.unlisted] or [Failure(str(path), nothing)]
         elif os.path.exists(text) or not glob.has_magic(text):
             found.append(Path(text))
         else:
@@ -57,7 +127,11 @@ def find_videos(paths: Iterable[str | Path]) -> list[Path | Failure]:
             found += [Path(match) for match in matches if not os.path.isdir(match)] or [
                 Failure(str(path), f"No file matches {path}; check the pattern.")
             ]
-    return found
+    once = {
+        each.video if isinstance(each, Failure) else os.path.abspath(each): each
+        for each in reversed(found)
+    }
+    return list(reversed(once.values()))
 
 
 def require_suffix(path: Path, suffixes: Collection[str], flag: str) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from operator import length_hint
 from typing import TypeVar
 
+from actionrec.text import visible
+
 Item = TypeVar("Item")
 
 
@@ -40,7 +42,7 @@ def track(
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -49,7 +51,7 @@ def track(
         total = length_hint(items) or None
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=transient, disable=disable) as bar:
-        task = bar.add_task(description, total=total, completed=completed)
+        task = bar.add_task(visible(description), total=total, completed=completed)
         # Not bar.track, which forgets what was completed before.
         for item in items:
             yield item

@@ -1,20 +1,70 @@
-"""Labels, times and tables as people read them."""
+"""Labels, times and tables as people read them.
+
+Labels and file names are other people's text, so nothing of them is printed, logged or drawn but
+through `visible`, and nothing is written to a CSV file for spreadsheets but through `csv_row`.
+"""
 
 import io
+import logging
+import os
 import re
+import sys
+import unicodedata
+import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+logger = logging.getLogger("actionrec")
+
 LONGEST_LABEL = 28  # characters
+# Control characters and line ends move the cursor of a terminal, bidirectional marks change the
+# order of letters, and lone surrogates, which stand for the bytes of a name that is no UTF-8,
+# can't be encoded.
+UNSEEN = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def visible(text: object) -> str:
+    r"""The text on one line, with what a terminal would obey or hide as an escape such as \x1b."""
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def csv_row(cells: Iterable[Any]) -> list[Any]:
+    """The cells of a CSV file; text that a spreadsheet would run as a formula begins with an
+    apostrophe."""
+    return [
+        "'" + cell if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
+        for cell in cells
+    ]
+
+
+def use_utf8() -> None:
+    """Let stdout be UTF-8 whatever the locale, and escape what stdout or stderr can't encode; what
+    is printed to one that is closed goes nowhere."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream, encoding in ((sys.stdout, "utf-8"), (sys.stderr, None)):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+
+
+class VisibleFormatter(logging.Formatter):
+    """Prints log messages as `visible` text."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return visible(super().formatMessage(record))
 
 
 def shorten(name: str) -> str:
     """The name, cut off with an ellipsis if it is too long for a plot."""
-    # A folder's name need not be valid Unicode, but matplotlib draws nothing else.
-    name = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    name = visible(name)
     return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"
 
 
@@ -37,7 +87,7 @@ def aligned_table(rows: Iterable[Sequence[object]], head: Sequence[str] = ()) ->
     """Rows in aligned columns; columns of numbers are aligned to the right."""
     from rich.table import Table
 
-    cells = [[str(value) for value in row] for row in rows]
+    cells = [[visible(value) for value in row] for row in rows]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=bool(head))
     for index in range(len(head or cells and cells[0])):
         numbers = all(re.fullmatch(r"[-+\d.,%e]*", row[index]) for row in cells)
@@ -56,3 +106,54 @@ def plain_table(rows: Iterable[Sequence[object]], head: Sequence[str] = ()) -> s
     console = Console(file=text, width=10_000, markup=False, highlight=False, emoji=False)
     console.print(aligned_table(rows, head))
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+# Fonts of pictures
+
+
+def own_font() -> str:
+    """The file of matplotlib's own font, which is the same everywhere and has Latin, Greek and
+    Cyrillic."""
+    import matplotlib
+
+    return str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"))
+
+
+def fonts_for(text: str) -> dict[str, str]:
+    """Names and files of the fonts that draw the text: matplotlib's own, and installed ones for
+    what it lacks. A warning says what none of them has."""
+    return _fonts_for("".join(sorted(c for c in set(text) if not c.isascii())))
+
+
+@cache
+def _fonts_for(characters: str) -> dict[str, str]:
+    from matplotlib.font_manager import fontManager
+
+    fonts = {"DejaVu Sans": own_font()}
+    lacking = lacking_in(own_font(), characters)
+    for font in fontManager.ttflist if lacking else ():
+        left = lacking_in(font.fname, lacking)
+        # A "last resort" font has a box for every character.
+        if len(left) < len(lacking) and "Last" not in font.name:
+            fonts[font.name], lacking = font.fname, left
+    if lacking:
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        logger.warning(
+            "No installed font has %s, so pictures show boxes for it; install a font such as Noto "
+            "Sans CJK or Noto Emoji.",
+            " ".join(lacking),
+        )
+    return fonts
+
+
+def lacking_in(font: str, text: str) -> str:
+    """The characters of the text that the font in a file does not have."""
+    from matplotlib.font_manager import get_font
+
+    try:
+        has = get_font(font).get_char_index
+    except (OSError, RuntimeError):
+        return text
+    # Joiners and variation selectors have no picture of their own.
+    unseen = {"Cf", "Mn"}
+    return "".join(c for c in text if not has(ord(c)) and unicodedata.category(c) not in unseen)

@@ -52,6 +52,22 @@ def test_figures_are_printed_even_if_a_file_cannot_be_written(folder_flags, tmp_
     assert "clip-level" in output.out and "could not be written" in output.err
 
 
+def test_test_videos_alone_are_enough(small_recognizer, tmp_path, encode, capsys):
+    small_recognizer.save(tmp_path / "model.safetensors")
+    (tmp_path / "test" / "b").mkdir(parents=True)
+    encode(tmp_path / "test" / "b" / "one.avi", frames=20)
+    lists = {"plain.csv": "path,label\n{},b", "split.csv": "path;label;split\n{};b;test"}
+    for name, content in lists.items():
+        (tmp_path / name).write_text(content.format("test/b/one.avi"))
+    common = ["evaluate", "--model", str(tmp_path / "model.safetensors"), "--clips", "1"]
+    common += ["--workers", "0", "--format", "json"]
+    for dataset, root in (("folder", ""), ("csv", "plain.csv"), ("csv", "split.csv")):
+        assert main([*common, "--dataset", dataset, "--root", str(tmp_path / root)]) == 0
+        assert json.loads(capsys.readouterr().out)["video"]["n"] == 1
+        assert main(["data", "list", dataset, "--root", str(tmp_path / root)]) == 1
+        assert "train" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_json_has_the_documented_keys(command, small_recognizer, tmp_path, encode):
     small_recognizer.save(tmp_path / "model.safetensors")

@@ -102,8 +102,12 @@ def test_folds_of_real_footage():
     [
         (["path,label", "a.mp4,run"], "neither a split nor a group column"),
         (["path,lable,group", "a.mp4,run,1"], "Unknown column 'lable'; the first line must be"),
-        (["path;label", "a.mp4;run"], "Unknown column 'path;label'"),
-        (["a.mp4,run,train"], "Unknown column 'a.mp4', 'run', 'train'"),
+        (["path;label", "a.mp4;run"], "neither a split nor a group column"),
+        (["a.mp4,run,train"], "No column path and no column label in 'a.mp4, run, train'"),
+        (["path,label,spilt", "a.mp4,run,train"], "Unknown column 'spilt'"),
+        (["path,label,start", "a.mp4,run,0.5"], "parts of videos can't be read"),
+        (["path,label,", "a, b.mp4,run,"], "line 2 has 'run' in a column without a name"),
+        (["path,label,split", 'a.mp4,"run,train', "b.mp4,run,val"], "unexpected end of data"),
         (["path,group", "a.mp4,1"], "No column label"),
         (["path,label,label", "a.mp4,1,1"], "Two columns 'label'"),
         ([""], "No column path and no column label"),
@@ -163,3 +167,53 @@ def test_no_csv_file(tmp_path):
         open_csv(tmp_path / "latin.csv")
     with pytest.raises(UsageError, match="no split '6'; choose 1, 2, 3, 4, 5"):
         open_dataset("csv", write(tmp_path, "path,label,group", "a.mp4,run,1"), "6")
+
+
+SIDES = [("a.mp4", "run", "train"), ("sub/b.mp4", "jump, high", "train"), ("c.mp4", "run", "val")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Path;Label;Split\r\n" + "".join(f"{';'.join(row)}\r\n" for row in SIDES),
+        "\ufeffpath\tLABEL\tsplit\n" + "".join("\t".join(row) + "\n" for row in SIDES),
+        "sep=;\r\npath;label;split;\r\n;;;\r\n" + "".join(f"{';'.join(row)};\n" for row in SIDES),
+        ",path,label,split,,\n\n"
+        + "".join(f'{n},{a},"{b}",{c},,\n' for n, (a, b, c) in enumerate(SIDES))
+        + ",,,,,\n",
+        "notes;path;label;split;fps\n" + "".join(f"x;{';'.join(row)};25\n" for row in SIDES),
+        "path;label;split\n" + "".join(";".join(row).replace("/", "\\") + "\n" for row in SIDES),
+        "path;label;split\n" + "".join(f"~/{';'.join(row)}\n" for row in SIDES),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_files_of_spreadsheets_are_read(tmp_path, monkeypatch, text, encoding):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sub").mkdir()
+    for name, *_ in SIDES:
+        (tmp_path / name).touch()
+    file = tmp_path / "videos.csv"
+    file.write_bytes(text.removeprefix("\ufeff").encode(encoding))
+    dataset = open_csv(file)
+    assert dataset.labels == ("jump, high", "run")
+    paths = [video.path for video in dataset.train + dataset.val]
+    assert paths == [tmp_path / name for name, *_ in SIDES]
+
+
+def test_columns_that_are_not_used_are_told(tmp_path, caplog):
+    file = write(tmp_path, "path,label,split,fps", "a.mp4,run,train,25", "b.mp4,run,val,25")
+    assert open_csv(file).labels == ("run",)
+    assert caplog.messages == [f"{file}: columns that are not used: fps."]
+
+
+def test_two_ways_to_write_a_path_or_a_label_are_one(tmp_path):
+    lines = ["path,label,split", "a.mp4,caf\u00e9,train", "b.mp4,cafe\u0301,val"]
+    assert open_csv(write(tmp_path, *lines)).labels == ("caf\u00e9",)
+    with pytest.raises(ActionrecError, match="line 4: ./a.mp4 is already in line 2"):
+        open_csv(write(tmp_path, *lines, "./a.mp4,run,val"))
+
+
+def test_a_workbook_is_named_as_such(tmp_path):
+    (tmp_path / "videos.csv").write_bytes(b"PK\x03\x04\0\0")
+    with pytest.raises(ActionrecError, match="is a workbook, no CSV file; save it as CSV"):
+        open_csv(tmp_path / "videos.csv")

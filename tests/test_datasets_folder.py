@@ -73,3 +73,14 @@ def test_missing_folder_and_usage(tmp_path):
         open_dataset("folder", tmp_path, "2")
     with pytest.raises(UsageError, match="no data set 'films'"):
         open_dataset("films", tmp_path)
+
+
+def test_a_name_in_two_forms_of_unicode_is_one_class(tmp_path, caplog):
+    touch(tmp_path, "train/caf\u00e9/x.mp4", "train/cafe\u0301/y.mp4", "val/cafe\u0301/z.mp4")
+    touch(tmp_path, "train/caf\u00e9/notes.txt")
+    with caplog.at_level("INFO"):
+        dataset = open_folder(tmp_path)
+    assert dataset.labels == ("caf\u00e9",)
+    assert {video.path.name for video in dataset.train} == {"x.mp4", "y.mp4"}
+    assert [video.label for video in dataset.train + dataset.val] == [0, 0, 0]
+    assert "no videos by their names are passed over: 1, such as notes.txt" in caplog.text

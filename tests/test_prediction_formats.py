@@ -29,7 +29,7 @@ def test_the_files_hold_the_segments_in_their_formats(tmp_path):
         '\n01:01:01.500 --> 01:01:02.000\nd, "e" (25%)\n'
     )
     assert (tmp_path / "t.srt").read_text() == (
-        "1\n00:00:00,000 --> 01:01:01,500\na --> <b> & c (50%)\n\n"
+        "1\n00:00:00,000 --> 01:01:01,500\na --› ‹b› & c (50%)\n\n"
         '2\n01:01:01,500 --> 01:01:02,000\nd, "e" (25%)\n\n'
     )
     expected = asdict(timeline)

@@ -136,6 +136,24 @@ def test_a_cache_that_cannot_be_used_does_no_harm(encode, tmp_path, cache, damag
     assert len(VideoReader(path).read(range(10))) == 10
 
 
+def test_a_locked_cache_is_not_waited_for_and_a_damaged_one_is_begun_anew(
+    encode, tmp_path, cache, scans
+):
+    path = long_ago(encode(tmp_path / "v.avi", frames=10))
+    cache.mkdir()
+    file = cache / "frame_indices.sqlite"
+    database = sqlite3.connect(file, isolation_level=None)
+    database.execute("BEGIN EXCLUSIVE")
+    begin = time.monotonic()
+    assert [index_of(path).frames for _ in range(5)] == [10] * 5
+    assert time.monotonic() - begin < 1
+    database.close()
+    file.write_bytes(b"no database" * 1000)
+    scans.clear()
+    assert [index_of(path).frames for _ in range(3)] == [10] * 3
+    assert scans == [path]
+
+
 def test_many_processes_may_write_at_once(encode, tmp_path, cache):
     paths = [long_ago(encode(tmp_path / f"{number}.avi", frames=5)) for number in range(40)]
     program = "import sys; from actionrec.video.index import *; [index_of(p) for p in sys.argv[1:]]"

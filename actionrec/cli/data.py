@@ -8,7 +8,7 @@ from typing import Literal
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from actionrec.cli.parser import complain
-from actionrec.cli.printing import Format, print_csv, print_json, print_rows, print_table
+from actionrec.cli.printing import Format, print_csv, print_json, print_rows, print_table, say
 from actionrec.config import DatasetName
 from actionrec.datasets.registry import DATASETS, open_dataset
 
@@ -93,10 +93,8 @@ def data_download(dataset: Literal["ucf101"], root: str) -> int:
     from actionrec.datasets.download import download
 
     count = download(dataset, Path(root))
-    print(f"{count.folder}: {count.videos} videos of {count.classes} classes")
-    print(
-        f"train with: actionrec train --dataset {dataset} --root {shlex.quote(str(count.folder))}"
-    )
+    say(f"{count.folder}: {count.videos} videos of {count.classes} classes")
+    say(f"train with: actionrec train --dataset {dataset} --root {shlex.quote(str(count.folder))}")
     return 0
 
 
@@ -143,9 +141,9 @@ def data_check(
     else:
         print(f"{dataset}: {len(findings)} videos checked, {len(bad)} bad")
         for _, found in sorted(bad.items()):
-            print(f"  {found.reason}")
+            say(f"  {found.reason}")
         if result.file is not None:
-            print(f"report: {result.file}")
+            say(f"report: {result.file}")
     return 1 if bad else 0
 
 
@@ -185,11 +183,11 @@ def data_shrink(
     result = shrink(dataset, folder, Path(output), short_side, workers, limits)
     for failure in result.failures:
         complain(failure)
-    print(
+    say(
         f"{result.root}: {result.videos} videos, {result.before / 1e6:.1f} MB before, "
         f"{result.after / 1e6:.1f} MB now"
     )
     if result.failures:
         print(f"left out: {len(result.failures)}")
-    print(f"train with: actionrec train --dataset {dataset} --root {shlex.quote(str(result.root))}")
+    say(f"train with: actionrec train --dataset {dataset} --root {shlex.quote(str(result.root))}")
     return 1 if result.failures else 0

@@ -30,7 +30,8 @@ def evaluate(
 ) -> int:
     """Measure the accuracy of a model on the validation videos of a data set.
 
-    Prints clip-level and video-level Top-1 and Top-5, and the accuracy of every class.
+    Prints clip-level and video-level Top-1 and Top-5, and the accuracy of every class. A folder or
+    CSV file of your own may hold test videos alone.
 
     Examples:
         actionrec evaluate --model runs/mine/model.safetensors --dataset ucf101 --root UCF-101
@@ -68,7 +69,7 @@ def evaluate(
         raise UsageError(f"--save-logits {save_logits} must end in .safetensors, its format.")
     device = join(devices, nodes)
     ready = InferenceModel.load(model, device, precision, decoder)
-    data = open_dataset(dataset, root, split)
+    data = open_dataset(dataset, root, split, to_train=False)
     data, known_bad = without_damaged_videos(data, sides=("val",))
     request = {"model": model, "split": split}
     # Protocols without a precision are float32, as all were before there was a choice.

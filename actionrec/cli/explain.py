@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from actionrec.cli.printing import say
 from actionrec.config import DecoderName
 
 
@@ -63,7 +64,7 @@ def explain(
     for other in recognizers[1:]:
         explanations.append(explain_same_moment(explanations[0], other, **shared))
     for explanation in explanations:
-        print(
+        say(
             f"{explanation.model}: {explanation.label} {explanation.score:.2%} "
             f"from {explanation.start:.2f} to {explanation.end:.2f} s"
         )
@@ -71,5 +72,5 @@ def explain(
         print(f"point: column {marked.x}, row {marked.y} at {marked.seconds:.2f} s")
     for path in paths:
         WRITERS[path.suffix.lower()](explanations, path)
-        print(path)
+        say(path)
     return 0

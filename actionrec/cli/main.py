@@ -33,6 +33,7 @@ from actionrec.cli.predict import PREDICT_OUTPUT, TIMELINE_OUTPUT, predict, time
 from actionrec.cli.train import train, tune
 from actionrec.config import DatasetName, TrainConfig
 from actionrec.errors import ActionrecError
+from actionrec.text import VisibleFormatter, use_utf8
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,13 @@ def run(options: Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
+    use_utf8()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     options = build_parser().parse_args([word for word in arguments if word != "--debug"])
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("actionrec").setLevel(logging.INFO)
     try:
         return run(options)

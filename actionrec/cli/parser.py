@@ -16,11 +16,12 @@ from typing import Any, NoReturn
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
 from actionrec.config import TrainConfig, type_sentence
+from actionrec.text import visible
 
 
 def complain(message: str) -> None:
     """Print a problem on stderr."""
-    print(f"actionrec: {message}", file=sys.stderr, flush=True)
+    print(f"actionrec: {visible(message)}", file=sys.stderr, flush=True)
 
 
 class Parser(ArgumentParser):

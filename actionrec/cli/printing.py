@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from actionrec.errors import Failure
-from actionrec.text import aligned_table, hours, plain_table
+from actionrec.text import aligned_table, csv_row, hours, plain_table, visible
 
 if TYPE_CHECKING:
     from actionrec.evaluation.accuracy import Evaluation
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from actionrec.prediction.videos import Prediction
 
 Format = Literal["table", "json", "csv"]
+
+
+def say(line: str) -> None:
+    """Print one line."""
+    print(visible(line), flush=True)
 
 
 def print_table(rows: Iterable[Sequence[object]], head: Sequence[str] = ()) -> None:
@@ -43,7 +48,8 @@ def print_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a CSV table."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows(rows)
+    for row in map(csv_row, rows):
+        writer.writerow(map(visible, row) if sys.stdout.isatty() else row)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], format: Format) -> None:
@@ -101,7 +107,7 @@ def print_predictions(results: "Iterable[Prediction | Failure]", format: Format)
 
     def show(result: "Prediction") -> None:
         clips = f"{len(result.clips)} clip{'s' if len(result.clips) > 1 else ''}"
-        print(f"{result.video}  ({result.clips[-1].end:.1f} s, {clips})")
+        say(f"{result.video}  ({result.clips[-1].end:.1f} s, {clips})")
         print_table(("", f"{entry.score:.2%}", entry.label) for entry in result.top)
 
     csv_head = ["video", "rank", "label", "score", "error"]
@@ -115,7 +121,7 @@ def print_timelines(results: "Iterable[Timeline | Failure]", format: Format) -> 
     from actionrec.prediction.formats import CSV_HEAD, csv_rows, json_object
 
     def show(result: "Timeline") -> None:
-        print(f"{result.video}  ({hours(result.duration)}, {len(result.clips)} clips)")
+        say(f"{result.video}  ({hours(result.duration)}, {len(result.clips)} clips)")
         if result.segments:
             print_table(
                 ("", f"{hours(each.start)} - {hours(each.end)}", f"{each.score:.2%}", each.label)

@@ -236,7 +236,7 @@ def every_video(
         UsageError, ActionrecError: as `open_dataset`.
     """
     splits = dataset_kind(name).splits_for_all if split is None else [split]
-    datasets = [open_dataset(name, root, each) for each in splits]
+    datasets = [open_dataset(name, root, each, to_train=False) for each in splits]
     paths = [video.path for dataset in datasets for video in dataset.train + dataset.val]
     if split is None:
         paths += [path for dataset in datasets for path in dataset.others]

@@ -8,13 +8,18 @@ validation figures only tell how well the recording is recognised again. Without
 column the groups are dealt into five folds, and fold N validates: `--split 1` to `--split 5`.
 """
 
+import codecs
 import csv
+import io
 import logging
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
+from unicodedata import normalize
 
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.errors import ActionrecError, UsageError
@@ -33,14 +38,17 @@ SIDE_NAMES = {
 Row = dict[str, str]
 
 
-def open_csv(path: str | Path, split: str = "1") -> VideoDataset:
+def open_csv(path: str | Path, split: str = "1", to_train: bool = True) -> VideoDataset:
     """Return the videos that a CSV file lists; the labels are its label names, sorted.
+
+    Columns are separated by commas, semicolons or tabs; other columns than `COLUMNS` are not used.
 
     With a `split` column, train trains and val (also valid, validate, validation) validates;
     test validates where no row is val, and is left out otherwise. Without, `split` is the fold,
     "1" to "5": whole groups, dealt so that folds are alike in size and labels, always the same for
     the same rows. Videos whose group is empty or "unknown" could be of any recording, so they
-    train in every fold.
+    train in every fold. Without training `to_train`, no video needs the split train, and without
+    `split` and `group` all videos validate.
 
     A listed file that doesn't exist is warned of and kept, and counts as a broken video when it is
     read; where half the files or more don't exist, the paths themselves must be wrong: an error.
@@ -55,16 +63,18 @@ def open_csv(path: str | Path, split: str = "1") -> VideoDataset:
     if path.is_dir():
         raise UsageError(f"{path} is a folder; give the CSV file itself, --root FILE.csv.")
     rows = _read(path)
-    if "split" not in rows[0]:
+    if not to_train and not rows[0].keys() & {"split", "group"}:
+        train, val, rest = [], rows, []
+    elif "split" not in rows[0]:
         train, val, rest = *_divide_by_fold(path, rows, FOLDS.index(split)), []
     elif split == "1":
-        train, val, rest = _divide_by_column(path, rows)
+        train, val, rest = _divide_by_column(path, rows, to_train)
     else:
         raise UsageError(f"{path} has a split column, so there is no split {split!r} of it.")
 
     labels = tuple(sorted({row["label"] for row in train + val}))
     trained = {row["label"] for row in train}
-    if stray := next((row for row in val if row["label"] not in trained), None):
+    if trained and (stray := next((row for row in val if row["label"] not in trained), None)):
         raise ActionrecError(
             f"{path}, line {stray['line']}: no training video shows {stray['label']!r}, which "
             "this one is to validate; add training videos of it from another group, or check the "
@@ -100,53 +110,107 @@ def _group_of(row: Row) -> str | None:
 
 def _read(path: Path) -> list[Row]:
     """Return the rows, stripped of spaces, each with the number of its line under "line"."""
+    (_, names), *records = _records(path)
+    names = [name.lower() for name in names]
+    _check_columns(path, names)
     rows = []
-    lines: dict[str, int] = {}
-    try:
-        # utf-8-sig removes the byte order mark that Excel writes.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="more", restval="", skipinitialspace=True)
-            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-            _check_columns(path, reader.fieldnames)
-            for record in reader:
-                where = f"{path}, line {reader.line_num}"
-                if "more" in record:
-                    raise ActionrecError(
-                        f"{where} has more fields than the header; put a field that contains a "
-                        "comma in double quotes."
-                    )
-                row = {name: value.strip() for name, value in record.items()}
-                for name in COLUMNS:
-                    if name in row and name != "group" and not row[name]:
-                        raise ActionrecError(f"{where} has no {name}; fill it in.")
-                if row["path"] in lines:
-                    raise ActionrecError(
-                        f"{where}: {row['path']} is already in line {lines[row['path']]}; "
-                        "remove one of them."
-                    )
-                lines[row["path"]] = reader.line_num
-                rows.append(row | {"line": str(reader.line_num)})
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ActionrecError(
-            f"{path} can't be read as a CSV file in UTF-8 ({error}); check the path and how it "
-            "was saved."
-        ) from error
+    lines: dict[str, str] = {}
+    for number, record in records:
+        where = f"{path}, line {number}"
+        if any(record[len(names) :]):
+            raise ActionrecError(
+                f"{where} has more fields than the header; put a field that contains a comma in "
+                "double quotes."
+            )
+        record += [""] * (len(names) - len(record))
+        # Programs and spreadsheets number the rows in a column without a name.
+        for name, value in zip(names, record, strict=False):
+            if not name and value and not value.isdecimal():
+                raise ActionrecError(
+                    f"{where} has {value!r} in a column without a name; name the column in the "
+                    "first line, or put a field that contains a comma in double quotes."
+                )
+        values = zip(names, record, strict=False)
+        row = {name: normalize("NFC", value) for name, value in values if name in COLUMNS}
+        for name in COLUMNS:
+            if name in row and name != "group" and not row[name]:
+                raise ActionrecError(f"{where} has no {name}; fill it in.")
+        row["path"] = _path_here(path.parent, record[names.index("path")])
+        file = os.path.normpath(row["path"])
+        if file in lines:
+            raise ActionrecError(
+                f"{where}: {row['path']} is already in line {lines[file]}; remove one of them."
+            )
+        row["line"] = lines[file] = str(number)
+        rows.append(row)
     if not rows:
         raise ActionrecError(f"{path} lists no videos; add a line for each, below the header.")
     return rows
 
 
+def _records(path: Path) -> list[tuple[int, list[str]]]:
+    """The lines that aren't blank, with their numbers: the header, separated by comma, semicolon or
+    tab, and the rows."""
+    try:
+        data = path.read_bytes()
+        if data.startswith(b"PK\x03\x04"):
+            raise ActionrecError(f"{path} is a workbook, no CSV file; save it as CSV in UTF-8.")
+        # Excel's "Unicode text" is UTF-16; utf-8-sig removes the byte order mark that it writes.
+        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+        # Excel's own line that names the separator.
+        first, _, rest = text.partition("\n")
+        text = f"\n{rest}" if re.fullmatch("sep=.\r?", first) else text
+        for delimiter in ",;\t":
+            source = io.StringIO(text, newline="")
+            # Strict, because a quote that is never closed would swallow the rows below it.
+            reader = csv.reader(source, delimiter=delimiter, skipinitialspace=True, strict=True)
+            stripped = ([cell.strip() for cell in record] for record in reader)
+            records = ((reader.line_num, record) for record in stripped if any(record))
+            header = next(records, (1, []))
+            if {"path", "label"} <= {name.lower() for name in header[1]}:
+                return [header, *records]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ActionrecError(
+            f"{path} can't be read as a CSV file in UTF-8 ({error}); check the path and how it "
+            "was saved."
+        ) from error
+    lines = (line.strip() for line in text.splitlines())
+    found = next(filter(None, lines), "")
+    return [(1, [name.strip() for name in found.split(",")])]
+
+
+def _path_here(folder: Path, path: str) -> str:
+    """A listed path as this machine writes it: backslashes from Windows become slashes, ~ the home
+    folder."""
+    if os.sep == "/" and "\\" in path and not (folder / path).exists():
+        path = path.replace("\\", "/")
+    return os.path.expanduser(path) if path.startswith("~/") else path
+
+
 def _check_columns(path: Path, names: list[str]) -> None:
     wanted = f"the first line must be path,label and, if known, group and split ({path})"
-    if unknown := [name for name in names if name not in COLUMNS]:
-        raise ActionrecError(f"Unknown column {', '.join(map(repr, unknown))}; {wanted}.")
+    others = [name for name in names if name and name not in COLUMNS]
+    missing = [name for name in COLUMNS if name not in names]
+    if misspelt := [name for name in others if get_close_matches(name, missing)]:
+        raise ActionrecError(f"Unknown column {', '.join(map(repr, misspelt))}; {wanted}.")
     if missing := [name for name in COLUMNS[:2] if name not in names]:
-        raise ActionrecError(f"No column {' and no column '.join(missing)}; {wanted}.")
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        found = f" in {', '.join(names)[:80]!r}" if any(names) else ""
+        raise ActionrecError(f"No column {' and no column '.join(missing)}{found}; {wanted}.")
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
         raise ActionrecError(f"Two columns {twice[0]!r}; {wanted}.")
+    if parts := [name for name in others if name in ("start", "end")]:
+        raise ActionrecError(
+            f"{path} has the column {parts[0]!r}, but parts of videos can't be read; cut "
+            "the videos and remove the column."
+        )
+    if others:
+        logger.warning("%s: columns that are not used: %s.", path, ", ".join(others))
 
 
-def _divide_by_column(path: Path, rows: list[Row]) -> tuple[list[Row], list[Row], list[Row]]:
+def _divide_by_column(
+    path: Path, rows: list[Row], to_train: bool
+) -> tuple[list[Row], list[Row], list[Row]]:
     """Return the rows that train, that validate, and the rest."""
     side_of = {word: side for side, words in SIDE_NAMES.items() for word in words}
     sides: dict[str, list[Row]] = {side: [] for side in SIDE_NAMES}
@@ -162,7 +226,7 @@ def _divide_by_column(path: Path, rows: list[Row]) -> tuple[list[Row], list[Row]
     if not val:
         val, test = test, []
     for side, videos in (("train", train), ("val", val)):
-        if not videos:
+        if not videos and (to_train or side == "val"):
             raise ActionrecError(f"{path} has no video with the split {side}; add some.")
     if both := {_group_of(row) for row in train} & {_group_of(row) for row in val} - {None}:
         raise ActionrecError(
@@ -220,7 +284,7 @@ def _check_files(path: Path, rows: list[Row]) -> None:
     paths = [path.parent / row["path"] for row in rows]
     files: set[Path] = set()
     for folder in {path.parent for path in paths}:
-        with suppress(OSError), os.scandir(folder) as entries:
+        with suppress(OSError, ValueError), os.scandir(folder) as entries:
             files |= {folder / entry.name for entry in entries if entry.is_file()}
     missing = [each for each in paths if each not in files and not each.is_file()]
     if missing:

@@ -1,13 +1,12 @@
 """Labelled videos to train and to validate on, and the steps that the data sets share."""
 
 import logging
-import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from actionrec.errors import ActionrecError
-from actionrec.files import VIDEO_SUFFIXES
+from actionrec.files import VIDEO_SUFFIXES, scan
 
 logger = logging.getLogger("actionrec")
 
@@ -46,31 +45,23 @@ class VideoDataset:
 
 
 def scan_files(
-    folder: str | Path, depth: int | None = None, suffixes: Collection[str] = VIDEO_SUFFIXES
-) -> Iterator[Path]:
-    """Yield the files with certain suffixes in `folder` and `depth` levels below (None: all).
-
-    No file's status is read, which takes minutes for hundreds of thousands of files on a network
-    disk. Hidden files and folders are passed over. Linked folders count like others, except
-    without a `depth`, where they could lead in a circle.
+    folder: str | Path,
+    depth: int | None = None,
+    suffixes: Collection[str] = VIDEO_SUFFIXES,
+    others: list[Path] | None = None,
+) -> list[Path]:
+    """The files with certain suffixes in `folder` and `depth` levels below, as `files.scan` finds
+    them; the other files are added to `others`.
 
     Raises:
         ActionrecError: a folder can't be listed.
     """
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                suffix = os.path.splitext(entry.name)[1].lower()
-                if entry.name.startswith("."):
-                    continue
-                if suffix in suffixes and not entry.is_dir(follow_symlinks=False):
-                    yield Path(entry.path)
-                elif depth != 0 and entry.is_dir(follow_symlinks=depth is not None):
-                    yield from scan_files(entry.path, depth and depth - 1, suffixes)
-    except OSError as error:
-        raise ActionrecError(
-            f"{folder} can't be listed ({error.strerror}); check the path and its permissions."
-        ) from error
+    found = scan(folder, depth, suffixes)
+    if found.unlisted:
+        raise ActionrecError(found.unlisted[0].error)
+    if others is not None:
+        others += found.others
+    return found.videos
 
 
 def videos_by_name(

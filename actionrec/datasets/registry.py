@@ -26,6 +26,8 @@ class DatasetKind:
         splits: Names of its splits; empty where there is only one.
         splits_for_all: Splits that together hold all videos.
         needs_root: Whether the user has to say where it lies.
+        may_lack_training: Whether validation videos alone can be opened; `open` then takes
+            `to_train`.
         lists_beside: Patterns of list files beside ROOT that belong to it.
         rewrite_list: Where ROOT is a file that lists the videos: writes it for their copies, from
             the file, the new path of every video, and the new file.
@@ -37,6 +39,7 @@ class DatasetKind:
     splits: tuple[str, ...] = ()
     splits_for_all: tuple[str, ...] = ("1",)
     needs_root: bool = True
+    may_lack_training: bool = False
     lists_beside: tuple[str, ...] = ()
     rewrite_list: Callable[[Path, Callable[[Path], str], Path], None] | None = None
 
@@ -68,6 +71,7 @@ DATASETS: dict[str, DatasetKind] = {
         folder.open_folder,
         "videos of your own, in one folder a class",
         "ROOT/train/CLASS/video.mp4 and ROOT/val/CLASS/video.mp4",
+        may_lack_training=True,
     ),
     "csv": DatasetKind(
         csv.open_csv,
@@ -75,6 +79,7 @@ DATASETS: dict[str, DatasetKind] = {
         "ROOT is the file; columns path,label and, if known, group and split (train, val); without "
         "split the groups are dealt into five folds",
         splits=csv.FOLDS,
+        may_lack_training=True,
         rewrite_list=csv.rewrite_csv,
     ),
     "demo": DatasetKind(
@@ -86,13 +91,16 @@ DATASETS: dict[str, DatasetKind] = {
 }
 
 
-def open_dataset(name: str, root: str | Path | None = None, split: str = "1") -> VideoDataset:
+def open_dataset(
+    name: str, root: str | Path | None = None, split: str = "1", to_train: bool = True
+) -> VideoDataset:
     """Open a data set by its name.
 
     Args:
         name: A key of `DATASETS`.
         root: Its folder or CSV file; not needed for the demo data set.
         split: One of the data set's splits; "1" where there is only one.
+        to_train: Whether videos to train on are needed.
 
     Raises:
         UsageError: there is no such data set or split, or the root is missing.
@@ -109,9 +117,10 @@ def open_dataset(name: str, root: str | Path | None = None, split: str = "1") ->
         )
     if kind.needs_root and kind.rewrite_list is None and not Path(root).is_dir():
         raise ActionrecError(f"{root} is not a folder; expected is {kind.layout}.")
-    dataset = kind.open(root, split) if kind.splits else kind.open(root)
+    options = {"to_train": to_train} if kind.may_lack_training else {}
+    dataset = kind.open(root, split, **options) if kind.splits else kind.open(root, **options)
     for videos, purpose in ((dataset.train, "train"), (dataset.val, "validate")):
-        if not videos:
+        if not videos and (to_train or not kind.may_lack_training or purpose == "validate"):
             raise ActionrecError(
                 f"{root} holds no videos to {purpose} on in split {split} of {name}; add the "
                 f"missing videos{', choose another split' if kind.splits else ''} or check that "

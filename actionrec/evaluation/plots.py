@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actionrec.text import shorten
+from actionrec.text import fonts_for, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
@@ -97,5 +97,8 @@ def _label_ticks(axis: "Axis", names: Sequence[str], inches: float, rotation: fl
     size = float(np.clip(0.85 * room * step, SMALLEST_FONT, 9))
     places = range(0, len(names), step)
     # Dollar signs in a class's name are no formula.
-    axis.set_ticks(places, names[::step], size=size, rotation=rotation, parse_math=False)
+    family = list(fonts_for("".join(names)))
+    axis.set_ticks(
+        places, names[::step], size=size, rotation=rotation, parse_math=False, fontfamily=family
+    )
     axis.set_tick_params(length=1.5)

@@ -25,6 +25,7 @@ from actionrec.evaluation.accuracy import Evaluation
 from actionrec.evaluation.logits import ClipLogits
 from actionrec.evaluation.plots import confusion_matrix_figure, per_class_figure
 from actionrec.files import replacing
+from actionrec.text import csv_row
 
 RESULTS = "results.json"
 PER_CLASS = "per_class.csv"
@@ -84,9 +85,9 @@ def write_report(folder: Path, logits: ClipLogits, evaluation: Evaluation) -> No
 def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     with (
         replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        csv.writer(file, lineterminator="\n").writerows(map(csv_row, rows))
 
 
 def best_classes(scores: np.ndarray, topk: int) -> np.ndarray:

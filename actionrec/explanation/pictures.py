@@ -16,7 +16,7 @@ from rich.progress import track
 from actionrec.errors import UsageError
 from actionrec.explanation.heat_maps import Explanation, HeatMap
 from actionrec.files import replacing
-from actionrec.text import shorten
+from actionrec.text import fonts_for, shorten, visible
 from actionrec.video.writer import VideoWriter
 
 if TYPE_CHECKING:
@@ -217,12 +217,13 @@ def _figure(
     row_height = panel_width * height / width + 0.3
     size = columns * panel_width + 1.3, rows * row_height + 0.35 + 0.2 * len(explanations)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    heading = [Path(explanations[0].video).name] + [
+    heading = [visible(Path(explanations[0].video).name)] + [
         f"{_model_name(each)}: “{shorten(each.label)}” {each.score:.1%} "
         f"from {each.start:.2f} to {each.end:.2f} s"
         for each in explanations
     ]
-    figure.suptitle("\n".join(heading), size=9, parse_math=False)
+    family = list(fonts_for("".join(heading)))
+    figure.suptitle("\n".join(heading), size=9, parse_math=False, fontfamily=family)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[], frame_on=False)
@@ -231,7 +232,7 @@ def _figure(
 
 def _model_name(explanation: Explanation) -> str:
     """The name of the model; of a file with its folder, because the files of runs share a name."""
-    return "/".join(Path(explanation.model).parts[-2:])
+    return visible("/".join(Path(explanation.model).parts[-2:]))
 
 
 def _frames_of_sheet(explanation: Explanation) -> list[int]:

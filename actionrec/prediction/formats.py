@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actionrec.files import replacing
-from actionrec.text import hours
+from actionrec.text import csv_row, hours, visible
 
 if TYPE_CHECKING:
     from actionrec.prediction.timeline import Segment, Timeline
@@ -29,7 +29,10 @@ def write_timeline(timeline: "Timeline", path: Path) -> None:
     Raises:
         ActionrecError: the file can't be written.
     """
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         file.writelines(TIMELINE_FORMATS[path.suffix.lower()](timeline))
 
 
@@ -75,7 +78,7 @@ def csv_lines(timeline: "Timeline") -> Iterator[str]:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_HEAD)
-    writer.writerows(csv_rows(timeline))
+    writer.writerows(map(csv_row, csv_rows(timeline)))
     yield text.getvalue()
 
 
@@ -88,15 +91,17 @@ def webvtt(timeline: "Timeline") -> Iterator[str]:
 
 
 def subrip(timeline: "Timeline") -> Iterator[str]:
-    """SubRip subtitles, an entry for each segment, for players."""
+    """SubRip subtitles, an entry for each segment, for players. Players read <b> and {\\an8} as
+    tags, so that other brackets take their place."""
+    brackets = str.maketrans("<>{}", "‹›()")
     for number, segment in enumerate(timeline.segments, start=1):
         start, end = hours(segment.start, ","), hours(segment.end, ",")
-        yield f"{number}\n{start} --> {end}\n{_caption(segment)}\n\n"
+        yield f"{number}\n{start} --> {end}\n{_caption(segment).translate(brackets)}\n\n"
 
 
 def _caption(segment: "Segment") -> str:
     # A line end would begin another cue.
-    return f"{' '.join(segment.label.split())} ({segment.score:.0%})"
+    return f"{visible(' '.join(segment.label.split()))} ({segment.score:.0%})"
 
 
 # Each function yields the text of the file in pieces.

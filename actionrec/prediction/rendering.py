@@ -8,6 +8,7 @@ decoded once more, frame by frame; the sound is copied.
 import io
 from bisect import bisect_right
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from actionrec.files import replacing, require_free, require_suffix
 from actionrec.prediction.timeline import INTERRUPTED, Step, Timeline
 from actionrec.progress import track
 from actionrec.signals import stop_requests
+from actionrec.text import fonts_for, lacking_in, visible
 from actionrec.video.container import opened
 from actionrec.video.index import index_of
 from actionrec.video.reader import Crop, VideoReader
@@ -136,6 +138,8 @@ class Drawing:
         self.duration = max(timeline.duration, 1e-9)
         self.text_size = max(8, min(size) // 20)
         self.font = load_font(self.text_size)
+        # One warning for all labels that no font has.
+        fonts_for("".join(visible(entry.label) for step in timeline.steps for entry in step.top))
         self.colours: dict[str, tuple[int, int, int]] = {}
         self.strip = self._strip()
         self.panel_of: tuple[int, np.ndarray] | None = None
@@ -196,8 +200,9 @@ class Drawing:
             right = columns - margin - draw.textlength(score, font=self.font)
             high = number == 0 and entry.score >= self.min_score
             ink = WHITE if high else (200, 200, 200)
-            text = fit(entry.label, self.font, right - 2 * margin)
-            draw.text((margin, top), text, font=self.font, fill=(*ink, 255))
+            font = load_font(size, entry.label)
+            text = fit(entry.label, font, right - 2 * margin)
+            draw.text((margin, top), text, font=font, fill=(*ink, 255))
             draw.text((right, top), score, font=self.font, fill=(*ink, 255))
         return np.asarray(image)[: max(0, self.height - margin)]
 
@@ -208,17 +213,19 @@ def lay_over(picture: np.ndarray, drawn: np.ndarray) -> None:
     picture[:] = picture * (BACKGROUND * (1 - opacity)) + drawn[..., :3] * opacity
 
 
-def load_font(size: int) -> "FreeTypeFont":
-    """Matplotlib's own font, which is the same everywhere and has Latin, Greek and Cyrillic."""
-    import matplotlib
+@cache
+def load_font(size: int, text: str = "") -> "FreeTypeFont":
+    """The font that has most of a text, at best matplotlib's own."""
     from PIL import ImageFont
 
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+    text = visible(text)
+    fullest = min(fonts_for(text).values(), key=lambda font: len(lacking_in(font, text)))
+    return ImageFont.truetype(fullest, size)
 
 
 def fit(text: str, font: "FreeTypeFont", width: float) -> str:
     """The text on one line, cut to at most `width` pixels."""
-    text = " ".join(text.split())
+    text = visible(text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -14,6 +14,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import cache, cached_property
@@ -24,7 +25,7 @@ from typing import Literal
 import av
 from av.sidedata.sidedata import Type as SideDataType
 
-from actionrec.errors import VideoError
+from actionrec.errors import ActionrecError, VideoError
 from actionrec.files import cache_folder
 from actionrec.video.container import is_whole, opened
 from actionrec.video.proof import decode_once, prove_shortcut
@@ -37,6 +38,11 @@ Access = Literal["count", "skip", "time", "keys"]
 VERSION = 3
 # A file that was changed a moment ago may be changed again without a new size or time.
 SETTLED = 2.0  # seconds
+CACHE = "frame_indices.sqlite"
+UNUSABLE = (
+    *(sqlite3.Error, OSError, ActionrecError),
+    *(ValueError, TypeError, KeyError, zlib.error),
+)
 SAMPLE = 4096  # bytes
 
 # A header may count a few frames more than were written; a file that was cut lacks far more.
@@ -194,8 +200,9 @@ def _recall(key: tuple[str, int, int, int], content: int) -> FrameIndex | None:
         row = _database(os.getpid(), cache_folder()).execute(query, (*key, content)).fetchone()
         return FrameIndex.from_bytes(row[0]) if row else None
     # A broken cache stops nobody: the file itself can be scanned.
-    except (sqlite3.Error, OSError, ValueError, TypeError, KeyError, zlib.error) as error:
+    except UNUSABLE as error:
         logger.debug("The cache of frame indices can't be read: %s", error)
+        _delete_damaged(error)
         return None
 
 
@@ -206,15 +213,26 @@ def _remember(key: tuple[str, int, int, int], content: int, index: FrameIndex) -
                 "INSERT OR REPLACE INTO frame_indices VALUES (?, ?, ?, ?, ?, ?)",
                 (*key, content, index.to_bytes()),
             )
-    except (sqlite3.Error, OSError, UnicodeError) as error:
+    except UNUSABLE as error:
         logger.debug("The cache of frame indices can't be written: %s", error)
+
+
+def _delete_damaged(error: Exception) -> None:
+    """Delete the cache if it is no database or a damaged one, so that the next file begins anew."""
+    # Its subclasses tell of other troubles: locked, not writable, a full disk.
+    if type(error) is sqlite3.DatabaseError:
+        _database.cache_clear()
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                (cache_folder() / f"{CACHE}{suffix}").unlink()
 
 
 @cache
 def _database(process: int, folder: Path) -> sqlite3.Connection:
     """The connection of this process: a connection of SQLite must not be used after a fork."""
     folder.mkdir(parents=True, exist_ok=True)
-    database = sqlite3.connect(folder / "frame_indices.sqlite", timeout=5, check_same_thread=False)
+    # Whoever writes is done in a millisecond; what holds the file longer is not waited for.
+    database = sqlite3.connect(folder / CACHE, timeout=0.02, check_same_thread=False)
     # Readers and a writer don't wait for each other, and no write waits for the disk.
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=OFF")
