@@ -144,6 +144,8 @@ def data_check(
         print(f"{dataset}: {len(findings)} videos checked, {len(bad)} bad")
         for _, found in sorted(bad.items()):
             print(f"  {found.reason}")
+        for video, damage in result.report.damaged.items():
+            print(f"  {video} is damaged but readable: {damage}.")
         if result.file is not None:
             print(f"report: {result.file}")
     return 1 if bad else 0
