@@ -70,7 +70,7 @@ def remote_failure(path: str | Path) -> Failure | None:
     """The Failure in place of a video that is named by an address."""
     if re.match("[A-Za-z][A-Za-z0-9+.-]+://", str(path)) is None:
         return None
-    error = f"{path} is on the network, where videos can't be read yet; download it first."
+    error = f"{path} is an address, and remote videos can't be read yet; download it first."
     return Failure(str(path), error)
 
 

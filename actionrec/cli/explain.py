@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from actionrec.config import DecoderName
+from actionrec.errors import UsageError
+from actionrec.files import remote_failure
 
 
 def explain(
@@ -49,6 +51,8 @@ def explain(
     from actionrec.explanation.pictures import WRITERS, picture_paths
     from actionrec.recognizer import Recognizer
 
+    if (remote := remote_failure(video)) is not None:
+        raise UsageError(remote.error)
     paths = picture_paths(output, video)
     recognizers = [
         Recognizer.load(name, precision="float32", decoder=decoder)
