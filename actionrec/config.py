@@ -185,10 +185,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
+        if path.stat().st_size > 2**20:
+            raise ValueError("it is larger than 1 MiB")
         text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("it has aliases (*)")
-        settings = yaml.safe_load(text)
+        depth = 0
+        for event in yaml.parse(text):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > 10:
+                raise ValueError("it has aliases (*) or lists in lists")
+        settings = yaml.safe_load(text) or {}
         if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
             raise ValueError("it is no list of names and values")
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

@@ -103,7 +103,7 @@ def read_pickled(path: Path) -> dict[str, Any]:
 def from_hara(checkpoint: dict[str, Any]) -> Checkpoint:
     """A checkpoint of kenshohara/3D-ResNets-PyTorch."""
     tensors = renamed(checkpoint.get("state_dict", checkpoint), HARA_NAMES)
-    kinetics400 = len(tensors.get("head.bias", ())) == 400
+    kinetics400 = "head.bias" in tensors and tensors["head.bias"].shape == (400,)
     return Checkpoint(tensors, *(HARA_KINETICS400 if kinetics400 else HARA_LATER))
 
 

@@ -76,7 +76,7 @@ def locate(model: str | Path) -> Path:
 def require_finite(tensors: Mapping[str, torch.Tensor], source: str | Path) -> None:
     """Raise ActionrecError if a tensor holds a NaN or an infinity."""
     for name, values in tensors.items():
-        if not torch.isfinite(values).all():
+        if values.is_complex() or not torch.isfinite(values.float()).all():
             raise ActionrecError(
                 f"{source} holds values in {name} that are no finite numbers: its training has "
                 "diverged, or it is damaged; train or download it again."

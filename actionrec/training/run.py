@@ -66,14 +66,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
         check_output(config, output)
     else:
         logging.getLogger("actionrec").setLevel(logging.ERROR)
-    busy = (
-        f"Another training is writing {output}; wait until it is done, or choose another --output."
-    )
-    with exclusive(output / "run", busy) if devices.is_first() else nullcontext():
-        return _train(config, output, checkpoint)
-
-
-def _train(config: TrainConfig, output: Path, checkpoint: Path) -> dict[str, Any]:
     resumed = read_progress(checkpoint) if checkpoint.exists() else None
     dataset, damaged = open_training_data(config)
     check_dataset(dataset, config)
@@ -82,7 +74,25 @@ def _train(config: TrainConfig, output: Path, checkpoint: Path) -> dict[str, Any
         return read_results(output / "results.json") | {"output": str(output), "bad_videos": {}}
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     model = build_classifier(config, dataset.labels)
+    busy = (
+        f"Another training is writing {output}; wait until it is done, or choose another --output."
+    )
+    with exclusive(output / "run", busy) if devices.is_first() else nullcontext():
+        return _fit(config, dataset, damaged, model, output)
+
+
+def _fit(
+    config: TrainConfig,
+    dataset: VideoDataset,
+    damaged: list[Failure],
+    model: VideoClassifier,
+    output: Path,
+) -> dict[str, Any]:
+    """Train `model` in the folder `output`, which no other process writes to."""
+    checkpoint = output / "last.ckpt"
     if devices.is_first():
+        # Again, because another training may have come first.
+        check_output(config, output)
         with replacing(output / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
     parts = trained_parts(model.network)
@@ -105,6 +115,7 @@ def _train(config: TrainConfig, output: Path, checkpoint: Path) -> dict[str, Any
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
+    resumed = read_progress(checkpoint) if checkpoint.exists() else None
     batches = loaders(config, dataset, model.config, resumed)
     try:
         with reader_failures_as_errors():
