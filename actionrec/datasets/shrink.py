@@ -20,6 +20,7 @@ The copy's actionrec_shrink.json records the finished videos, and the next run g
 import filecmp
 import json
 import logging
+import os
 import shutil
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -271,6 +272,12 @@ def _check_output(kind: DatasetKind, folder: Path, output: Path) -> None:
         )
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output {output} is not a folder; choose another name.")
+    names = set(os.listdir(output)) - {f".{RECORD}.lock"} if output.exists() else set()
+    if names and RECORD not in names:
+        raise ActionrecError(
+            f"{output} holds files that are not from `actionrec data shrink`, such as "
+            f"{min(names)}; choose a new or empty folder as --output."
+        )
 
 
 def _check_names(targets: dict[Path, Path]) -> None:
@@ -293,11 +300,6 @@ def _open_record(wanted: Record, output: Path) -> Record:
     path = output / RECORD
     found = Record.load(path)
     if found is None:
-        if output.exists() and any(path.name != f".{RECORD}.lock" for path in output.iterdir()):
-            raise ActionrecError(
-                f"{output} holds files that are not from `actionrec data shrink`; choose a new or "
-                "empty folder as --output."
-            )
         wanted.save(path)
         return wanted
     for name in ("dataset", "source", "short_side"):
