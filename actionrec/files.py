@@ -14,7 +14,7 @@ VIDEO_SUFFIXES = frozenset(
     ".avi .mp4 .mkv .mov .m4v .webm .mpg .mpeg .ts .m2ts .wmv .flv .3gp .ogv".split()
 )
 
-# The beginning of the names of half-written files.
+# In the names of half-written files, between the beginning of the file's name and eight letters.
 TEMPORARY = ".actionrec."
 
 
@@ -106,7 +106,8 @@ def replacing(path: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Short, whatever the length of the name: a file system allows 255 bytes.
         suffix = target.suffix if len(target.suffix) < 16 else ""
-        handle, name = tempfile.mkstemp(suffix, TEMPORARY, target.parent)
+        prefix = f".{target.stem[:32]}{TEMPORARY}"
+        handle, name = tempfile.mkstemp(suffix, prefix, target.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -132,8 +133,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the files below `folder` that `replacing` left half-written in killed processes."""
-    for path in folder.rglob(f"{TEMPORARY}????????*"):
-        if re.fullmatch(r"\w{8}(\..*)?", path.name.removeprefix(TEMPORARY)):
+    for path in folder.rglob(f".*{TEMPORARY}????????*"):
+        if re.fullmatch(r"\w{8}(\..*)?", path.name.rpartition(TEMPORARY)[2]):
             path.unlink(missing_ok=True)
 
 
@@ -141,7 +142,7 @@ def remove_leftovers(folder: Path) -> None:
 def exclusive(path: Path, message: str) -> Iterator[None]:
     """Keep other processes that ask for the same `path` out while the block runs.
 
-    The lock is the file .NAME.lock beside the file that `path` leads to, by whatever name.
+    Meanwhile the lock is the file .NAME.lock beside the file that `path` leads to.
 
     Raises:
         ActionrecError: another process holds the lock; `message` tells the user.
@@ -152,7 +153,14 @@ def exclusive(path: Path, message: str) -> Iterator[None]:
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
-            yield
+        lock = path.with_name(f".{path.name}.lock")
+        with FileLock(lock, timeout=0):
+            try:
+                yield
+            finally:
+                # While it is held: a process that has opened it meanwhile sees that it is gone.
+                # Windows deletes no open file.
+                with suppress(OSError):
+                    lock.unlink()
     except Timeout as error:
         raise ActionrecError(message) from error

@@ -336,14 +336,14 @@ def test_control_c_keeps_what_is_done_and_the_next_run_goes_on(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
-    while not list(output.rglob(".actionrec.*")) and time.monotonic() < deadline:
+    while not list(output.rglob(".slow.*")) and time.monotonic() < deadline:
         time.sleep(0.1)
     # As a terminal does: to the command and to all of its workers.
     os.killpg(process.pid, signal.SIGINT)
     out, errors = process.communicate(timeout=30)
     assert process.returncode == 130 and not out
     assert "interrupted" in errors and "Traceback" not in errors
-    assert not list(output.rglob(".actionrec.*"))
+    assert not list(output.rglob(".slow.*"))
     record = json.loads((output / "actionrec_shrink.json").read_text())
     assert len(record["videos"]) == 11 and "val/second/slow.avi" not in record["videos"]
     run = command(*slow_command[2:])
@@ -396,7 +396,7 @@ def test_only_one_shrinks_into_a_folder_and_hidden_copies_of_a_user_stay(folders
     output = tmp_path / "small"
     shrink("folder", folders, output, 32)
     mine = output / "train" / ".clip.20240101.mp4"
-    left = output / "train" / ".actionrec.a1b2c3d4.avi"
+    left = output / "train" / ".clip.actionrec.a1b2c3d4.avi"
     mine.touch(), left.touch()
     (tmp_path / "link").symlink_to(output)
     with exclusive(output / module.RECORD, "busy"):
