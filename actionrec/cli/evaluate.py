@@ -39,7 +39,7 @@ def evaluate(
         actionrec evaluate --model model.safetensors --dataset folder --root my_videos --format json
 
     Args:
-        model: A model file, or a name from `actionrec weights list`.
+        model: Model file, run's folder, or a name from `actionrec weights list`.
         dataset: Name of the data set, from `actionrec data list`.
         root: Folder of the data set, or the CSV file.
         split: 1, 2, 3 or paper for ucf101; 1 to 3 for hmdb51; the fold, 1 to 5, for a CSV file

@@ -31,7 +31,7 @@ def explain(
 
     Args:
         video: Video file.
-        model: A model file, or a name from `actionrec weights list`.
+        model: Model file, run's folder, or a name from `actionrec weights list`.
         compare: Second model, drawn beside the first for the same clip and point.
         method: affinity: the positions that a nonlocal block attends to from one point; features:
             strength of the features before and after the block (without a block, of the last
