@@ -10,7 +10,6 @@ embeddings = recognizer.features("video.mp4")      # float32 (clips, features)
 scores = recognizer.scores(clips)                  # uint8 (B, 3, T, H, W) -> (B, classes)
 """
 
-from importlib.metadata import version
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from actionrec.recognizer import Recognizer
 
 __all__ = ["Recognizer", "VideoClassifier", "list_models", "load"]
-__version__ = version("actionrec")
 
 # torch takes seconds to import; the command line's help should not wait for it.
 _LAZY = {
@@ -61,4 +59,8 @@ def list_models() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return resolve_name(_LAZY[name])
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("actionrec")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,8 @@ import json
 import re
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import (
@@ -177,6 +178,34 @@ class TrainConfig:
             raise UsageError(type_sentence(str(error))) from None
         # YAML has no words for numbers with bounds.
         vars(self).update(json.loads(parser.dump(settings, format="json", skip_validation=True)))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file.
+
+    Raises:
+        UsageError: it can't be read, holds anything but settings, or refers to parts of itself,
+            which a few lines can make larger than the memory.
+    """
+    import yaml
+
+    try:
+        if path.stat().st_size > 2**20:
+            raise ValueError("it is larger than 1 MiB")
+        text = path.read_text(encoding="utf-8")
+        depth = 0
+        for event in yaml.parse(text):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > 10:
+                raise ValueError("it has aliases (*) or lists in lists")
+        settings = yaml.safe_load(text) or {}
+        if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+            raise ValueError("it is no list of names and values")
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} can't be read as settings ({reason}); mend it.") from error
+    return settings
 
 
 @cache

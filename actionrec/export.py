@@ -37,7 +37,7 @@ from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.files import replacing
+from actionrec.files import replacing, require_free
 from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.models.model_file import METADATA_KEY, describe
@@ -93,8 +93,7 @@ def export(
             f"ONNX needs {', '.join(missing)}; `pip install 'actionrec[onnx]'`, or choose a name "
             "that ends in .pt2."
         )
-    if output.exists():
-        raise UsageError(f"{output} is there already; choose another name or remove it.")
+    require_free(output)
     original = copy.deepcopy(model).cpu().eval()
     if clip is not None:
         original.config = resized(original.config, clip)

@@ -3,10 +3,11 @@
 import glob
 import logging
 import os
+import re
 import tempfile
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,9 @@ VIDEO_SUFFIXES = frozenset(
     ".mp4 .mpe .mpeg .mpg .mpv .mts .mxf .nut .obu .ogm .ogv .qt .rm .rmvb .tod .trp .ts .vob "
     ".webm .wmv .wtv .y4m".split()
 )
+
+# In the names of half-written files, between the beginning of the file's name and eight letters.
+TEMPORARY = ".actionrec."
 
 
 def cache_folder() -> Path:
@@ -115,7 +119,9 @@ def find_videos(paths: Iterable[str | Path]) -> list[Path | Failure]:
     found: list[Path | Failure] = []
     for path in paths:
         text = os.path.expanduser(path)
-        if os.path.isdir(text):
+        if (remote := remote_failure(path)) is not None:
+            found.append(remote)
+        elif os.path.isdir(text):
             inside = scan(text)
             tell_passed_over(Path(text), inside.others)
             nothing = f"{path} has no videos in it; name a folder that has some."
@@ -134,6 +140,14 @@ def find_videos(paths: Iterable[str | Path]) -> list[Path | Failure]:
     return list(reversed(once.values()))
 
 
+def remote_failure(path: str | Path) -> Failure | None:
+    """The Failure in place of a video that is named by an address."""
+    if re.match("[A-Za-z][A-Za-z0-9+.-]+://", str(path)) is None:
+        return None
+    error = f"{path} is an address, and remote videos can't be read yet; download it first."
+    return Failure(str(path), error)
+
+
 def require_suffix(path: Path, suffixes: Collection[str], flag: str) -> None:
     """Raise UsageError unless the suffix of the file that `flag` names is one of `suffixes`."""
     if path.suffix.lower() not in suffixes:
@@ -143,9 +157,9 @@ def require_suffix(path: Path, suffixes: Collection[str], flag: str) -> None:
 
 
 def require_free(path: Path) -> None:
-    """Raise ActionrecError if the file exists."""
-    if path.exists():
-        raise ActionrecError(f"{path} is there already; delete it or choose another name.")
+    """Raise UsageError if there is something at `path`: no output replaces a user's file."""
+    if os.path.lexists(path):
+        raise UsageError(f"{path} is there already; delete it or choose another name.")
 
 
 @contextmanager
@@ -153,19 +167,21 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it when the block ends well.
 
     When the block fails, the temporary file is removed and `path` is left as it was; after a power
-    cut, `path` is either the old file or the whole new one. The temporary name keeps the suffix of
-    `path`, because writers choose the format by it.
+    cut, `path` is either the old file or the whole new one. A link stays, and the file that it
+    leads to is replaced. The temporary name keeps the suffix of `path`, because writers choose the
+    format by it.
 
     Raises:
         ActionrecError: the folder can't be written or the disk is full.
     """
-    path = Path(path)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix
-        )
+        target = Path(path).resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Short, whatever the length of the name: a file system allows 255 bytes.
+        suffix = target.suffix if len(target.suffix) < 16 else ""
+        prefix = f".{target.stem[:32]}{TEMPORARY}"
+        handle, name = tempfile.mkstemp(suffix, prefix, target.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -175,8 +191,10 @@ def replacing(path: Path) -> Iterator[Path]:
         # mkstemp makes private files; give the result the permissions that open() would give.
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        # Some file systems, such as those of cameras and of Windows, have no permissions.
+        with suppress(OSError):
+            temporary.chmod(0o666 & ~umask)
+        temporary.replace(target)
     except OSError as error:
         raise ActionrecError(
             f"{path} could not be written ({error.strerror or error}); "
@@ -187,11 +205,18 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the files below `folder` that `replacing` left half-written in killed processes."""
+    for path in folder.rglob(f".*{TEMPORARY}????????*"):
+        if re.fullmatch(r"\w{8}(\..*)?", path.name.rpartition(TEMPORARY)[2]):
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def exclusive(path: Path, message: str) -> Iterator[None]:
     """Keep other processes that ask for the same `path` out while the block runs.
 
-    The lock is the file .NAME.lock beside `path`.
+    Meanwhile the lock is the file .NAME.lock beside the file that `path` leads to.
 
     Raises:
         ActionrecError: another process holds the lock; `message` tells the user.
@@ -199,9 +224,17 @@ def exclusive(path: Path, message: str) -> Iterator[None]:
     # Imported here, so that help answers at once.
     from filelock import FileLock, Timeout
 
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
-            yield
+        lock = path.with_name(f".{path.name}.lock")
+        with FileLock(lock, timeout=0):
+            try:
+                yield
+            finally:
+                # While it is held: a process that has opened it meanwhile sees that it is gone.
+                # Windows deletes no open file.
+                with suppress(OSError):
+                    lock.unlink()
     except Timeout as error:
         raise ActionrecError(message) from error

@@ -9,7 +9,6 @@ others go on. Every process has a pipe of its own, so that the death of one can'
 others, as it can with pebble, loky and concurrent.futures.
 """
 
-import math
 import multiprocessing
 import os
 import re
@@ -32,6 +31,7 @@ Result = TypeVar("Result")
 OUT_OF_MEMORY = 77  # an exit code that neither Python nor the shell uses
 KILL_TIMEOUT = 5.0  # seconds; a process that waits for a lost network disk may not end
 SAVED_EVERY = 10.0  # seconds
+TICK = 0.5  # seconds
 # Loaded once and shared by all workers: it takes most of the time of starting one.
 PRELOADED = ["actionrec.video.reader"]
 
@@ -52,7 +52,8 @@ class Limits:
     """Limits for one file.
 
     Attributes:
-        timeout: Seconds of wall time.
+        timeout: Seconds of work: processor time while the process runs, wall time while it waits,
+            as for a lost disk. The time of a paused machine or process does not count.
         memory: MiB beyond those that the process has before it begins (not enforced on Windows and
             macOS); None for any amount, as CUDA maps far more than it uses.
     """
@@ -109,10 +110,14 @@ def run_each(
     source = iter(paths)
     waiting = deque(islice(source, workers))
     pool = [_Worker(task, number) for number in range(len(waiting))]
+    last = time.monotonic()
     try:
         while pool:
-            seconds = min(worker.deadline for worker in pool) - time.monotonic()
-            wait([worker.pipe for worker in pool], min(max(seconds, 0), 60))
+            wait([worker.pipe for worker in pool], TICK)
+            # A longer time means that this process was paused, or its caller busy.
+            elapsed, last = min(time.monotonic() - last, 2 * TICK), time.monotonic()
+            for worker in pool:
+                worker.count(elapsed)
             for worker in [worker for worker in pool if worker.has_answered or worker.is_late]:
                 path, answer = worker.path, worker.answer()
                 if waiting and worker.alive:
@@ -175,7 +180,7 @@ class _Worker:
         self.limits = task.limits
         self.number = number
         self.path: Path | None = None
-        self.deadline = math.inf
+        self.worked = self.processor_time = 0.0
         self.alive = True
         context = _context()
         self.pipe, other = context.Pipe()
@@ -187,7 +192,7 @@ class _Worker:
 
     def begin(self, path: Path) -> None:
         self.path = path
-        self.deadline = time.monotonic() + self.limits.timeout
+        self.worked = 0.0
         with suppress(
             OSError
         ):  # It died while it waited; the pipe's end says so in the next round.
@@ -200,7 +205,14 @@ class _Worker:
 
     @property
     def is_late(self) -> bool:
-        return time.monotonic() >= self.deadline
+        return self.path is not None and self.worked >= self.limits.timeout
+
+    def count(self, elapsed: float) -> None:
+        """Add what counts of the last `elapsed` seconds to the work on the file."""
+        state, used = _state(self.process.pid)
+        busy, self.processor_time = used - self.processor_time, used
+        # Sleeping, it waits for something; running (R) or stopped (T), it may get no processor.
+        self.worked += min(elapsed, busy) if state in ("R", "T", "t") else elapsed
 
     def answer(self) -> object:
         """The message of the process, or a WorkerError if it is dead or, being too late, killed."""
@@ -255,6 +267,16 @@ def _context() -> multiprocessing.context.BaseContext:
         context.set_forkserver_preload(PRELOADED)
         return context
     return multiprocessing.get_context("spawn")
+
+
+def _state(pid: int) -> tuple[str, float]:
+    """The state letter of a process and the seconds that processors worked for it; "" and 0 where
+    the system doesn't tell as Linux does."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "", 0.0
+    return fields[0], (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _work(pipe: Connection, task: _Task, number: int) -> None:

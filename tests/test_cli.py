@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -163,3 +165,35 @@ def test_the_wheel_works_from_another_folder_with_its_configs(tmp_path):
     )
     assert str(tmp_path / "installed") in run.stdout, run.stderr
     assert "backbone: c3d_small" in run.stdout
+
+
+def test_a_video_may_be_called_like_a_flag_and_a_folder_stands_for_its_model(
+    command, model, tmp_path, encode
+):
+    encode(tmp_path / "v.mp4").rename(tmp_path / "-v.mp4")
+    folder = Path(model).parent
+    run = command("predict", "-v.mp4", "--model", folder, "--format", "json", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)[0]["video"] == "-v.mp4"
+
+
+@pytest.mark.parametrize("verb", ["predict", "timeline", "explain"])
+def test_an_address_is_a_sentence(command, model, verb):
+    run = command(verb, "https://example.org/v.mp4", "--model", model)
+    assert run.returncode in (1, 2) and "Traceback" not in run.stderr
+    assert "https://example.org/v.mp4 is an address, and remote videos" in run.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+@pytest.mark.parametrize("seconds", [0.2, 0.5, 1])
+def test_control_c_in_the_first_second_is_a_sentence(model, tmp_path, seconds):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "actionrec", "predict", tmp_path / "v.mp4", "--model", model],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert "Traceback" not in errors and "actionrec: " in errors

@@ -68,6 +68,27 @@ def test_test_videos_alone_are_enough(small_recognizer, tmp_path, encode, capsys
         assert "train" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "link.safetensors", "mine.safetensors"])
+def test_logits_replace_no_file(folder_flags, tmp_path, capsys, name):
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "model.safetensors")
+    (tmp_path / "mine.safetensors").write_text("mine")
+    before = (tmp_path / name).read_bytes()
+    assert main([*folder_flags, "--save-logits", str(tmp_path / name)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_a_check_of_the_data_changes_no_protocol(folder_flags, tmp_path, capsys):
+    (tmp_path / "videos" / "val" / "a" / "bad.avi").write_bytes(b"no video")
+    results = []
+    for _ in range(2):
+        assert main([*folder_flags, "--format", "json"]) == 1
+        results.append(json.loads(capsys.readouterr().out))
+        main(["data", "check", "folder", "--root", str(tmp_path / "videos"), "--workers", "1"])
+        capsys.readouterr()
+    assert results[0] == results[1] and results[0]["protocol"]["videos"] == 3
+
+
 @pytest.mark.slow
 def test_json_has_the_documented_keys(command, small_recognizer, tmp_path, encode):
     small_recognizer.save(tmp_path / "model.safetensors")

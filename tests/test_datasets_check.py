@@ -346,3 +346,23 @@ def test_the_demo_without_a_root_has_its_report_in_the_cache(tmp_path, monkeypat
 def test_wrong_numbers_are_wrong_usage(folders):
     with pytest.raises(UsageError, match="--workers 0"):
         check("folder", folders, workers=0)
+
+
+def test_damaged_videos_that_can_be_read_are_told_and_kept(command, folders):
+    path = folders / "val" / "second" / "second1.avi"
+    data = bytearray(path.read_bytes())
+    middle = data.index(b"movi") + (data.index(b"idx1") - data.index(b"movi")) // 2
+    for place in range(middle, middle + 40):
+        data[place] ^= 0x55
+    path.write_bytes(data)
+    arguments = ["data", "check", "folder", "--root", folders]
+    for _ in range(2):  # The second run takes it from the report.
+        run = command(*arguments)
+        assert run.returncode == 0, run.stderr
+        assert "12 videos checked, 0 bad" in run.stdout
+        assert "val/second/second1.avi is damaged but readable: the decoder" in run.stdout
+    report = report_of(folders)
+    assert list(report["damaged"]) == ["val/second/second1.avi"] and not report["bad"]
+    assert "val/second/second1.avi" in report["good"]
+    data, left_out = without_damaged_videos(open_dataset("folder", folders))
+    assert len(data.val) == 4 and not left_out

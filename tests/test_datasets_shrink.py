@@ -22,6 +22,7 @@ from actionrec.datasets import shrink as module
 from actionrec.datasets.registry import open_dataset
 from actionrec.datasets.shrink import shrink
 from actionrec.errors import ActionrecError, UsageError
+from actionrec.files import exclusive
 from actionrec.video.reader import VideoReader
 from actionrec.video.writer import CONTAINERS
 
@@ -105,7 +106,7 @@ def test_labels_and_sides_stay_and_lists_come_along(large, shrunk):
         for video, copy in zip(getattr(before, side), getattr(after, side), strict=True):
             assert replace(video, path=None) == replace(copy, path=None)
             assert video.path.stem == copy.path.stem
-    files = {path.relative_to(shrunk.root).as_posix() for path in shrunk.root.rglob("*.*")}
+    files = {path.relative_to(shrunk.root).as_posix() for path in shrunk.root.rglob("[!.]*.*")}
     assert {"labels.txt", "actionrec_shrink.json"} <= files
     assert not {"actionrec_check.json", "huge.rar"} & files
     assert len(files) == 8 + 2
@@ -316,7 +317,7 @@ def test_a_video_that_hangs_is_given_up_and_leaves_nothing_behind(slow_command, 
     )
     assert run.returncode == 1 and "slow.avi was given up after 2 s" in run.stderr
     assert "11 videos," in run.stdout
-    files = [path.name for path in (tmp_path / "small").rglob("*") if path.is_file()]
+    files = [path.name for path in (tmp_path / "small").rglob("[!.]*") if path.is_file()]
     assert len(files) == 11 + 1 and not any("slow" in name for name in files)
 
 
@@ -389,6 +390,20 @@ def test_files_that_are_not_ours_are_never_touched(folders, tmp_path):
     with pytest.raises(UsageError, match="is not a folder"):
         shrink("folder", folders, output / "thesis.txt")
     assert [path.name for path in output.iterdir()] == ["thesis.txt"]
+
+
+def test_only_one_shrinks_into_a_folder_and_hidden_copies_of_a_user_stay(folders, tmp_path):
+    output = tmp_path / "small"
+    shrink("folder", folders, output, 32)
+    mine = output / "train" / ".clip.20240101.mp4"
+    left = output / "train" / ".clip.actionrec.a1b2c3d4.avi"
+    mine.touch(), left.touch()
+    (tmp_path / "link").symlink_to(output)
+    with exclusive(output / module.RECORD, "busy"):
+        with pytest.raises(ActionrecError, match="Another `data shrink` is writing"):
+            shrink("folder", folders, tmp_path / "link", 32)
+    shrink("folder", folders, output, 32)
+    assert mine.exists() and not left.exists()
 
 
 def test_a_copy_of_something_else_is_refused(folders, class_folders, tmp_path):

@@ -68,3 +68,25 @@ def test_a_file_without_logits_is_an_error_that_says_where_they_come_from(
             ClipLogits.load(tmp_path / f"{name}.safetensors")
     with pytest.raises(ActionrecError, match="There is no file .*--save-logits"):
         ClipLogits.load(tmp_path / "nowhere.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "change"),
+    [
+        ("counts", lambda values: values + 9),
+        ("counts", lambda values: values[:1]),
+        ("truths", lambda values: values - 9),
+        ("logits", lambda values: values * np.float32("nan")),
+        ("logits", lambda values: values[..., :2]),
+        ("logits", lambda values: values.astype(np.float64)),
+    ],
+)
+def test_tensors_that_do_not_fit_are_no_logits(tmp_path, tensor, change):
+    logits = np.zeros((2, 3, 1, 4), np.float32)
+    arguments = {"logits": logits, "counts": np.array([3, 2]), "truths": np.array([0, 1])}
+    arguments[tensor] = np.ascontiguousarray(change(arguments[tensor]))
+    ClipLogits(**arguments, videos=("x", "y"), labels=tuple("abcd"), protocol={}).save(
+        tmp_path / "logits.safetensors"
+    )
+    with pytest.raises(ActionrecError, match="is not a file of logits"):
+        ClipLogits.load(tmp_path / "logits.safetensors")

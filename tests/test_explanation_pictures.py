@@ -99,7 +99,7 @@ def test_pictures_are_called_after_the_video_and_replace_nothing(tmp_path):
     assert names == ["archery_explanation.png", "archery_explanation.mp4"]
     assert picture_paths(tmp_path / "a.PNG", "b.avi") == [tmp_path / "a.PNG"]
     (tmp_path / "archery_explanation.mp4").touch()
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="is there already"):
         picture_paths(tmp_path, "archery.avi")
     with pytest.raises(UsageError, match="must end in .png"):
         picture_paths(tmp_path / "a.gif", "archery.avi")

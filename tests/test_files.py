@@ -52,6 +52,38 @@ def test_a_folder_that_can_not_be_made_is_a_sentence(tmp_path):
             pass
 
 
+@pytest.mark.parametrize("name", ["a" * 241 + ".mp4", "a." + "b" * 243, "ä" * 120 + ".json"])
+def test_names_as_long_as_a_file_system_allows_are_written(tmp_path, name):
+    with replacing(tmp_path / name) as temporary:
+        temporary.write_text("long")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_file_system_without_permissions_is_written_to(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with replacing(tmp_path / "result.csv") as temporary:
+        temporary.write_text("there")
+    assert (tmp_path / "result.csv").read_text() == "there"
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "link.csv").symlink_to(tmp_path / "disk.csv")
+    with replacing(tmp_path / "link.csv") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link.csv").is_symlink() and (tmp_path / "disk.csv").read_text() == "new"
+    with exclusive(tmp_path / "disk.csv", "busy"), pytest.raises(ActionrecError, match="busy"):
+        with exclusive(tmp_path / "link.csv", "busy"):
+            pass
+
+
+def test_addresses_are_failures_of_their_own(tmp_path):
+    [failure] = find_videos(["https://example.org/a.mp4?b=*"])
+    assert "remote videos can't be read yet" in failure.error
+
+
 def test_a_second_process_is_refused_until_the_first_is_done(tmp_path):
     script = (
         "import sys; from pathlib import Path; from actionrec.files import exclusive\n"

@@ -190,3 +190,12 @@ def test_names_that_do_not_exist_are_told():
         conversion.load("kinetics400", "r3d50")
     with pytest.raises(ActionrecError, match="no weights 'nowhere.pth'"):
         conversion.load("nowhere.pth", "r3d50")
+
+
+@pytest.mark.parametrize(
+    "content", [3, {"state_dict": 3}, {"state_dict": {1: 2}}, {"state_dict": {"fc.bias": [1]}}]
+)
+def test_a_checkpoint_of_other_things_is_a_sentence(tmp_path, content):
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(ActionrecError, match="checkpoint.* holds"):
+        conversion.load(str(tmp_path / "odd.pth"), "r3d50")

@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from torch import nn
 
 import actionrec
 from actionrec.cli.main import main
-from actionrec.errors import Failure
+from actionrec.errors import ActionrecError, Failure
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.models.registry import BLOCKS
@@ -173,3 +176,42 @@ def test_evaluate_computes_in_float32_unless_told_and_says_what_else(
     arguments[-1] = f"--output={tmp_path / 'other'}"
     assert main([*arguments, "--precision=bfloat16"]) == 0
     assert json.loads(capsys.readouterr().out)["protocol"]["precision"] == "bfloat16"
+
+
+def test_scores_that_are_no_numbers_are_an_error(small_recognizer):
+    broken = copy.deepcopy(small_recognizer)
+    nn.init.constant_(broken.network.head.bias, float("inf"))
+    model = InferenceModel(broken, "cpu", "float32")
+    pixels = torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8)
+    for answer in (model.scores, model.logits):
+        with pytest.raises(ActionrecError, match="no finite numbers"):
+            answer(pixels)
+
+
+FORK = """
+import os, sys, torch
+torch.set_num_threads(2)
+import actionrec
+model = actionrec.load(sys.argv[1])
+print(model.predict(sys.argv[2]).top[0].score, flush=True)
+if child := os.fork():
+    sys.exit(os.waitpid(child, 0)[1])
+print(model.predict(sys.argv[2]).top[0].score, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_after_a_prediction_predicts_too(small_recognizer, tmp_path, encode):
+    small_recognizer.save(tmp_path / "model.safetensors")
+    video = encode(tmp_path / "v.avi")
+    run = subprocess.run(
+        [sys.executable, "-c", FORK, tmp_path / "model.safetensors", video],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+    )
+    assert run.returncode == 0, run.stderr
+    one, other = map(float, run.stdout.split())
+    assert one == pytest.approx(other, abs=2e-6)

@@ -82,3 +82,49 @@ def test_a_configuration_of_another_version_is_refused(path):
     save_file(load_file(path), path, {METADATA_KEY: json.dumps(description)})
     with pytest.raises(ActionrecError, match="another version of actionrec"):
         VideoClassifier.load(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("sampling", "length", 1e12),
+        ("sampling", "length", 10**12),
+        ("sampling", "stride", "fast"),
+        ("preprocessing", "mean", [0.5]),
+        ("preprocessing", "std", [[1], 1, 1]),
+        ("preprocessing", "gamma", float("nan")),
+        ("block", "stages", {"4": 1}),
+        ("block", "per_stage", 10**9),
+    ],
+)
+def test_values_that_no_training_writes_are_refused(path, part, name, value):
+    description = read_description(path)
+    description["config"][part][name] = value
+    save_file(load_file(path), path, {METADATA_KEY: json.dumps(description)})
+    with pytest.raises(ActionrecError, match=name):
+        VideoClassifier.load(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "3", "null", '{"config": 3, "training": {}}'])
+def test_metadata_of_another_form_is_no_model(path, text):
+    save_file(load_file(path), path, {METADATA_KEY: text})
+    with pytest.raises(ActionrecError, match="is no model file of actionrec"):
+        VideoClassifier.load(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(path, value):
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    tensors["head.weight"][0, 0] = value
+    save_file(tensors, path, metadata)
+    with pytest.raises(ActionrecError, match="head.weight that are no finite numbers"):
+        VideoClassifier.load(path)
+
+
+def test_a_folder_stands_for_the_model_in_it(path, tmp_path):
+    assert VideoClassifier.load(path.parent).name == str(path.parent)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ActionrecError, match="There is no model .*empty/model.safetensors"):
+        VideoClassifier.load(tmp_path / "empty")

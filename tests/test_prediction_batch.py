@@ -225,6 +225,16 @@ def test_two_commands_do_not_write_to_one_file(videos, model, capsys):
     assert not Path("actions.jsonl").exists()
 
 
+@pytest.mark.parametrize("output", ["link.jsonl", "folder/a.jsonl", "a.parquet"])
+def test_one_file_by_another_name_is_not_written_twice(videos, model, capsys, output):
+    Path("link.jsonl").symlink_to("a.jsonl")
+    Path("folder").symlink_to(".")
+    locked = "a.parquet.jsonl" if output == "a.parquet" else "a.jsonl"
+    with FileLock(f".{locked}.lock"):
+        assert main(["predict", "a.avi", "--model", model, "--output", output]) == 1
+    assert "Another actionrec is writing" in capsys.readouterr().err
+
+
 def test_without_parquet_is_refused_before_any_work(videos, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert main(["predict", "a.avi", "--output", "new.parquet"]) == 1

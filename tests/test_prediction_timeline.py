@@ -265,7 +265,7 @@ def test_what_can_not_work_is_refused_before_anything_is_scored(
     occupied = tmp_path / "there.srt"
     occupied.write_text("mine")
     for words, code, arguments in (
-        ("is there already", 1, ["--output", occupied]),
+        ("is there already", 2, ["--output", occupied]),
         ("must end in", 2, ["--output", tmp_path / "t.txt"]),
         ("must end in", 2, ["--render", tmp_path / "t.avi"]),
         ("hop is 0", 2, ["--hop", 0]),

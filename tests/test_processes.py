@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
 from functools import partial
@@ -235,3 +236,34 @@ def test_errors_that_no_reader_caused_are_left_as_they_are():
     for error in (RuntimeError("shapes"), FileNotFoundError("list.csv"), EOFError()):
         with pytest.raises(type(error)), reader_failures_as_errors():
             raise error
+
+
+@posix
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_pause_of_worker_or_machine_is_no_work(tmp_path):
+    # Both processes are stopped for longer than the time-out, as by a suspended machine.
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import os, sys, time\nfrom pathlib import Path\n"
+        "from actionrec.processes import Limits, run_each\n"
+        "def act(path):\n"
+        "    Path(sys.argv[1]).write_text(str(os.getpid()))\n"
+        "    begin = time.process_time()\n"
+        "    while time.process_time() < begin + 0.5: pass\n"
+        "    return 'done'\n"
+        "if __name__ == '__main__':\n"
+        "    print([out for _, out in run_each(act, [Path('a')], 1, Limits(timeout=2))])\n"
+    )
+    note = tmp_path / "pid"
+    command = [sys.executable, script, note]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        while not note.exists() or not note.read_text():
+            time.sleep(0.01)
+        worker = int(note.read_text())
+        for stopped in ([worker], [parent.pid, worker]):
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(2.5)
+            for pid in stopped[::-1]:
+                os.kill(pid, signal.SIGCONT)
+        assert parent.communicate()[0] == "['done']\n"

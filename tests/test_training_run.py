@@ -25,6 +25,7 @@ from actionrec.cli.main import main
 from actionrec.config import TrainConfig
 from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, Stopped, UsageError
+from actionrec.files import exclusive
 from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.training.clips import EpochSampler, TrainingClips, collate
 from actionrec.training.module import Training
@@ -544,6 +545,45 @@ def test_one_bad_video_in_a_hundred_is_reported_and_trained_around(
     results = train(replace(config, max_bad=0.2, output=str(tmp_path / "tolerant")))
     assert list(results["bad_videos"]) == [str(tmp_path / "broken.avi")]
     assert sum("left out" in record.message for record in caplog.records) == 2
+
+
+def test_a_run_that_ends_well_exits_with_0_and_warns_of_bad_videos(config, tmp_path, capsys):
+    root = tmp_path / "copy"
+    shutil.copytree(config.root, root)
+    (root / "val" / "first" / "bad.avi").touch()
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(yaml.safe_dump(asdict(replace(config, root=str(root), epochs=1))))
+    assert main(["train", "--config", str(settings)]) == 0
+    assert "1 videos could not be read and were left out" in capsys.readouterr().err
+
+
+def test_a_second_training_in_the_folder_is_refused(config, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with exclusive(tmp_path / "run" / "run", "busy"):
+        with pytest.raises(ActionrecError, match="Another training is writing"):
+            train(replace(config, output=str(tmp_path / "link")))
+    assert not list((tmp_path / "run").iterdir())
+
+
+DAMAGED = {
+    "aliases": b"a: &a [1, 1]\nb: &b [*a, *a]\nroot: *b\n",
+    "nested": b"root: " + b"[" * 20_000,
+    "no text": b"\x80\xff: [",
+    "a list": b"- 1\n",
+    "no YAML": b"epochs: {",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_settings_are_a_sentence(config, tmp_path, capsys, content):
+    (tmp_path / "run").mkdir()
+    settings = tmp_path / "run" / "config.yaml"
+    settings.write_bytes(content)
+    with pytest.raises(UsageError, match="config.yaml can't be read as settings"):
+        train(config)
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--config", str(settings)])
+    assert "config.yaml can't be read as settings" in capsys.readouterr().err
 
 
 def test_bad_validation_videos_are_reported_but_do_not_stop_the_training(

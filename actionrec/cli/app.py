@@ -25,7 +25,7 @@ def app(
         actionrec app --model runs/mine/model.safetensors --port 8000
 
     Args:
-        model: A model file, or a name from `actionrec weights list`.
+        model: Model file, run's folder, or a name from `actionrec weights list`.
         port: Port of the page on 127.0.0.1.
         max_seconds: Longest accepted video, in seconds.
         max_megabytes: Largest accepted file, in MB.

@@ -142,6 +142,8 @@ def data_check(
         print(f"{dataset}: {len(findings)} videos checked, {len(bad)} bad")
         for _, found in sorted(bad.items()):
             say(f"  {found.reason}")
+        for video, damage in result.report.damaged.items():
+            say(f"  {video} is damaged but readable: {damage}.")
         if result.file is not None:
             say(f"report: {result.file}")
     return 1 if bad else 0

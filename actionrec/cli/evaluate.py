@@ -9,6 +9,7 @@ from actionrec.cli.parser import complain
 from actionrec.cli.printing import Format, print_comparison, print_evaluation
 from actionrec.config import DatasetName, DecoderName
 from actionrec.errors import UsageError
+from actionrec.files import require_free, require_suffix
 from actionrec.models.registry import PrecisionName
 
 
@@ -39,7 +40,7 @@ def evaluate(
         actionrec evaluate --model model.safetensors --dataset folder --root my_videos --format json
 
     Args:
-        model: A model file, or a name from `actionrec weights list`.
+        model: Model file, run's folder, or a name from `actionrec weights list`.
         dataset: Name of the data set, from `actionrec data list`.
         root: Folder of the data set, or the CSV file.
         split: 1, 2, 3 or paper for ucf101; 1 to 3 for hmdb51; the fold, 1 to 5, for a CSV file
@@ -65,12 +66,13 @@ def evaluate(
     from actionrec.evaluation.scoring import describe_protocol, score_dataset
     from actionrec.models.inference import InferenceModel
 
-    if save_logits is not None and not save_logits.endswith(".safetensors"):
-        raise UsageError(f"--save-logits {save_logits} must end in .safetensors, its format.")
+    if save_logits is not None:
+        require_suffix(Path(save_logits), [".safetensors"], "--save-logits")
+        require_free(Path(save_logits))
     device = join(devices, nodes)
     ready = InferenceModel.load(model, device, precision, decoder)
     data = open_dataset(dataset, root, split, to_train=False)
-    data, known_bad = without_damaged_videos(data, sides=("val",))
+    _, known_bad = without_damaged_videos(data, sides=("val",))
     request = {"model": model, "split": split}
     # Protocols without a precision are float32, as all were before there was a choice.
     if ready.precision != "float32":
@@ -78,11 +80,10 @@ def evaluate(
     if output is not None:
         protocol = describe_protocol(ready.config, data, clips, crops) | request
         require_same_evaluation(Path(output), protocol)
-    logits = score_dataset(ready, data, clips, crops, workers)
+    logits = score_dataset(ready, data, clips, crops, workers, known_bad)
     if not is_first():
         return 0
     logits.protocol.update(request)
-    logits.skipped.extend(known_bad)
     result = evaluation_of(logits)
     for failure in result.skipped:
         complain(failure.error)

@@ -5,6 +5,8 @@ from typing import Literal
 
 from actionrec.cli.printing import say
 from actionrec.config import DecoderName
+from actionrec.errors import UsageError
+from actionrec.files import remote_failure
 
 
 def explain(
@@ -30,7 +32,7 @@ def explain(
 
     Args:
         video: Video file.
-        model: A model file, or a name from `actionrec weights list`.
+        model: Model file, run's folder, or a name from `actionrec weights list`.
         compare: Second model, drawn beside the first for the same clip and point.
         method: affinity: the positions that a nonlocal block attends to from one point; features:
             strength of the features before and after the block (without a block, of the last
@@ -50,6 +52,8 @@ def explain(
     from actionrec.explanation.pictures import WRITERS, picture_paths
     from actionrec.recognizer import Recognizer
 
+    if (remote := remote_failure(video)) is not None:
+        raise UsageError(remote.error)
     paths = picture_paths(output, video)
     recognizers = [
         Recognizer.load(name, precision="float32", decoder=decoder)

@@ -33,6 +33,7 @@ from actionrec.cli.predict import PREDICT_OUTPUT, TIMELINE_OUTPUT, predict, time
 from actionrec.cli.train import train, tune
 from actionrec.config import DatasetName, TrainConfig
 from actionrec.errors import ActionrecError
+from actionrec.files import VIDEO_SUFFIXES
 from actionrec.text import VisibleFormatter, use_utf8
 
 
@@ -133,12 +134,19 @@ def run(options: Namespace) -> int:
     return VERBS[name].function(**arguments)
 
 
+def _dashed_file_as_path(word: str) -> str:
+    """The word, as a path where it would be taken for a flag but is a video's name: -v.mp4."""
+    is_file = word.startswith("-") and word.lower().endswith(tuple(VIDEO_SUFFIXES))
+    return f"./{word}" if is_file and os.path.isfile(word) else word
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     use_utf8()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    options = build_parser().parse_args([word for word in arguments if word != "--debug"])
+    words = [_dashed_file_as_path(word) for word in arguments if word != "--debug"]
+    options = build_parser().parse_args(words)
     handler = logging.StreamHandler()
     handler.setFormatter(VisibleFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -90,7 +90,7 @@ def export(
 
     Args:
         output: Output file, *.onnx or *.pt2 (torch.export).
-        model: A model file, or a name from `actionrec weights list`.
+        model: Model file, run's folder, or a name from `actionrec weights list`.
         clip: Frames, height and width of a clip; by default as in training.
         video: Video for the check of the logits; by default a generated clip.
     """

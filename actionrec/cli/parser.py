@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
-from actionrec.config import TrainConfig, type_sentence
+from actionrec.config import TrainConfig, read_yaml, type_sentence
+from actionrec.errors import UsageError
 from actionrec.text import visible
 
 
@@ -80,6 +81,11 @@ class ConfigFile(ActionConfigFile):
         shipped = configs_folder() / str(value)
         if not Path(value).exists() and shipped.is_file():
             value = str(shipped)
+        if Path(value).is_file():
+            try:
+                read_yaml(Path(value))
+            except UsageError as error:
+                parser.error(str(error))
         super().__call__(parser, namespace, value, option)
 
 

@@ -59,7 +59,7 @@ def predict(
 
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
-        model: A model file, or a name from `actionrec weights list`.
+        model: Model file, run's folder, or a name from `actionrec weights list`.
         topk: Number of best classes in the output.
         clips: Clips of each video; by default enough to cover it, at most ten.
         precision: Number format of the network; bfloat16 changes scores by up to 0.02, auto uses it
@@ -138,7 +138,7 @@ def timeline(
 
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
-        model: A model file, or a name from `actionrec weights list`.
+        model: Model file, run's folder, or a name from `actionrec weights list`.
         hop: Seconds from one window to the next; by default half a clip.
         min_score: Lowest score of a segment, from 0 to 1.
         topk: Number of best classes kept for each window.
@@ -224,7 +224,7 @@ def watch(
 
     Args:
         source: camera:0, a URL (rtsp, rtmp, http, tcp, udp, srt) or -, standard input.
-        model: A model file, or a name from `actionrec weights list`.
+        model: Model file, run's folder, or a name from `actionrec weights list`.
         hop: Shortest time from one clip to the next, in seconds; by default half a clip.
         topk: Number of best classes in the output.
         precision: Number format of the network: float32, bfloat16, or auto: bfloat16 on hardware

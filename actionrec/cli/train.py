@@ -1,5 +1,6 @@
 """`actionrec train` and `actionrec tune`: networks for your own classes."""
 
+from actionrec.cli.parser import complain
 from actionrec.config import TrainConfig
 
 
@@ -30,7 +31,9 @@ def train(config: TrainConfig) -> int:
         )
     print(f"model: {output}/model.safetensors")
     print(f"report: {output}/report.html")
-    return 1 if results["bad_videos"] else 0
+    if bad := len(results["bad_videos"]):
+        complain(f"{bad} videos could not be read and were left out: see {output}/bad_videos.json.")
+    return 0
 
 
 def tune(what: str, config: TrainConfig) -> int:

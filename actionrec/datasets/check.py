@@ -8,12 +8,14 @@ the data set's folder, for a CSV file NAME.check.json beside it. It is JSON:
     {"version": 1, "dataset": "ucf101", "checked": 13320,
      "bad": {"Archery/v_Archery_g01_c01.avi":
              {"reason": "... was cut off ...", "size": 1234, "mtime_ns": 5678, "given_up": false}},
-     "good": {"Archery/v_Archery_g01_c02.avi": [290110, 5678, 164]}}
+     "good": {"Archery/v_Archery_g01_c02.avi": [290110, 5678, 164]},
+     "damaged": {"Archery/v_Archery_g01_c02.avi": "the decoder had to make up parts of ..."}}
 
 Paths are relative to the report's folder, or absolute where the video lies elsewhere. Good videos
 have their size in bytes, modification time in ns, and number of frames. `size` and `mtime_ns` are
 null where there is no file; `given_up` means that the process which read the file was killed or
-died.
+died. Good videos that are damaged but readable are in `damaged` as well; training, evaluation and
+prediction read them.
 
 A video of unchanged size and modification time is not decoded again, unless it was given up, which
 depends on the machine and the limits too. Training and evaluation leave out the bad videos.
@@ -63,6 +65,7 @@ class Finding:
     """The result of decoding a video: its number of frames, or the reason why it is bad, as a
     sentence.
 
+    `damage`: what is wrong with a video that can be read, as a part of a sentence.
     `given_up`: the process that read it was killed or died.
     """
 
@@ -70,6 +73,7 @@ class Finding:
     frames: int | None = None
     reason: str | None = None
     given_up: bool = False
+    damage: str = ""
 
 
 @dataclass
@@ -83,6 +87,11 @@ class Report:
     def bad(self) -> dict[str, Finding]:
         return {key: found for key, found in self.findings.items() if found.reason is not None}
 
+    @property
+    def damaged(self) -> dict[str, str]:
+        """What is wrong with videos that can be read."""
+        return {key: found.damage for key, found in sorted(self.findings.items()) if found.damage}
+
     def to_json(self) -> dict[str, object]:
         """The report in the form that the module's docstring describes."""
         bad, good = {}, {}
@@ -93,7 +102,7 @@ class Report:
                 state = found.file._asdict()
                 bad[key] = {"reason": found.reason, **state, "given_up": found.given_up}
         head = {"version": VERSION, "dataset": self.dataset, "checked": len(self.findings)}
-        return head | {"bad": bad, "good": good}
+        return head | {"bad": bad, "good": good, "damaged": self.damaged}
 
     def save(self, path: Path) -> None:
         """Write the report; an ActionrecError where the folder can't be written."""
@@ -105,8 +114,9 @@ class Report:
         """The report at `path`, None if there is none; an ActionrecError as of `load_json`."""
 
         def parse(values: dict[str, Any]) -> Report:
+            damaged = values.get("damaged", {})
             findings = {
-                key: Finding(FileState(size, mtime_ns), frames)
+                key: Finding(FileState(size, mtime_ns), frames, damage=damaged.get(key, ""))
                 for key, (size, mtime_ns, frames) in values["good"].items()
             }
             for key, bad in values["bad"].items():
@@ -133,7 +143,7 @@ def load_json(
         return parse(values)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ActionrecError(
             f"{path} can't be read as {title} ({type(error).__name__}: {error}); {advice}."
         ) from error
@@ -208,22 +218,22 @@ def check(
     with closing(results):
         for path, result in results:
             error = str(result) if isinstance(result, ActionrecError) else None
-            frames = result if error is None else None
+            frames, damage = result if error is None else (None, "")
             state, given_up = states[todo[path]], isinstance(result, WorkerError)
-            report.findings[todo[path]] = Finding(state, frames, error, given_up)
+            report.findings[todo[path]] = Finding(state, frames, error, given_up, damage)
     findings = {key: found for key, found in report.findings.items() if key in paths}
     return CheckResult(Report(name, findings), file if writable else None)
 
 
-def count_frames(path: Path) -> int:
-    """Decode a whole video and return its number of frames.
+def count_frames(path: Path) -> tuple[int, str]:
+    """Decode a whole video; returns its number of frames, and what is damaged in it, "" if nothing.
 
     Raises:
         VideoError: it can't be read, or has fewer frames than it announces.
     """
     video = VideoReader(path)
-    video.verify()
-    return len(video)
+    damage = video.verify()
+    return len(video), damage
 
 
 def every_video(

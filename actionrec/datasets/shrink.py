@@ -20,6 +20,7 @@ The copy's actionrec_shrink.json records the finished videos, and the next run g
 import filecmp
 import json
 import logging
+import os
 import shutil
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -39,7 +40,7 @@ from actionrec.datasets.check import (
 from actionrec.datasets.dataset import scan_files
 from actionrec.datasets.registry import DatasetKind, dataset_kind
 from actionrec.errors import ActionrecError, UsageError, VideoError
-from actionrec.files import replacing
+from actionrec.files import exclusive, remove_leftovers, replacing
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
 from actionrec.video.reader import VideoReader
 from actionrec.video.writer import CONTAINERS, VideoWriter
@@ -122,8 +123,8 @@ def shrink(
     Raises:
         UsageError: there is no such data set, `short_side` is too small, or `output` is, or lies
             in, the source.
-        ActionrecError: `root` is not that data set; `output` holds something else; two videos
-            would get one name; or the disk is full.
+        ActionrecError: `root` is not that data set; `output` holds something else, or another
+            process writes it; two videos would get one name; or the disk is full.
     """
     if short_side < SMALLEST:
         raise UsageError(f"--short-side {short_side} is too small; the least is {SMALLEST}.")
@@ -133,48 +134,50 @@ def shrink(
     _check_output(kind, folder, output)
     targets = {path: path_in_copy(path, folder) for path in paths}
     _check_names(targets)
-    record = _open_record(Record(name, str(folder.resolve()), short_side), output)
+    busy = f"Another `data shrink` is writing {output}; wait until it is done."
+    with exclusive(output / RECORD, busy):
+        record = _open_record(Record(name, str(folder.resolve()), short_side), output)
 
-    failures = []
-    _remove_leftovers(output)
-    try:
-        todo = _unfinished(targets, record, output)
-        task = partial(shrink_video, folder=folder, output=output, short_side=short_side)
-        save = partial(record.save, output / RECORD)
-        results = run_each_with_progress(task, todo, "shrinking", save, workers, limits)
-        with closing(results):
-            for path, result in results:
-                if isinstance(result, Copy):
-                    record.videos[targets[path].as_posix()] = result
-                elif isinstance(result, VideoError | WorkerError):
-                    failures.append(str(result))
-                else:
-                    raise result
-    finally:
-        _remove_leftovers(output)
+        failures = []
+        remove_leftovers(output)
+        try:
+            todo = _unfinished(targets, record, output)
+            task = partial(shrink_video, folder=folder, output=output, short_side=short_side)
+            save = partial(record.save, output / RECORD)
+            results = run_each_with_progress(task, todo, "shrinking", save, workers, limits)
+            with closing(results):
+                for path, result in results:
+                    if isinstance(result, Copy):
+                        record.videos[targets[path].as_posix()] = result
+                    elif isinstance(result, VideoError | WorkerError):
+                        failures.append(str(result))
+                    else:
+                        raise result
+        finally:
+            remove_leftovers(output)
 
-    copied = {
-        path: record.videos[key]
-        for path, target in targets.items()
-        if (key := target.as_posix()) in record.videos
-    }
+        copied = {
+            path: record.videos[key]
+            for path, target in targets.items()
+            if (key := target.as_posix()) in record.videos
+        }
 
-    def new_path(path: Path) -> str:
-        return copied[path].file if path in copied else path_in_copy(path, folder).as_posix()
+        def new_path(path: Path) -> str:
+            return copied[path].file if path in copied else path_in_copy(path, folder).as_posix()
 
-    if kind.rewrite_list is None:
-        new_root = output
-        _copy_lists(kind, folder, output)
-    else:
-        new_root = output / dataset.root.name
-        kind.rewrite_list(dataset.root, new_path, new_root)
-    return Shrunk(
-        root=new_root,
-        videos=len(copied),
-        before=sum(copy.size for copy in copied.values()),
-        after=sum(copy.bytes for copy in copied.values()),
-        failures=failures,
-    )
+        if kind.rewrite_list is None:
+            new_root = output
+            _copy_lists(kind, folder, output)
+        else:
+            new_root = output / dataset.root.name
+            kind.rewrite_list(dataset.root, new_path, new_root)
+        return Shrunk(
+            root=new_root,
+            videos=len(copied),
+            before=sum(copy.size for copy in copied.values()),
+            after=sum(copy.bytes for copy in copied.values()),
+            failures=failures,
+        )
 
 
 def shrink_video(path: Path, folder: Path, output: Path, short_side: int) -> Copy:
@@ -269,6 +272,12 @@ def _check_output(kind: DatasetKind, folder: Path, output: Path) -> None:
         )
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output {output} is not a folder; choose another name.")
+    names = set(os.listdir(output)) - {f".{RECORD}.lock"} if output.exists() else set()
+    if names and RECORD not in names:
+        raise ActionrecError(
+            f"{output} holds files that are not from `actionrec data shrink`, such as "
+            f"{min(names)}; choose a new or empty folder as --output."
+        )
 
 
 def _check_names(targets: dict[Path, Path]) -> None:
@@ -291,11 +300,6 @@ def _open_record(wanted: Record, output: Path) -> Record:
     path = output / RECORD
     found = Record.load(path)
     if found is None:
-        if output.exists() and any(output.iterdir()):
-            raise ActionrecError(
-                f"{output} holds files that are not from `actionrec data shrink`; choose a new or "
-                "empty folder as --output."
-            )
         wanted.save(path)
         return wanted
     for name in ("dataset", "source", "short_side"):
@@ -306,12 +310,6 @@ def _open_record(wanted: Record, output: Path) -> Record:
                 "another --output."
             )
     return found
-
-
-def _remove_leftovers(output: Path) -> None:
-    """Remove half-written files of killed processes: `replacing` calls them .NAME.xxxxxxxx."""
-    for path in output.rglob(".*.????????.*"):
-        path.unlink(missing_ok=True)
 
 
 def _copy_lists(kind: DatasetKind, folder: Path, output: Path) -> None:

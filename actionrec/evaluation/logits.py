@@ -108,22 +108,45 @@ class ClipLogits:
             with safe_open(path, framework="numpy") as file:
                 description = json.loads((file.metadata() or {})[METADATA_KEY])
                 tensors = {name: file.get_tensor(name) for name in ("logits", "counts", "truths")}
-            return cls(
+            loaded = cls(
                 **tensors,
                 videos=tuple(description["videos"]),
                 labels=tuple(description["labels"]),
                 protocol=description["protocol"],
                 skipped=[Failure(**failure) for failure in description["skipped"]],
             )
+            loaded._require_consistent()
+            return loaded
         except FileNotFoundError as error:
             raise ActionrecError(
                 f"There is no file {path}; `actionrec evaluate --save-logits {path}` writes it."
             ) from error
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        except (
+            *(SafetensorError, KeyError, TypeError, ValueError),
+            *(AttributeError, RecursionError, OSError),
+        ) as error:
             raise ActionrecError(
                 f"{path} is not a file of logits; give a file that `actionrec evaluate "
                 "--save-logits` wrote."
             ) from error
+
+    def _require_consistent(self) -> None:
+        """Raise ValueError where tensors and description don't fit each other."""
+        videos, clips, crops, classes = self.logits.shape
+        one_each = self.counts.shape == self.truths.shape == (videos,) == (len(self.videos),)
+        whole = self.counts.dtype == self.truths.dtype == np.int64
+        if not (one_each and whole and self.logits.dtype == np.float32 and min(videos, crops) > 0):
+            raise ValueError("shapes or types")
+        if not ((self.counts > 0) & (self.counts <= clips)).all():
+            raise ValueError("counts")
+        if classes != len(self.labels) or not ((self.truths >= 0) & (self.truths < classes)).all():
+            raise ValueError("labels")
+        texts = (*self.labels, *self.videos)
+        if not isinstance(self.protocol, dict) or not all(isinstance(x, str) for x in texts):
+            raise ValueError("description")
+        present = np.arange(clips) < self.counts[:, None]
+        if not np.isfinite(self.logits[present]).all():
+            raise ValueError("values that are no finite numbers")
 
 
 def ranks(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:

@@ -52,6 +52,7 @@ def score_dataset(
     clips: int = 10,
     crops: int = 1,
     workers: int = 2,
+    known_bad: Sequence[Failure] = (),
 ) -> ClipLogits:
     """The logits of the validation videos of `dataset`, the same in all processes that share them.
 
@@ -61,6 +62,7 @@ def score_dataset(
         clips: Clips of a video, evenly spread over it.
         crops: 1, the centre, or 3 along the longer side; a clip's score is their mean.
         workers: Processes that read videos.
+        known_bad: The validation videos that are skipped unread.
 
     Raises:
         ActionrecError: a class of the data set is unknown to the model, or no video could be read.
@@ -74,11 +76,15 @@ def score_dataset(
     require_decoder(model.clips.decoder)
     videos = EvaluationVideos(dataset.val, model.clips, clips, crops)
     # No video is scored twice, so the number of processes changes no accuracy.
-    own = range(devices.rank(), len(videos), devices.world_size())
+    reasons = {failure.video: failure for failure in known_bad}
+    paths = [str(video.path) for video in dataset.val]
+    skipped = {index: reasons[path] for index, path in enumerate(paths) if path in reasons}
+    todo = [index for index in range(len(videos)) if index not in skipped]
+    own = todo[devices.rank() :: devices.world_size()]
     with reader_failures_as_errors():
         own_results = score_videos(model, videos, own, workers)
     protocol = describe_protocol(model.config, dataset, clips, crops)
-    return collect(ChainMap(*devices.gather(own_results)), dataset, model.labels, protocol)
+    return collect(ChainMap(skipped, *devices.gather(own_results)), dataset, model.labels, protocol)
 
 
 def score_videos(

@@ -15,7 +15,7 @@ from rich.progress import track
 
 from actionrec.errors import UsageError
 from actionrec.explanation.heat_maps import Explanation, HeatMap
-from actionrec.files import replacing
+from actionrec.files import replacing, require_free
 from actionrec.text import fonts_for, shorten, visible
 from actionrec.video.writer import VideoWriter
 
@@ -47,8 +47,7 @@ def picture_paths(output: str | Path, video: str | Path) -> list[Path]:
     else:
         paths = [output / f"{Path(video).stem}_explanation{suffix}" for suffix in WRITERS]
     for path in paths:
-        if path.exists():
-            raise UsageError(f"{path} exists already; choose another --output or remove it.")
+        require_free(path)
     return paths
 
 

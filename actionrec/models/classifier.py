@@ -111,7 +111,9 @@ class VideoClassifier(
                 f"the network ({len(unexplained)} such tensors); choose the backbone that the "
                 "weights belong to."
             )
-        self.network.load_state_dict({name: tensors[name] for name in fits}, strict=False)
+        taken = {name: tensors[name] for name in fits}
+        model_file.require_finite(taken, source)
+        self.network.load_state_dict(taken, strict=False)
         return LoadReport(tuple(sorted(fits)), tuple(new), tuple(unused))
 
     def save(self, path: str | Path) -> None:
@@ -125,12 +127,12 @@ class VideoClassifier(
 
     @classmethod
     def load(cls, model: str | Path) -> "VideoClassifier":
-        """The classifier in a model file, or the pretrained one of that name.
+        """The classifier in a model file or a run's folder, or the pretrained one of that name.
 
         Raises:
             ActionrecError: there is no such file or name, or the file is no model.
         """
-        path = Path(model)
+        path = model_file.locate(model)
         if str(model) in catalogue.WEIGHTS:
             classifier = load_published(str(model))
         elif path.is_file():
@@ -146,10 +148,11 @@ class VideoClassifier(
                     "tensors are missing, extra or of another shape, "
                     f"{wrong[0]} first; train or download it again."
                 )
+            model_file.require_finite(tensors, path)
             classifier.network.load_state_dict(tensors)
         else:
             raise ActionrecError(
-                f"There is no model {str(model)!r}: neither a file nor one of "
+                f"There is no model {str(path)!r}: neither a file nor one of "
                 f"{', '.join(catalogue.WEIGHTS)}."
             )
         classifier.name = str(model)

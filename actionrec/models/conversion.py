@@ -6,7 +6,6 @@
 A checkpoint brings the mean and standard deviation of its training pixels.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from safetensors.torch import load_file
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import cache_folder
-from actionrec.models import catalogue
+from actionrec.models import catalogue, model_file
 from actionrec.models.classifier import VideoClassifier
 
 Statistics = tuple[float, float, float]
@@ -72,7 +71,7 @@ def load(name: str, backbone: str) -> Checkpoint:
             f"There are no Kinetics-400 weights for {backbone} to be downloaded; use --weights "
             "none, or a file."
         )
-    path = Path(name)
+    path = model_file.locate(name)
     if not path.is_file():
         raise ActionrecError(f"There are no weights {name!r}: use kinetics400, none or a file.")
     if path.suffix == ".safetensors" or backbone not in ("r3d50", "i3d_r50"):
@@ -91,7 +90,8 @@ def read_pickled(path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    # A damaged pickle fails in any of Python's ways.
+    except Exception as error:
         raise ActionrecError(
             f"{path} is no checkpoint of tensors and plain values alone "
             f"({type(error).__name__}), and no other is read; download it again or choose another."
@@ -104,7 +104,7 @@ def read_pickled(path: Path) -> dict[str, Any]:
 def from_hara(checkpoint: dict[str, Any]) -> Checkpoint:
     """A checkpoint of kenshohara/3D-ResNets-PyTorch."""
     tensors = renamed(checkpoint.get("state_dict", checkpoint), HARA_NAMES)
-    kinetics400 = len(tensors.get("head.bias", ())) == 400
+    kinetics400 = "head.bias" in tensors and tensors["head.bias"].shape == (400,)
     return Checkpoint(tensors, *(HARA_KINETICS400 if kinetics400 else HARA_LATER))
 
 
@@ -116,6 +116,13 @@ def from_pytorchvideo(checkpoint: dict[str, Any]) -> Checkpoint:
 
 def renamed(tensors: Mapping[str, torch.Tensor], names: Mapping[str, str]) -> dict[str, Any]:
     """The tensors with the beginnings of their names replaced, one rule after the other."""
+    if not isinstance(tensors, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items()
+    ):
+        raise ActionrecError(
+            "The checkpoint holds other things than named tensors where its weights should be; "
+            "download it again or choose another."
+        )
     found = {}
     for name, value in tensors.items():
         for pattern, replacement in names.items():

@@ -7,6 +7,8 @@ Training never uses this form: its batch normalisations are gone.
 """
 
 import copy
+import os
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Self
@@ -17,13 +19,17 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from actionrec.devices import fastest_device, has_bfloat16
-from actionrec.errors import UsageError
+from actionrec.errors import ActionrecError, UsageError
 from actionrec.models.backbone import Backbone
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.registry import PrecisionName
 from actionrec.video.clips import ClipReader
 
 BATCH_SIZE = 4
+
+# A fork has none of the threads that PyTorch has started and would wait for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 class InferenceModel:
@@ -101,14 +107,28 @@ class InferenceModel:
     def logits(self, clips: torch.Tensor) -> torch.Tensor:
         """Logits, float32 (B, classes) on the CPU, of uint8 clips (B, 3, T, H, W)."""
         batches = clips.split(BATCH_SIZE)
-        return torch.cat([self.model(batch.to(self.device)).float().cpu() for batch in batches])
+        scored = [self.model(batch.to(self.device)).float().cpu() for batch in batches]
+        return self._finite(torch.cat(scored))
 
     @torch.inference_mode()
     def scores(self, clips: torch.Tensor) -> np.ndarray:
         """Softmax scores, float32 (B, classes), of uint8 clips (B, 3, T, H, W)."""
         batches = clips.split(BATCH_SIZE)
         scored = [self.model(batch.to(self.device)).float().softmax(dim=1) for batch in batches]
-        return torch.cat([scores.cpu() for scores in scored]).numpy()
+        return self._finite(torch.cat([scores.cpu() for scores in scored])).numpy()
+
+    def _finite(self, answers: torch.Tensor) -> torch.Tensor:
+        """The network's answers, if they are numbers.
+
+        Raises:
+            ActionrecError: one is NaN or infinite.
+        """
+        if not torch.isfinite(answers).all():
+            raise ActionrecError(
+                f"The model {self.name} computes values that are no finite numbers in "
+                f"{self.precision}; its training has diverged, or it needs --precision float32."
+            )
+        return answers
 
     @torch.inference_mode()
     def clip_features(self, clips: torch.Tensor) -> np.ndarray:

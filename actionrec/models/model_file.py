@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,6 +27,9 @@ from actionrec.video.transforms import Preprocessing
 METADATA_KEY = "actionrec"
 # The name of `BlockConfig.units` in files.
 UNITS_KEY = "stage_num"
+# Far beyond what networks are made of: more means a damaged or hostile file.
+LARGEST = 4096
+MOST_PIXELS = 2**28  # of a clip
 PARTS = {"block": BlockConfig, "sampling": ClipSampling, "preprocessing": Preprocessing}
 
 
@@ -64,6 +67,22 @@ def write(
             raise OSError(str(error)) from error
 
 
+def locate(model: str | Path) -> Path:
+    """The model file: `model` itself, or the best epoch's in the folder of a training run."""
+    path = Path(model)
+    return path / "model.safetensors" if path.is_dir() else path
+
+
+def require_finite(tensors: Mapping[str, torch.Tensor], source: str | Path) -> None:
+    """Raise ActionrecError if a tensor holds a NaN or an infinity."""
+    for name, values in tensors.items():
+        if values.is_complex() or not torch.isfinite(values.float()).all():
+            raise ActionrecError(
+                f"{source} holds values in {name} that are no finite numbers: its training has "
+                "diverged, or it is damaged; train or download it again."
+            )
+
+
 def read_description(path: str | Path) -> dict[str, Any]:
     """The metadata of a model file (see `describe`).
 
@@ -72,8 +91,11 @@ def read_description(path: str | Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {})[METADATA_KEY])
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+            description = dict(json.loads((file.metadata() or {})[METADATA_KEY]))
+        if not all(isinstance(description[key], dict) for key in ("config", "training")):
+            raise ValueError("no settings")
+        return description
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError, OSError) as error:
         raise ActionrecError(
             f"{path} is no model file of actionrec; give the model.safetensors that "
             "`actionrec train` wrote."
@@ -84,7 +106,7 @@ def parse_config(values: dict[str, Any], path: Path) -> ClassifierConfig:
     """The configuration in the metadata of `path`.
 
     Raises:
-        ActionrecError: this version lacks one of its keys.
+        ActionrecError: this version lacks one of its keys, or values make no sense.
     """
 
     def tuples(entries: dict[str, Any]) -> dict[str, Any]:
@@ -92,12 +114,40 @@ def parse_config(values: dict[str, Any], path: Path) -> ClassifierConfig:
 
     try:
         block = {"units" if k == UNITS_KEY else k: v for k, v in values["block"].items()}
-        values = values | {"block": block}
+        values = {**values, "block": block}
+        _require_plausible(values)
         parts = {name: kind(**tuples(values[name])) for name, kind in PARTS.items()}
         return ClassifierConfig(**tuples(values | parts))
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         known = ", ".join(entry.name for entry in fields(ClassifierConfig))
         raise ActionrecError(
             f"{path} was written by another version of actionrec: its configuration does not "
             f"consist of {known} ({error}); use the version that its metadata names."
         ) from error
+
+
+def _require_plausible(values: dict[str, Any]) -> None:
+    """Raise ValueError where values of a configuration are not of the types of their fields, or
+    numbers that no machine could compute with."""
+    parts = [(kind, values[name]) for name, kind in PARTS.items()]
+    for kind, part in [(ClassifierConfig, values), *parts]:
+        for entry in fields(kind):
+            if entry.name in part.keys() - PARTS.keys() and not _fits(part[entry.name], entry.type):
+                raise ValueError(f"{entry.name} is {part[entry.name]!r:.40}")
+    length, crop = values["sampling"]["length"], values["preprocessing"]["crop"]
+    if not values["labels"] or length * crop**2 > MOST_PIXELS:
+        raise ValueError(f"{len(values['labels'])} labels, clips of {length}x{crop}x{crop}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of a type and, if it is a number, plausible."""
+    members = get_args(kind)
+    if get_origin(kind) is tuple:
+        length_fits = members[-1] is ... or len(members) == len(value)
+        return isinstance(value, list) and length_fits and all(_fits(x, members[0]) for x in value)
+    if members:
+        return any(_fits(value, member) for member in members)
+    if kind in (int, float):
+        number = (int, float) if kind is float else int
+        return isinstance(value, number) and abs(value) <= LARGEST
+    return isinstance(value, kind)

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from actionrec.errors import ActionrecError, Failure, Stopped, UsageError, VideoError
-from actionrec.files import exclusive, find_videos
+from actionrec.files import exclusive, find_videos, remote_failure
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction import parquet
@@ -89,7 +89,8 @@ def list_videos(
         )
     lines = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
     # As Path writes a name: ./a.mp4 and a.mp4 are one video.
-    listed = [str(Path(os.fsdecode(line.rstrip(b"\r")))) for line in lines if line.strip()]
+    names = [os.fsdecode(line.rstrip(b"\r")) for line in lines if line.strip()]
+    listed = [remote_failure(name) or str(Path(name)) for name in names]
     return (found + listed)[int(part[1]) - 1 :: int(part[2])]
 
 
@@ -120,17 +121,19 @@ def predict_to_file(
     """
     # One video may be named several times.
     by_name = {v.video if isinstance(v, Failure) else v: v for v in videos}
+    if output.is_symlink():
+        output = output.resolve()
     to_parquet = output.suffix.lower() == ".parquet"
+    lines = output.with_name(f"{output.name}.jsonl") if to_parquet else output
     if to_parquet:
         parquet.require_pyarrow()
     busy = (
         f"Another actionrec is writing {output}; wait until it is done, or choose another --output."
     )
-    with exclusive(output, busy), sigterm_as_interrupt():
+    with exclusive(lines, busy), sigterm_as_interrupt():
         # Before the workers start, so that the model is downloaded or refused once.
         VideoClassifier.load(settings.model)
         settings = settings.resolved()
-        lines = output.with_name(f"{output.name}.jsonl") if to_parquet else output
         if to_parquet and output.exists():
             return parquet.check_finished(by_name, output, lines, settings)
         with closing(Journal(lines, settings)) as journal:

@@ -21,6 +21,7 @@ from actionrec.config import DecoderName
 from actionrec.devices import fastest_device, has_bfloat16
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
+from actionrec.models import model_file
 from actionrec.models.catalogue import WEIGHTS
 from actionrec.models.registry import PrecisionName
 from actionrec.progress import track
@@ -56,7 +57,7 @@ class Settings:
             fast = has_bfloat16(torch.device(fastest_device()))
             precision = "bfloat16" if fast else "float32"
         if self.model not in WEIGHTS:
-            with open(self.model, "rb") as file:
+            with model_file.locate(self.model).open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return replace(self, sha256=sha256, precision=precision)
 

@@ -11,6 +11,7 @@ import json
 import logging
 import signal
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,12 +25,12 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 
 from actionrec import devices
-from actionrec.config import TrainConfig
+from actionrec.config import TrainConfig, read_yaml
 from actionrec.datasets.check import without_damaged_videos
 from actionrec.datasets.dataset import VideoDataset, absent_classes
 from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, Failure, UsageError
-from actionrec.files import replacing
+from actionrec.files import exclusive, replacing
 from actionrec.models import conversion
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
 from actionrec.models.complexity import parts_table, trained_parts
@@ -71,11 +72,28 @@ def train(config: TrainConfig) -> dict[str, Any]:
     check_dataset(dataset, config)
     if resumed and resumed.epoch >= config.epochs:
         log.info("%s is finished: nothing is left to train.", output)
-        results = json.loads((output / "results.json").read_text())
-        return results | {"output": str(output), "bad_videos": {}}
+        return read_results(output / "results.json") | {"output": str(output), "bad_videos": {}}
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     model = build_classifier(config, dataset.labels)
+    busy = (
+        f"Another training is writing {output}; wait until it is done, or choose another --output."
+    )
+    with exclusive(output / "run", busy) if devices.is_first() else nullcontext():
+        return _fit(config, dataset, damaged, model, output)
+
+
+def _fit(
+    config: TrainConfig,
+    dataset: VideoDataset,
+    damaged: list[Failure],
+    model: VideoClassifier,
+    output: Path,
+) -> dict[str, Any]:
+    """Train `model` in the folder `output`, which no other process writes to."""
+    checkpoint = output / "last.ckpt"
     if devices.is_first():
+        # Again, because another training may have come first.
+        check_output(config, output)
         with replacing(output / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
     parts = trained_parts(model.network)
@@ -98,6 +116,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
+    resumed = read_progress(checkpoint) if checkpoint.exists() else None
     batches = loaders(config, dataset, model.config, resumed)
     try:
         with reader_failures_as_errors():
@@ -157,17 +176,15 @@ def check_output(config: TrainConfig, output: Path) -> None:
     """Check that the output folder is free, or holds this very run and may be continued.
 
     Raises:
-        UsageError: it is not.
+        UsageError: it is not, or its config.yaml is damaged.
     """
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; choose another folder with --output.")
     # A run that was killed while it wrote its first file has left a hidden one.
     if not output.exists() or all(path.name.startswith(".") for path in output.iterdir()):
         return
-    try:
-        other = yaml.safe_load((output / "config.yaml").read_text())
-    except OSError:
-        other = None
+    saved = output / "config.yaml"
+    other = read_yaml(saved) if saved.is_file() else None
     mine = asdict(config)
     # A setting that is newer than the run had the value that is its default now.
     its = asdict(TrainConfig(config.dataset)) | (other or {})
@@ -178,6 +195,24 @@ def check_output(config: TrainConfig, output: Path) -> None:
         raise UsageError(
             f"{output} already holds a run{why}; choose another folder with --output{hint}."
         )
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The figures of a finished run.
+
+    Raises:
+        ActionrecError: they are missing or damaged.
+    """
+    try:
+        results = dict(json.loads(path.read_text(encoding="utf-8")))
+        if not {"best", "last"} <= results.keys():
+            raise ValueError("figures are missing")
+        return results
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ActionrecError(
+            f"{path} of the finished run is missing or damaged ({error}); its model.safetensors "
+            "can still be evaluated."
+        ) from error
 
 
 def open_training_data(config: TrainConfig) -> tuple[VideoDataset, list[Failure]]:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from actionrec.config import TrainConfig
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.files import replacing
+from actionrec.files import replacing, require_free
 from actionrec.training.clips import Batch, loaders
 from actionrec.training.module import Training
 from actionrec.training.run import (
@@ -90,8 +90,7 @@ def find_learning_rate(config: TrainConfig) -> tuple[float, Path]:
     config = resolved_for_one_process(config)
     output = Path(config.output)
     curve = output.with_name(f"{output.name}-lr.png")
-    if curve.exists():
-        raise UsageError(f"{curve} is there already; remove it or choose another --output.")
+    require_free(curve)
     trial = Trial(config)
     with tuner(trial) as search:
         found = search.lr_find(
