@@ -7,7 +7,8 @@ machine or many.
         -m actionrec train --dataset ucf101 --root UCF-101 --devices 4 --nodes 2
 
 Lightning starts the processes, or finds that torchrun or Slurm did. A single process is the first
-of one, so that no code needs a special case for it.
+of one, so that no code needs a special case for it. A process is alone unless --devices and --nodes
+say otherwise: within Slurm or torchrun, too, each of several may do work of its own.
 """
 
 import logging
@@ -40,12 +41,21 @@ def has_bfloat16(device: torch.device) -> bool:
 
 # Processes that work together.
 
+_are_several = False
+
+
+def expect(processes: int) -> None:
+    """Say how many processes are to work together, before they meet."""
+    global _are_several
+    _are_several = processes > 1
+
 
 def rank() -> int:
     """The number of this process, from 0 on; also before the processes have met."""
     if _have_met():
         return distributed.get_rank()
-    return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
+    names = RANK_VARIABLES if _are_several else ()
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 
 
 def is_first() -> bool:
@@ -118,6 +128,7 @@ def join(devices: int, nodes: int) -> torch.device:
         UsageError: there are fewer GPUs.
     """
     require_devices(devices)
+    expect(devices * nodes)
     if devices * nodes == 1:
         return torch.device(fastest_device())
     from lightning_fabric import Fabric

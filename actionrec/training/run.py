@@ -20,6 +20,7 @@ import torch
 import yaml
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from actionrec import devices
@@ -59,6 +60,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         ActionrecError: data or weights can't be used, or too many videos are unreadable.
     """
     quiet_lightning()
+    devices.expect(config.devices * config.nodes)
     config = resolve(config)
     output, checkpoint = Path(config.output), Path(config.output, "last.ckpt")
     if devices.is_first():
@@ -255,7 +257,13 @@ def build_classifier(config: TrainConfig, labels: tuple[str, ...]) -> VideoClass
 
 def build_trainer(config: TrainConfig, **options: Any) -> lightning.Trainer:
     """Lightning's trainer for the optimisation, devices and precision of `config`."""
+    alone = None
+    if config.devices * config.nodes == 1:
+        # Lightning, too, would take its rank from the environment, and write nothing but as first.
+        alone = LightningEnvironment()
+        alone.set_global_rank(0)
     return lightning.Trainer(
+        plugins=alone,
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.clip_gradient,
         accelerator="auto",
