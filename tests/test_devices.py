@@ -205,3 +205,32 @@ def test_a_bad_video_of_any_process_is_reported_once_and_too_many_stop_all(
 def test_processes_that_cannot_share_the_work_are_wrong_usage(config, change, words):
     with pytest.raises(UsageError, match=words):
         train(replace(config, **change))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        | {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "1"},
+        {"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job"},
+        {"LOCAL_RANK": "1"},
+    ],
+)
+def test_a_process_of_many_that_was_not_told_of_the_others_works_alone(
+    config, command, tmp_path, told
+):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(json.dumps(asdict(replace(config, epochs=1))))
+    trained = command("train", "--config", settings, env=one_thread() | told)
+    assert trained.returncode == 0, trained.stderr
+    assert "best epoch (1)" in trained.stdout and "epoch 1 of 1" in trained.stderr
+    left = {path.name for path in (tmp_path / "one").iterdir()}
+    assert left >= {"config.yaml", "last.ckpt", "logs", "model.safetensors", "report.html"}
+    assert (tmp_path / "one" / "logs" / "metrics.csv").exists()
+    evaluated = command(
+        *("evaluate", "--model", tmp_path / "one" / "model.safetensors", "--dataset", "folder"),
+        *("--root", config.root, "--clips", 1, "--format", "json"),
+        env=one_thread() | told,
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads(evaluated.stdout)["video"]["n"] == 4
