@@ -268,8 +268,8 @@ def test_what_can_not_work_is_refused_before_anything_is_scored(
         ("is there already", 1, ["--output", occupied]),
         ("must end in", 2, ["--output", tmp_path / "t.txt"]),
         ("must end in", 2, ["--render", tmp_path / "t.avi"]),
-        ('"hop"', 2, ["--hop", 0]),
-        ('"min_score"', 2, ["--min-score", 20]),
+        ("hop is 0", 2, ["--hop", 0]),
+        ("min_score is 20", 2, ["--min-score", 20]),
         ("for one video", 2, [video, "--output", tmp_path / "t.srt"]),
     ):
         assert timeline_command(video, *arguments, "--model", model) == code

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -188,7 +189,7 @@ def test_key_frames_that_are_none_are_seen_through(encode, tmp_path):
 
 def test_frames_that_the_decoder_had_to_make_up_are_found_by_verifying(encode, tmp_path):
     path = encode(tmp_path / "v.avi", frames=40, size=(320, 240), options={"bf": "2"})
-    VideoReader(path).verify()
+    assert VideoReader(path).verify() == ""
     data = bytearray(path.read_bytes())
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size > 200]
@@ -196,8 +197,8 @@ def test_frames_that_the_decoder_had_to_make_up_are_found_by_verifying(encode, t
             place = packet.pos + 8 + packet.size // 2
             data[place : place + 40] = bytes(40)
     path.write_bytes(data)
-    with pytest.raises(VideoError, match=r"is damaged in \d+ of its 40 frames"):
-        VideoReader(path).verify()
+    damage = VideoReader(path).verify()
+    assert re.fullmatch(r"the decoder had to make up parts of \d+ of its 40 frames", damage)
 
 
 def test_variable_frame_rate_is_read_by_index_not_by_time(encode, tmp_path):

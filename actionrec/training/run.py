@@ -3,8 +3,8 @@
 A run's folder holds `config.yaml` (repeats the run), `model.safetensors` (the best epoch by
 clip-level Top-1 on the validation videos), `last.safetensors` (the last epoch), `results.json`
 (both epochs' figures), `report.html` (curves, confusion matrix, classes; at the end), `last.ckpt`
-(to resume from), `logs/` (CSV and TensorBoard) and, where videos could not be read,
-`bad_videos.json`.
+(to resume from), `logs/` (CSV, and TensorBoard where that is installed) and, where videos could
+not be read, `bad_videos.json`.
 """
 
 import json
@@ -12,6 +12,7 @@ import logging
 import signal
 import warnings
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytorch_lightning as lightning
 import torch
 import yaml
 from pytorch_lightning.callbacks import RichProgressBar
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
@@ -94,7 +95,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         max_epochs=config.epochs,
         # Statistics of batches are copied once an epoch, before the validation, not every step.
         strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
-        logger=[CSVLogger(output, "", "logs"), TensorBoardLogger(output, "", "logs")],
+        logger=loggers(output),
         callbacks=[RichProgressBar(console_kwargs={"stderr": True}), Checkpoints(checkpoint)],
         num_sanity_val_steps=0,
         log_every_n_steps=1,
@@ -119,6 +120,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
         truths, predictions = torch.cat(training.validated).numpy().T
         write_training_report(output, training.epochs, truths, predictions, dataset.labels, parts)
     return training.results | {"output": str(output), "bad_videos": training.unreadable}
+
+
+def loggers(output: Path) -> list[Logger]:
+    """The loggers of a run: CSV, and TensorBoard where the extra `tensorboard` is installed."""
+    chosen: list[Logger] = [CSVLogger(output, "", "logs")]
+    if find_spec("tensorboard"):
+        chosen.append(TensorBoardLogger(output, "", "logs"))
+    return chosen
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
