@@ -107,6 +107,25 @@ def stop_together(error: ActionrecError) -> None:
     raise SystemExit(0)
 
 
+def require_same(facts: dict[str, Any]) -> None:
+    """Check that the `facts`, by name, are the same in all processes, which call this together.
+
+    Raises:
+        ActionrecError: they are not, and the processes would wait for each other for ever.
+    """
+    of_all = gather(facts)
+    for name, value in of_all[0].items():
+        others = [number for number, each in enumerate(of_all) if each[name] != value]
+        if others:
+            both = "" if isinstance(value, bytes) else f": {value} and {of_all[others[0]][name]}"
+            stop_together(
+                ActionrecError(
+                    f"Process 0 and process {others[0]} differ in the {name}{both}; give all "
+                    "machines the same data and settings."
+                )
+            )
+
+
 def require_devices(devices: int) -> None:
     """Check that this machine has so many devices; without a GPU any number of processes will do.
 

@@ -21,7 +21,7 @@ from actionrec.errors import ActionrecError, Failure, VideoError
 from actionrec.evaluation.logits import ClipLogits
 from actionrec.models.classifier import ClassifierConfig
 from actionrec.models.inference import InferenceModel
-from actionrec.processes import reader_failures_as_errors
+from actionrec.processes import answer_for_failures, reader_failures_as_errors
 from actionrec.video.clips import ClipReader, VideoClips
 from actionrec.video.decoders import require_decoder
 
@@ -73,6 +73,7 @@ def score_dataset(
         )
     require_decoder(model.clips.decoder)
     videos = EvaluationVideos(dataset.val, model.clips, clips, crops)
+    devices.require_same(dataset.facts())
     # No video is scored twice, so the number of processes changes no accuracy.
     own = range(devices.rank(), len(videos), devices.world_size())
     with reader_failures_as_errors():
@@ -86,7 +87,12 @@ def score_videos(
 ) -> dict[int, np.ndarray | Failure]:
     """The float32 logits (clips, crops, classes), or the Failure, of the videos at `indices`."""
     # Whole videos are the items: a batch of them would be too large for the network.
-    loader = DataLoader(Subset(videos, indices), batch_size=None, num_workers=workers)
+    loader = DataLoader(
+        Subset(videos, indices),
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=answer_for_failures,
+    )
     progress = track(
         zip(indices, loader, strict=True),
         f"evaluating {len(indices)} videos",
