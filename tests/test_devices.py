@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -234,3 +235,35 @@ def test_a_process_of_many_that_was_not_told_of_the_others_works_alone(
     )
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads(evaluated.stdout)["video"]["n"] == 4
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_two_machines_with_other_videos_are_a_sentence_and_no_hang(
+    config, class_folders, small_recognizer, tmp_path, verb
+):
+    shutil.copytree(class_folders, tmp_path / "host0")
+    shutil.copytree(class_folders, tmp_path / "host1")
+    side = "train" if verb == "train" else "val"
+    (tmp_path / "host1" / side / "first" / "first0.avi").unlink()
+    labels = replace(small_recognizer.config, labels=("first", "second", "third"))
+    VideoClassifier(labels).save(tmp_path / "model.safetensors")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    hosts = []
+    for host in range(2):
+        root = str(tmp_path / f"host{host}")
+        settings = tmp_path / f"host{host}.yaml"
+        settings.write_text(json.dumps(asdict(replace(config, nodes=2, root=root))))
+        words = ["train", "--config", str(settings)]
+        if verb == "evaluate":
+            words = ["evaluate", "--model", str(tmp_path / "model.safetensors"), "--nodes", "2"]
+            words += ["--dataset", "folder", "--root", root]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
+        launcher += ["--node-rank", str(host), "--master-addr", "127.0.0.1"]
+        launcher += ["--master-port", str(port), "-m", "actionrec"]
+        run = [*launcher, *words]
+        hosts.append(subprocess.Popen(run, stderr=subprocess.PIPE, text=True, env=one_thread()))
+    said = [host.communicate(timeout=100)[1] for host in hosts]
+    side = "training videos: 8 and 7" if verb == "train" else "validation videos: 4 and 3"
+    assert f"actionrec: Process 0 and process 1 differ in the number of {side};" in said[0]
+    assert hosts[0].returncode == 1
