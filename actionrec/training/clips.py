@@ -2,7 +2,7 @@
 seed and epoch alone, and the middle one of each validation video.
 
 No choice depends on the number of reading or training processes, so that a run can be repeated,
-and stopped and continued, to the bit.
+and stopped and continued, with the same clips.
 """
 
 from collections.abc import Iterator
