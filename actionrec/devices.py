@@ -13,6 +13,8 @@ say otherwise: within Slurm or torchrun, too, each of several may do work of its
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -105,6 +107,23 @@ def stop_together(error: ActionrecError) -> None:
     if is_first():
         raise error
     raise SystemExit(0)
+
+
+@contextmanager
+def lost_processes_as_errors() -> Iterator[None]:
+    """Turn what a process meets when another one has died into an ActionrecError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _have_met() or not (
+            isinstance(error, distributed.DistError) or "gloo" in str(error)
+        ):
+            raise
+        raise ActionrecError(
+            f"Process {rank()} lost another one, which was killed or failed before; see what that "
+            "one said, or whether its machine ran out of memory. A training goes on with "
+            "--resume auto."
+        ) from error
 
 
 def require_same(facts: dict[str, Any]) -> None:

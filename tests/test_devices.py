@@ -145,10 +145,8 @@ def test_evaluation_by_two_processes_is_that_of_one_to_the_last_bit(
     assert logits[0] == logits[1]
 
 
-def test_a_signal_to_the_first_process_stops_all_and_the_run_goes_on_with_another_number(
-    config, tmp_path
-):
-    config = replace(config, devices=2, epochs=15, resume="auto")
+def start_training(config):
+    """A training in a process of its own that has finished its first epoch."""
     words = [
         f"--{key.replace('_', '-')}={json.dumps(value) if not isinstance(value, str) else value}"
         for key, value in asdict(config).items()
@@ -157,8 +155,27 @@ def test_a_signal_to_the_first_process_stops_all_and_the_run_goes_on_with_anothe
     program = [sys.executable, "-m", "actionrec", "train", "--dataset", "folder", *words]
     run = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, env=one_thread())
     deadline = time.monotonic() + 200
-    while not (tmp_path / "one" / "results.json").exists() and time.monotonic() < deadline:
+    while not Path(config.output, "results.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    return run
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no list of a process's children")
+def test_a_process_that_the_system_kills_is_a_sentence_of_the_other(config):
+    run = start_training(replace(config, devices=2, epochs=200))
+    [child] = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 1, said
+    assert "actionrec: Process 0 lost another one, which was killed" in said
+    assert "Traceback" not in said
+
+
+def test_a_signal_to_the_first_process_stops_all_and_the_run_goes_on_with_another_number(
+    config, tmp_path
+):
+    config = replace(config, devices=2, epochs=15, resume="auto")
+    run = start_training(config)
     os.kill(run.pid, signal.SIGTERM)
     _, said = run.communicate(timeout=120)
     assert run.returncode == 143, said

@@ -79,7 +79,9 @@ def score_dataset(
     with reader_failures_as_errors():
         own_results = score_videos(model, videos, own, workers)
     protocol = describe_protocol(model.config, dataset, clips, crops)
-    return collect(ChainMap(*devices.gather(own_results)), dataset, model.labels, protocol)
+    with devices.lost_processes_as_errors():
+        results = ChainMap(*devices.gather(own_results))
+    return collect(results, dataset, model.labels, protocol)
 
 
 def score_videos(

@@ -113,7 +113,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     )
     batches = loaders(config, dataset, model.config, resumed)
     try:
-        with reader_failures_as_errors():
+        with reader_failures_as_errors(), devices.lost_processes_as_errors():
             trainer.fit(training, *batches, ckpt_path=resume_from, weights_only=True)
     except BaseException as error:
         # The processes that Lightning has started would wait for this one forever.
