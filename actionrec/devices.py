@@ -7,11 +7,14 @@ machine or many.
         -m actionrec train --dataset ucf101 --root UCF-101 --devices 4 --nodes 2
 
 Lightning starts the processes, or finds that torchrun or Slurm did. A single process is the first
-of one, so that no code needs a special case for it.
+of one, so that no code needs a special case for it. A process is alone unless --devices and --nodes
+say otherwise: within Slurm or torchrun, too, each of several may do work of its own.
 """
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -40,12 +43,21 @@ def has_bfloat16(device: torch.device) -> bool:
 
 # Processes that work together.
 
+_are_several = False
+
+
+def expect(processes: int) -> None:
+    """Say how many processes are to work together, before they meet."""
+    global _are_several
+    _are_several = processes > 1
+
 
 def rank() -> int:
     """The number of this process, from 0 on; also before the processes have met."""
     if _have_met():
         return distributed.get_rank()
-    return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
+    names = RANK_VARIABLES if _are_several else ()
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 
 
 def is_first() -> bool:
@@ -97,6 +109,42 @@ def stop_together(error: ActionrecError) -> None:
     raise SystemExit(0)
 
 
+@contextmanager
+def lost_processes_as_errors() -> Iterator[None]:
+    """Turn what a process meets when another one has died into an ActionrecError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _have_met() or not (
+            isinstance(error, distributed.DistError) or "gloo" in str(error)
+        ):
+            raise
+        raise ActionrecError(
+            f"Process {rank()} lost another one, which was killed or failed before; see what that "
+            "one said, or whether its machine ran out of memory. A training goes on with "
+            "--resume auto."
+        ) from error
+
+
+def require_same(facts: dict[str, Any]) -> None:
+    """Check that the `facts`, by name, are the same in all processes, which call this together.
+
+    Raises:
+        ActionrecError: they are not, and the processes would wait for each other for ever.
+    """
+    of_all = gather(facts)
+    for name, value in of_all[0].items():
+        others = [number for number, each in enumerate(of_all) if each[name] != value]
+        if others:
+            both = "" if isinstance(value, bytes) else f": {value} and {of_all[others[0]][name]}"
+            stop_together(
+                ActionrecError(
+                    f"Process 0 and process {others[0]} differ in the {name}{both}; give all "
+                    "machines the same data and settings."
+                )
+            )
+
+
 def require_devices(devices: int) -> None:
     """Check that this machine has so many devices; without a GPU any number of processes will do.
 
@@ -118,6 +166,7 @@ def join(devices: int, nodes: int) -> torch.device:
         UsageError: there are fewer GPUs.
     """
     require_devices(devices)
+    expect(devices * nodes)
     if devices * nodes == 1:
         return torch.device(fastest_device())
     from lightning_fabric import Fabric

@@ -195,6 +195,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
+        _sync_folder(target.parent)
     except OSError as error:
         raise ActionrecError(
             f"{path} could not be written ({error.strerror or error}); "
@@ -210,6 +211,16 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.rglob(f".*{TEMPORARY}????????*"):
         if re.fullmatch(r"\w{8}(\..*)?", path.name.rpartition(TEMPORARY)[2]):
             path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring new names in `folder` to the disk, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager

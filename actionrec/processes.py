@@ -21,6 +21,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection, wait
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -348,7 +349,8 @@ def _limit_memory(mebibytes: int) -> None:
 
 @contextmanager
 def reader_failures_as_errors() -> Iterator[None]:
-    """Turn the errors of a DataLoader whose reading process was killed into an ActionrecError."""
+    """Turn the errors of a DataLoader whose reading process failed or was killed into an
+    ActionrecError."""
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:
@@ -357,10 +359,36 @@ def reader_failures_as_errors() -> Iterator[None]:
         fetching = "torch.multiprocessing.reductions" in {
             frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)
         }
-        if not fetching and "DataLoader worker" not in str(error):
+        told = str(error).strip()
+        if not fetching and "DataLoader worker" not in told:
             raise
+        if "shared memory" in told:
+            raise ActionrecError(
+                "A process that reads videos can't hand them over, because /dev/shm is full; give "
+                "it more room (`docker run --shm-size 8g`), use fewer --workers, or --workers 0."
+            ) from error
+        if told.startswith("Caught"):
+            raise ActionrecError(
+                f"A process that reads videos failed ({told.splitlines()[-1]}); use fewer "
+                "--workers, or --workers 0."
+            ) from error
         raise ActionrecError(
             "A process that reads videos was killed, most likely by the system because memory ran "
             "out; use fewer --workers or a smaller --batch-size. A training goes on with "
             "--resume auto."
         ) from error
+
+
+def answer_for_failures(worker: int) -> None:
+    """Let a DataLoader's worker say that it can't hand over what it read; a `worker_init_fn`.
+
+    Python's queue drops what it can't send, for want of shared memory or open files, and the
+    worker lives on: the other side would wait for ever.
+    """
+    from torch._utils import ExceptionWrapper  # here, because `data check` needs no torch
+
+    def answer(queue: Queue, _: Exception, item: tuple[int, object]) -> None:
+        failure = ExceptionWrapper(where=f"in DataLoader worker process {worker}")
+        queue.put((item[0], failure))
+
+    Queue._on_queue_feeder_error = answer

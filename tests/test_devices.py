@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -144,10 +145,8 @@ def test_evaluation_by_two_processes_is_that_of_one_to_the_last_bit(
     assert logits[0] == logits[1]
 
 
-def test_a_signal_to_the_first_process_stops_all_and_the_run_goes_on_with_another_number(
-    config, tmp_path
-):
-    config = replace(config, devices=2, epochs=15, resume="auto")
+def start_training(config):
+    """A training in a process of its own that has finished its first epoch."""
     words = [
         f"--{key.replace('_', '-')}={json.dumps(value) if not isinstance(value, str) else value}"
         for key, value in asdict(config).items()
@@ -156,8 +155,27 @@ def test_a_signal_to_the_first_process_stops_all_and_the_run_goes_on_with_anothe
     program = [sys.executable, "-m", "actionrec", "train", "--dataset", "folder", *words]
     run = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, env=one_thread())
     deadline = time.monotonic() + 200
-    while not (tmp_path / "one" / "results.json").exists() and time.monotonic() < deadline:
+    while not Path(config.output, "results.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    return run
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no list of a process's children")
+def test_a_process_that_the_system_kills_is_a_sentence_of_the_other(config):
+    run = start_training(replace(config, devices=2, epochs=200))
+    [child] = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 1, said
+    assert "actionrec: Process 0 lost another one, which was killed" in said
+    assert "Traceback" not in said
+
+
+def test_a_signal_to_the_first_process_stops_all_and_the_run_goes_on_with_another_number(
+    config, tmp_path
+):
+    config = replace(config, devices=2, epochs=15, resume="auto")
+    run = start_training(config)
     os.kill(run.pid, signal.SIGTERM)
     _, said = run.communicate(timeout=120)
     assert run.returncode == 143, said
@@ -205,3 +223,64 @@ def test_a_bad_video_of_any_process_is_reported_once_and_too_many_stop_all(
 def test_processes_that_cannot_share_the_work_are_wrong_usage(config, change, words):
     with pytest.raises(UsageError, match=words):
         train(replace(config, **change))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        | {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "1"},
+        {"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job"},
+        {"LOCAL_RANK": "1"},
+    ],
+)
+def test_a_process_of_many_that_was_not_told_of_the_others_works_alone(
+    config, command, tmp_path, told
+):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(json.dumps(asdict(replace(config, epochs=1))))
+    trained = command("train", "--config", settings, env=one_thread() | told)
+    assert trained.returncode == 0, trained.stderr
+    assert "best epoch (1)" in trained.stdout and "epoch 1 of 1" in trained.stderr
+    left = {path.name for path in (tmp_path / "one").iterdir()}
+    assert left >= {"config.yaml", "last.ckpt", "logs", "model.safetensors", "report.html"}
+    assert (tmp_path / "one" / "logs" / "metrics.csv").exists()
+    evaluated = command(
+        *("evaluate", "--model", tmp_path / "one" / "model.safetensors", "--dataset", "folder"),
+        *("--root", config.root, "--clips", 1, "--format", "json"),
+        env=one_thread() | told,
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads(evaluated.stdout)["video"]["n"] == 4
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_two_machines_with_other_videos_are_a_sentence_and_no_hang(
+    config, class_folders, small_recognizer, tmp_path, verb
+):
+    shutil.copytree(class_folders, tmp_path / "host0")
+    shutil.copytree(class_folders, tmp_path / "host1")
+    side = "train" if verb == "train" else "val"
+    (tmp_path / "host1" / side / "first" / "first0.avi").unlink()
+    labels = replace(small_recognizer.config, labels=("first", "second", "third"))
+    VideoClassifier(labels).save(tmp_path / "model.safetensors")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    hosts = []
+    for host in range(2):
+        root = str(tmp_path / f"host{host}")
+        settings = tmp_path / f"host{host}.yaml"
+        settings.write_text(json.dumps(asdict(replace(config, nodes=2, root=root))))
+        words = ["train", "--config", str(settings)]
+        if verb == "evaluate":
+            words = ["evaluate", "--model", str(tmp_path / "model.safetensors"), "--nodes", "2"]
+            words += ["--dataset", "folder", "--root", root]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
+        launcher += ["--node-rank", str(host), "--master-addr", "127.0.0.1"]
+        launcher += ["--master-port", str(port), "-m", "actionrec"]
+        run = [*launcher, *words]
+        hosts.append(subprocess.Popen(run, stderr=subprocess.PIPE, text=True, env=one_thread()))
+    said = [host.communicate(timeout=100)[1] for host in hosts]
+    side = "training videos: 8 and 7" if verb == "train" else "validation videos: 4 and 3"
+    assert f"actionrec: Process 0 and process 1 differ in the number of {side};" in said[0]
+    assert hosts[0].returncode == 1

@@ -50,8 +50,9 @@ class Camera(threading.Thread):
         taken: the index of the newest frame.
     """
 
-    def __init__(self, frames, clients=1):
+    def __init__(self, frames, clients=1, speed=1.0, pause=0.0):
         super().__init__(daemon=True)
+        self.speed, self.pause = speed, pause
         self.frames, self.clients, self.taken = frames, clients, 0
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.address = f"tcp://127.0.0.1:{self.listening.getsockname()[1]}"
@@ -72,7 +73,11 @@ class Camera(threading.Thread):
                 stream.options = {"g": "5", "preset": "ultrafast", "tune": "zerolatency"}
                 began = time.monotonic()
                 for self.taken in range(self.frames):  # noqa: B020
-                    time.sleep(max(0, began + self.taken / FPS - time.monotonic()))
+                    if self.taken == self.frames // 2:
+                        time.sleep(self.pause)
+                        began += self.pause
+                    due = began + self.taken / FPS / self.speed
+                    time.sleep(max(0, due - time.monotonic()))
                     output.mux(stream.encode(picture(self.taken)))
 
 
@@ -110,14 +115,79 @@ def test_a_frame_is_cut_and_scaled_as_a_file_is_read():
 
 def test_lag_is_what_came_later_than_the_quickest_whatever_the_clocks_say():
     backlog = Backlog()
-    assert backlog.lag(1000.0, 5.0) == 0
-    assert backlog.lag(1001.0, 5.5) == 0  # what had waited comes faster
-    assert backlog.lag(1002.0, 7.5) == pytest.approx(1, abs=0.01)
-    assert backlog.lag(1003.0, 7.6) == pytest.approx(0.1, abs=0.01)
-    assert backlog.lag(0.0, 8.0) == 0  # the camera's clock was set anew
+    assert backlog.lag(1000.0, 5.0, waited=0) == 0
+    assert backlog.lag(1001.0, 5.5, waited=0) == 0  # what had waited comes faster
+    assert backlog.lag(1002.0, 7.5, waited=0) == pytest.approx(1, abs=0.01)
+    assert backlog.lag(1003.0, 7.6, waited=0) == pytest.approx(0.1, abs=0.01)
+    assert backlog.lag(1004.0, 28.0, waited=20) == 0  # the source had paused
+    assert backlog.lag(1005.0, 30.5, waited=0.1) == pytest.approx(1.5, abs=0.01)
+    assert backlog.lag(0.0, 8.0, waited=0) == 0  # the camera's clock was set anew
     # A clock that is slow by a second in three hours is no lag.
-    lags = [backlog.lag(second, 8 + second * (1 + 1e-4)) for second in range(1, 10_000)]
+    lags = [backlog.lag(second, 8 + second * (1 + 1e-4), 0) for second in range(1, 10_000)]
     assert max(lags) < 0.1
+
+
+def mjpeg_over_http(fps, seconds):
+    """The address of a server of pictures, which FFmpeg takes for 25 a second."""
+
+    def serve():
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(
+                b"HTTP/1.0 200 OK\r\n"
+                b"Content-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n"
+            )
+            encoder = av.CodecContext.create("mjpeg", "w")
+            encoder.width = encoder.height = SIZE
+            encoder.pix_fmt, encoder.time_base = "yuvj420p", Fraction(1, FPS)
+            for index in range(round(fps * seconds)):
+                for packet in encoder.encode(picture(index).reformat(format="yuvj420p")):
+                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {packet.size}"
+                    connection.sendall(head.encode() + b"\r\n\r\n" + bytes(packet) + b"\r\n")
+                time.sleep(1 / fps)
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{listening.getsockname()[1]}/"
+
+
+def test_a_camera_that_is_slower_than_it_says_is_not_left_out(caplog):
+    indices = []
+    with suppress(av.FFmpegError):  # the end
+        for frame, _ in decode(mjpeg_over_http(12, 4)):
+            indices.append(index_of(frame.to_ndarray(format="rgb24")))
+    assert indices == list(range(48))
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("change", [{"speed": 0.6}, {"pause": 2.0}])
+def test_a_source_that_is_slow_or_pauses_goes_on(change, caplog):
+    camera = Camera(frames=100, **change)
+    indices = [index_of(frame.to_ndarray(format="rgb24")) for frame, _ in decode(camera.address)]
+    assert indices == list(range(100))
+    assert not caplog.text
+
+
+def test_a_clock_that_is_set_back_costs_no_silence():
+    newest = NewestFrames("camera:0", ClipReader(ClipSampling(4, 1)))
+    # A minute of recording that comes at once, then a stream that begins anew.
+    for index in [*range(1500), *range(50)]:
+        newest.add(picture(index), came=0.0)
+        if index == 1499:
+            assert newest.wait()[-1].time == pytest.approx(1499 / FPS)
+    assert newest.wait()[-1].time == pytest.approx((1499 + 49) / FPS)
+
+
+def test_a_source_that_nobody_watches_any_more_is_not_opened_again(small_recognizer, caplog):
+    camera = Camera(frames=40, clients=2)
+    predictions = watch(InferenceModel(small_recognizer), camera.address)
+    next(predictions)
+    [reading] = [thread for thread in threading.enumerate() if camera.address in thread.name]
+    predictions.close()
+    reading.join(5)
+    assert not reading.is_alive()
+    assert "opened again" not in caplog.text
 
 
 def test_a_reader_that_was_held_up_throws_away_what_is_old(caplog):

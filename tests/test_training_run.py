@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -63,6 +64,7 @@ def test_a_run_leaves_one_file_that_predicts_and_evaluates(command, config, clas
         "last.safetensors",
         "logs",
         "model.safetensors",
+        "previous.ckpt",
         "report.html",
         "results.json",
     }
@@ -191,6 +193,32 @@ def test_a_reading_process_that_the_system_kills_is_a_sentence_and_costs_one_epo
     assert_same_run(tmp_path / "run", whole)
 
 
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="no way to make /dev/shm small")
+def test_little_shared_memory_is_a_sentence_and_not_a_hang(config, class_folders, model, tmp_path):
+    """As in Docker, where /dev/shm has 64 MiB."""
+    settings, listing = tmp_path / "settings.yaml", tmp_path / "videos.csv"
+    settings.write_text(json.dumps(asdict(replace(config, workers=1))))
+    videos = [
+        f"{path},{'a' if path.parent.name == 'first' else 'b'},{path.parts[-3]}"
+        for path in class_folders.glob("*/*/*.avi")
+    ]
+    listing.write_text("\n".join(["path,label,split", *videos]))
+    small = "mount -t tmpfs -o size=64k tmpfs /dev/shm || exit 77\n"
+    for verb, *words in (
+        ("train", "--config", settings),
+        ("evaluate", "--model", model, "--dataset", "csv", "--root", listing),
+    ):
+        script = small + shlex.join([sys.executable, "-m", "actionrec", verb, *map(str, words)])
+        run = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=100
+        )
+        if run.returncode in (1, 77) and "actionrec: " not in run.stderr:
+            pytest.skip("this system lets nobody make /dev/shm small")
+        assert run.returncode == 1, run.stderr
+        assert "/dev/shm is full; give it more room" in run.stderr.splitlines()[-1]
+        assert "Traceback" not in run.stderr
+
+
 def test_classes_without_videos_and_a_batch_without_enough_are_told(
     class_folders, config, tmp_path, caplog
 ):
@@ -246,9 +274,32 @@ def test_a_run_of_a_version_with_fewer_settings_is_still_the_same_run(config, tm
         train(replace(config, ema=0.9, resume="auto"))
 
 
-def test_a_checkpoint_that_is_damaged_is_one_sentence(config, tmp_path):
+@pytest.mark.parametrize("damage", ["a wrong bit", "cut off", "missing"])
+def test_a_checkpoint_that_is_damaged_costs_the_steps_since_the_one_before(
+    longer, whole, tmp_path, monkeypatch, caplog, damage
+):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2, 2, "power cut")
+        patch.setattr("actionrec.training.resume.SAVED_EVERY", 0.0)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(longer)
+    last, before = tmp_path / "run" / "last.ckpt", tmp_path / "run" / "previous.ckpt"
+    assert read_progress(last) == (2, 4) and read_progress(before) == (2, 2)
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes(data if damage == "a wrong bit" else data[:-1000])
+    if damage == "missing":
+        last.unlink()
+    train(replace(longer, resume="auto"))
+    assert f"the run goes on from {before}" in caplog.text
+    assert_same_run(tmp_path / "run", whole)
+    assert read_progress(last) == (5, 0) and read_progress(before) == (4, 0)
+
+
+def test_checkpoints_that_are_all_damaged_are_one_sentence(config, tmp_path):
     train(config)
-    (tmp_path / "run" / "last.ckpt").write_bytes(b"PK\3\4" + bytes(1000))
+    for name in ("last.ckpt", "previous.ckpt"):
+        (tmp_path / "run" / name).write_bytes(b"PK\3\4" + bytes(1000))
     with pytest.raises(ActionrecError, match="last.ckpt can't be resumed from"):
         train(replace(config, resume="auto"))
 

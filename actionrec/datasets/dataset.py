@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from actionrec.errors import ActionrecError
@@ -42,6 +43,16 @@ class VideoDataset:
     flip: bool = True
     root: Path | None = None
     others: tuple[Path, ...] = ()
+
+    def facts(self) -> dict[str, int | bytes]:
+        """What is the same in every copy of the data set, by name."""
+        videos = [(video.path.name, video.label) for video in self.train + self.val]
+        return {
+            "number of classes": len(self.labels),
+            "number of training videos": len(self.train),
+            "number of validation videos": len(self.val),
+            "names of videos and classes": sha256(repr((self.labels, videos)).encode()).digest(),
+        }
 
 
 def scan_files(

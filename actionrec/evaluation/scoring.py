@@ -21,7 +21,7 @@ from actionrec.errors import ActionrecError, Failure, VideoError
 from actionrec.evaluation.logits import ClipLogits
 from actionrec.models.classifier import ClassifierConfig
 from actionrec.models.inference import InferenceModel
-from actionrec.processes import reader_failures_as_errors
+from actionrec.processes import answer_for_failures, reader_failures_as_errors
 from actionrec.video.clips import ClipReader, VideoClips
 from actionrec.video.decoders import require_decoder
 
@@ -75,6 +75,7 @@ def score_dataset(
         )
     require_decoder(model.clips.decoder)
     videos = EvaluationVideos(dataset.val, model.clips, clips, crops)
+    devices.require_same(dataset.facts())
     # No video is scored twice, so the number of processes changes no accuracy.
     reasons = {failure.video: failure for failure in known_bad}
     paths = [str(video.path) for video in dataset.val]
@@ -84,7 +85,9 @@ def score_dataset(
     with reader_failures_as_errors():
         own_results = score_videos(model, videos, own, workers)
     protocol = describe_protocol(model.config, dataset, clips, crops)
-    return collect(ChainMap(skipped, *devices.gather(own_results)), dataset, model.labels, protocol)
+    with devices.lost_processes_as_errors():
+        results = ChainMap(skipped, *devices.gather(own_results))
+    return collect(results, dataset, model.labels, protocol)
 
 
 def score_videos(
@@ -92,7 +95,12 @@ def score_videos(
 ) -> dict[int, np.ndarray | Failure]:
     """The float32 logits (clips, crops, classes), or the Failure, of the videos at `indices`."""
     # Whole videos are the items: a batch of them would be too large for the network.
-    loader = DataLoader(Subset(videos, indices), batch_size=None, num_workers=workers)
+    loader = DataLoader(
+        Subset(videos, indices),
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=answer_for_failures,
+    )
     progress = track(
         zip(indices, loader, strict=True),
         f"evaluating {len(indices)} videos",

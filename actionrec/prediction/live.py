@@ -100,19 +100,22 @@ def watch(model: InferenceModel, source: str, hop: float | None = None) -> Itera
     """
     newest = NewestFrames(source, model.clips)
     threading.Thread(target=newest.read, name=f"reading {source}", daemon=True).start()
-    while (clip := newest.wait(hop)) is not None:
-        pixels = channels_first(np.stack([frame.pixels for frame in clip]))[None]
-        scores = model.scores(pixels)[0]
-        delay = time.monotonic() - clip[-1].came
-        came = datetime.fromtimestamp(time.time() - delay, UTC)
-        yield LivePrediction(
-            source=source,
-            time=came.isoformat(timespec="milliseconds"),
-            start=round(clip[0].time, 3),
-            end=round(clip[-1].time, 3),
-            delay=round(delay, 3),
-            top=best(scores, model.labels, model.topk),
-        )
+    try:
+        while (clip := newest.wait(hop)) is not None:
+            pixels = channels_first(np.stack([frame.pixels for frame in clip]))[None]
+            scores = model.scores(pixels)[0]
+            delay = time.monotonic() - clip[-1].came
+            came = datetime.fromtimestamp(time.time() - delay, UTC)
+            yield LivePrediction(
+                source=source,
+                time=came.isoformat(timespec="milliseconds"),
+                start=round(clip[0].time, 3),
+                end=round(clip[-1].time, 3),
+                delay=round(delay, 3),
+                top=best(scores, model.labels, model.topk),
+            )
+    finally:
+        newest.closed.set()
 
 
 class NewestFrames:
@@ -121,6 +124,7 @@ class NewestFrames:
     Attributes:
         began: arrival of the source's first frame, in seconds of `time.monotonic`; None before.
         frames: as many as the next clip needs, two at least.
+        closed: set when no more clips are wanted; `read` then ends with the next packet.
     """
 
     def __init__(self, source: str, clips: ClipReader) -> None:
@@ -135,7 +139,9 @@ class NewestFrames:
             self.frames = deque()
             self.seconds = (sampling.length - 1) * sampling.stride / sampling.fps
         self.began: float | None = None
+        self.latest = 0.0  # time of the newest frame
         self.offset = 0.0  # seconds from the stream's clock to the time since the source began
+        self.closed = threading.Event()
         self.changed = threading.Condition()
         self.error: Exception | None = None
         self.ended = False
@@ -185,26 +191,27 @@ class NewestFrames:
             while True:
                 reason = "it ended"
                 try:
-                    for frame, came in decode(self.source):
+                    for frame, came in decode(self.source, self.closed):
                         pause = SHORTEST_WAIT
                         self.add(frame, came)
                 except av.error.ExitError:
                     reason = f"nothing came for {PATIENCE:.0f} s"
                 except av.FFmpegError as error:
                     reason = error.strerror or str(error)
-                if self.began is None:
+                if self.began is None and not self.closed.is_set():
                     raise ActionrecError(
                         f"{self.name} gives no video ({reason}); check that it does elsewhere, "
                         "and that no other program uses it."
                     )
-                if self.source == PIPE:
+                if self.source == PIPE or self.closed.is_set():
                     return
                 with self.changed:
                     self.frames.clear()
                 logger.warning(
                     "%s broke off (%s); it is opened again in %.0f s.", self.source, reason, pause
                 )
-                time.sleep(pause)
+                if self.closed.wait(pause):
+                    return
                 pause = min(2 * pause, LONGEST_WAIT)
         except Exception as error:
             self.error = error
@@ -227,8 +234,10 @@ class NewestFrames:
             before = self.frames[-1].time if self.frames else -np.inf
             if not 0 < taken + self.offset - before < LONGEST_GAP:
                 self.frames.clear()
-                self.offset = came - self.began - taken
-            self.frames.append(Frame(pixels, taken + self.offset, came))
+                # Time never goes back: a source may have been ahead of the clock on the wall.
+                self.offset = max(came - self.began, self.latest) - taken
+            self.latest = taken + self.offset
+            self.frames.append(Frame(pixels, self.latest, came))
             while len(self.frames) > 2 and (
                 self.frames[-1].time - self.frames[1].time >= self.seconds
             ):
@@ -236,11 +245,13 @@ class NewestFrames:
             self.changed.notify()
 
 
-def decode(source: str) -> Iterator[tuple[av.VideoFrame, float]]:
+def decode(
+    source: str, closed: threading.Event | None = None
+) -> Iterator[tuple[av.VideoFrame, float]]:
     """The frames of a source and the arrival of their packets, in seconds of `time.monotonic`.
 
     When packets come faster than they can be decoded, all up to a key frame are dropped, so that
-    the frames are never much older than the newest packet.
+    the frames are never much older than the newest packet. Ends with the source or once `closed`.
 
     Raises:
         ActionrecError: the source has no video.
@@ -251,21 +262,29 @@ def decode(source: str) -> Iterator[tuple[av.VideoFrame, float]]:
         if stream is None:
             raise ActionrecError(f"{source} has no pictures; choose a source of video.")
         backlog = Backlog()
-        behind = warned = False
-        for packet in container.demux(stream):
+        behind_since, warned = np.inf, False
+        packets = container.demux(stream)
+        while True:
+            asked = time.monotonic()
+            packet = next(packets, None)
+            if packet is None or (closed is not None and closed.is_set()):
+                return
             came = time.monotonic()
             if packet.dts is not None:
-                lag = backlog.lag(float(packet.dts * packet.time_base), came)
-                behind = behind or lag > MOST_LAG
-                if behind and not warned:
-                    warned = True
-                    logger.warning(
-                        "%s comes faster than it is decoded; parts are left out.", source
-                    )
-                if behind and not (packet.is_keyframe and lag < MOST_LAG / 2):
-                    continue
-                if behind:
-                    behind = False
+                lag = backlog.lag(float(packet.dts * packet.time_base), came, came - asked)
+                if lag > MOST_LAG:
+                    behind_since = min(behind_since, came)
+                    if not warned:
+                        warned = True
+                        logger.warning(
+                            "%s comes faster than it is decoded; parts are left out.", source
+                        )
+                if behind_since < np.inf:
+                    # There are streams without another key frame.
+                    begins = packet.is_keyframe or came > behind_since + LONGEST_WAIT
+                    if lag > MOST_LAG / 2 or not begins:
+                        continue
+                    behind_since = np.inf
                     stream.codec_context.flush_buffers()
             # A packet may be damaged, or refer to frames from before we tuned in.
             with suppress(av.error.InvalidDataError):
@@ -278,19 +297,23 @@ class Backlog:
     """Measures how far the packets of a source lag behind.
 
     A packet that waited between the source and us was recorded earlier than one that did not: the
-    smallest difference of the two clocks is the one without lag.
+    smallest difference of the two clocks is the one without lag. A packet that we waited for has
+    none, whatever the clocks say: its source is slow, paused, or states a wrong rate.
     """
 
     def __init__(self) -> None:
         self.least = np.inf
         self.before = (-np.inf, -np.inf)
 
-    def lag(self, taken: float, came: float) -> float:
-        """Seconds of lag of a packet that was `taken` and `came`, each in seconds of its clock."""
+    def lag(self, taken: float, came: float, waited: float) -> float:
+        """Seconds of lag of a packet that was `taken` and `came`, each in seconds of its clock,
+        after we had `waited` for it."""
         taken_before, came_before = self.before
         self.before = (taken, came)
-        if not 0 < taken - taken_before < LONGEST_GAP:
-            self.least = np.inf  # another clock, or one that was set anew
+        step = taken - taken_before
+        # Another clock, one that was set anew, or nothing in store.
+        if not 0 < step < LONGEST_GAP or waited > step / 2:
+            self.least = np.inf
         forgotten = CLOCK_DRIFT * (came - came_before)
         self.least = min(self.least + forgotten, came - taken)
         return came - taken - self.least

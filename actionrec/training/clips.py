@@ -2,7 +2,7 @@
 seed and epoch alone, and the middle one of each validation video.
 
 No choice depends on the number of reading or training processes, so that a run can be repeated,
-and stopped and continued, to the bit.
+and stopped and continued, with the same clips.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from actionrec.config import TrainConfig
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.errors import Failure, VideoError
 from actionrec.models.classifier import ClassifierConfig
+from actionrec.processes import answer_for_failures
 from actionrec.signals import outlast_stop_signals
 from actionrec.video.clips import ClipReader
 from actionrec.video.transforms import stack_clips
@@ -134,6 +135,12 @@ def collate(items: list[Sample | Failure]) -> Batch:
     )
 
 
+def begin_reading(worker: int) -> None:
+    """Prepare a process that reads clips."""
+    outlast_stop_signals(worker)
+    answer_for_failures(worker)
+
+
 def loaders(
     config: TrainConfig,
     dataset: VideoDataset,
@@ -148,7 +155,7 @@ def loaders(
         "num_workers": config.workers,
         "collate_fn": collate,
         "persistent_workers": config.workers > 0,
-        "worker_init_fn": outlast_stop_signals,
+        "worker_init_fn": begin_reading,
         "pin_memory": torch.cuda.is_available(),
         # A loader draws a seed from it; from the global generator, dropout would draw otherwise.
         "generator": torch.Generator().manual_seed(config.seed),

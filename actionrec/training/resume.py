@@ -1,10 +1,14 @@
-"""A run's `last.ckpt`: written while it trains and when Ctrl-C or a cluster ends it."""
+"""A run's `last.ckpt`: written while it trains and when Ctrl-C or a cluster ends it.
 
+`previous.ckpt`, the one before it, takes its place where it turns out to be damaged.
+"""
+
+import logging
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
+from zipfile import ZipFile
 
 import pytorch_lightning as lightning
 import torch
@@ -16,6 +20,9 @@ from actionrec.files import replacing
 from actionrec.signals import stop_requests
 from actionrec.training.clips import Progress
 
+log = logging.getLogger(__name__)
+
+PREVIOUS = "previous.ckpt"
 SAVED_EVERY = 600.0  # seconds
 # Several processes must agree on whether to save or stop, which costs a little time.
 STEPS_BETWEEN_AGREEMENTS = 8
@@ -24,8 +31,8 @@ STEPS_BETWEEN_AGREEMENTS = 8
 class Checkpoints(Checkpoint):
     """Keeps `last.ckpt` after every epoch, every ten minutes and when the run is asked to stop.
 
-    The file is always whole and from between two steps: a run that continues from it ends with the
-    very weights of a run that was never stopped.
+    The file is always whole and from between two steps: a run that continues from it makes the
+    same choices as a run that was never stopped, and on a CPU ends with the very same weights.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,6 +84,10 @@ class Checkpoints(Checkpoint):
             if devices.is_first():
                 with replacing(self.path) as temporary:
                     trainer.save_checkpoint(temporary)
+                    # A damaged one must not take the place of the whole one before it.
+                    with suppress(ActionrecError):
+                        read_progress(self.path)
+                        self.path.replace(self.path.with_name(PREVIOUS))
             else:
                 trainer.save_checkpoint(self.path)
         self.saved = time.monotonic()
@@ -92,20 +103,45 @@ class Checkpoints(Checkpoint):
             )
 
 
+def newest_progress(checkpoint: Path) -> tuple[Path | None, Progress | None]:
+    """The newest whole checkpoint of a run, and its progress; None where there is none yet.
+
+    Raises:
+        ActionrecError: every one is damaged or from another version.
+    """
+    errors = []
+    for path in (checkpoint, checkpoint.with_name(PREVIOUS)):
+        try:
+            progress = read_progress(path)
+        except ActionrecError as error:
+            errors += [error] if path.exists() else []
+            continue
+        if path != checkpoint:
+            log.warning("%s is damaged or missing; the run goes on from %s.", checkpoint, path)
+        return path, progress
+    if errors:
+        raise errors[0]
+    return None, None
+
+
 def read_progress(checkpoint: Path) -> Progress:
-    """The progress of the run that wrote this checkpoint.
+    """The progress of the run that wrote this checkpoint, all of whose checksums are right.
 
     Raises:
         ActionrecError: it is damaged or from another version.
     """
     try:
+        with ZipFile(checkpoint) as parts:
+            if damaged := parts.testzip():
+                raise ValueError(f"the checksum of {damaged} is wrong")
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         ours = state["actionrec"]
         if len(ours["epochs"]) != ours["progress"][0]:
             raise ValueError("figures of an epoch are missing")
         return Progress(*ours["progress"])
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, UnpicklingError) as error:
+    # Damage shows itself in a dozen ways.
+    except Exception as error:
         raise ActionrecError(
-            f"{checkpoint} can't be resumed from ({type(error).__name__}); delete it to begin the "
-            "run anew, or choose another --output."
+            f"{checkpoint} can't be resumed from ({type(error).__name__}), nor from one before it; "
+            "choose another --output, or delete the folder's *.ckpt to begin the run anew."
         ) from error

@@ -3,8 +3,8 @@
 A run's folder holds `config.yaml` (repeats the run), `model.safetensors` (the best epoch by
 clip-level Top-1 on the validation videos), `last.safetensors` (the last epoch), `results.json`
 (both epochs' figures), `report.html` (curves, confusion matrix, classes; at the end), `last.ckpt`
-(to resume from), `logs/` (CSV, and TensorBoard where that is installed) and, where videos could
-not be read, `bad_videos.json`.
+(to resume from) and `previous.ckpt` (the one before it), `logs/` (CSV, and TensorBoard where that
+is installed) and, where videos could not be read, `bad_videos.json`.
 """
 
 import json
@@ -20,8 +20,9 @@ from typing import Any
 import pytorch_lightning as lightning
 import torch
 import yaml
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import LambdaCallback, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from actionrec import devices
@@ -39,7 +40,7 @@ from actionrec.training.clips import loaders
 from actionrec.training.module import Training
 from actionrec.training.precision import LIGHTNING_PRECISION, resolved_precision
 from actionrec.training.report import write_training_report
-from actionrec.training.resume import Checkpoints, read_progress
+from actionrec.training.resume import Checkpoints, newest_progress
 from actionrec.video.decoders import require_decoder
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 
 # A run may be continued with other values of these: they change its result by roundings only.
 MAY_DIFFER = ("resume", "workers", "devices", "nodes")
+# Machines that train together may differ in these.
+OF_A_MACHINE = ("root", "output", "workers", "resume", "decoder")
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -61,13 +64,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
         ActionrecError: data or weights can't be used, or too many videos are unreadable.
     """
     quiet_lightning()
+    devices.expect(config.devices * config.nodes)
     config = resolve(config)
     output, checkpoint = Path(config.output), Path(config.output, "last.ckpt")
     if devices.is_first():
         check_output(config, output)
     else:
         logging.getLogger("actionrec").setLevel(logging.ERROR)
-    resumed = read_progress(checkpoint) if checkpoint.exists() else None
+    resume_from, resumed = newest_progress(checkpoint)
     dataset, damaged = open_training_data(config)
     check_dataset(dataset, config)
     if resumed and resumed.epoch >= config.epochs:
@@ -106,21 +110,29 @@ def _fit(
     training.record_failures(damaged)
     if config.compile:
         model.network.compile()
+    # Another machine may see other files. The processes have met in `setup`.
+    facts = dataset.facts() | {"place to go on from": resumed}
+    settings = asdict(config).items()
+    facts |= {f"setting {key}": value for key, value in settings if key not in OF_A_MACHINE}
+    comparison = LambdaCallback(setup=lambda *_, stage: devices.require_same(facts))
     trainer = build_trainer(
         config,
         max_epochs=config.epochs,
         # Statistics of batches are copied once an epoch, before the validation, not every step.
         strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
         logger=loggers(output),
-        callbacks=[RichProgressBar(console_kwargs={"stderr": True}), Checkpoints(checkpoint)],
+        callbacks=[
+            RichProgressBar(console_kwargs={"stderr": True}),
+            Checkpoints(checkpoint),
+            comparison,
+        ],
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
     resumed = read_progress(checkpoint) if checkpoint.exists() else None
     batches = loaders(config, dataset, model.config, resumed)
     try:
-        with reader_failures_as_errors():
-            resume_from = checkpoint if resumed else None
+        with reader_failures_as_errors(), devices.lost_processes_as_errors():
             trainer.fit(training, *batches, ckpt_path=resume_from, weights_only=True)
     except BaseException as error:
         # The processes that Lightning has started would wait for this one forever.
@@ -300,7 +312,13 @@ def build_classifier(config: TrainConfig, labels: tuple[str, ...]) -> VideoClass
 
 def build_trainer(config: TrainConfig, **options: Any) -> lightning.Trainer:
     """Lightning's trainer for the optimisation, devices and precision of `config`."""
+    alone = None
+    if config.devices * config.nodes == 1:
+        # Lightning, too, would take its rank from the environment, and write nothing but as first.
+        alone = LightningEnvironment()
+        alone.set_global_rank(0)
     return lightning.Trainer(
+        plugins=alone,
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.clip_gradient,
         accelerator="auto",
