@@ -210,7 +210,7 @@ BROKEN: dict[str, tuple[str, Callable[[Sources], bytes]]] = {
     "cut_at_85_percent.avi": ("cut off", lambda s: cut(s["plain.avi"], 0.85)),
     "cut_at_90_percent.avi": ("cut off", lambda s: cut(s["b_frames.avi"], 0.9)),
     "cut_before_the_index.mp4": (UNREADABLE, lambda s: cut(s["h264.mp4"], 0.5)),
-    "cut_behind_the_index.mp4": ("cut off", lambda s: cut(index_first(s["h264.mp4"]), 0.7)),
+    "cut_behind_the_index.mp4": (UNREADABLE, lambda s: cut(index_first(s["h264.mp4"]), 0.7)),
     "cut_at_70_percent.mkv": ("cut off", lambda s: cut(s["h264.mkv"], 0.7)),
     "cut_at_50_percent.webm": ("cut off", lambda s: cut(s["vp9.webm"], 0.5)),
     "hole.wmv": ("cut off", lambda s: hole(s["wmv2.wmv"], len(s["wmv2.wmv"]) // 2, 200)),
@@ -220,8 +220,6 @@ BROKEN: dict[str, tuple[str, Callable[[Sources], bytes]]] = {
     "flipped_header.mkv": (UNREADABLE, lambda s: flipped(s["h264.mkv"], 0, 40)),
     "swapped_halves.avi": ("is damaged", lambda s: swapped_halves(s["plain.avi"])),
     "swapped_halves.mkv": (UNREADABLE, lambda s: swapped_halves(s["h264.mkv"])),
-    "more_frames.avi": ("announces 200 frames", lambda s: more_frames(s["plain.avi"])),
-    "more_seconds.mkv": ("announces 8.0 s", lambda s: more_seconds(s["h264.mkv"])),
     "unknown_codec.avi": ("codec", lambda s: replaced(s["plain.avi"], b"FMP4", b"QQQQ")),
     "unknown_codec.mp4": ("codec", lambda s: replaced(s["h264.mp4"], b"avc1", b"qqqq")),
     "unknown_codec.mkv": ("codec", lambda s: replaced(s["h264.mkv"], b"V_MPEG4", b"V_QQQQQ")),
@@ -234,10 +232,9 @@ SPECIAL: dict[str, tuple[str, Callable[[Path], None]]] = {
     "pipe.avi": ("is not a file", lambda path: os.mkfifo(path)),
     "forbidden.avi": ("may not be read", lambda path: (path.write_bytes(b"RIFF"), path.chmod(0))),
 }
-# Frames can be had from these; that they are wrong is seen only by decoding all of them.
+# Frames can be had from these; that some are damaged is seen only by decoding all of them.
 DAMAGED_INSIDE: dict[str, Callable[[Sources], bytes]] = {
     "damaged_frames.avi": lambda s: damaged_frames(s["large.avi"]),
-    "swapped_times.webm": lambda s: swapped_times(s["vp9.webm"]),
 }
 # Nothing is wrong with these; how many frames each has.
 HEALTHY: dict[str, tuple[int, Callable[[Sources], bytes]]] = {
@@ -251,6 +248,9 @@ HEALTHY: dict[str, tuple[int, Callable[[Sources], bytes]]] = {
     "an_mp4_called.avi": (20, lambda s: s["h264.mp4"]),
     "an_avi_called.mp4": (20, lambda s: s["plain.avi"]),
     "huge_header.avi": (20, lambda s: huge_header(s["plain.avi"])),
+    "more_frames.avi": (20, lambda s: more_frames(s["plain.avi"])),
+    "more_seconds.mkv": (20, lambda s: more_seconds(s["h264.mkv"])),
+    "swapped_times.webm": (20, lambda s: swapped_times(s["vp9.webm"])),
     "zero_length_packets.avi": (17, lambda s: zero_length_packets(s["plain.avi"])),
 }
 
@@ -426,9 +426,10 @@ def sentence(reason: str, path: Path) -> bool:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_no_verb_crashes_and_each_tells_that_something_failed(verb, request):
+def test_no_verb_crashes_and_the_exit_code_tells(verb, request):
     outcome = request.getfixturevalue(verb)
-    assert outcome.bad and outcome.run.returncode == 1
+    # A training that ends well is done: its bad videos, fewer than --max-bad, are a warning.
+    assert outcome.bad and outcome.run.returncode == (0 if "trained" in verb else 1)
     assert "Traceback" not in outcome.run.stderr + outcome.run.stdout
 
 
@@ -460,8 +461,9 @@ def test_a_file_of_which_only_some_frames_are_wrong_is_found_by_the_check(
     name, files, checked, retrained
 ):
     for path in files.named[name]:
-        assert re.search(r"is damaged in \d+ of its 20 frames", checked.bad[str(path)])
-        assert retrained.bad[str(path)] == checked.bad[str(path)]
+        key = path.relative_to(files.root).as_posix()
+        assert re.search(r"make up parts of \d+ of its 20 frames", checked.result["damaged"][key])
+        assert str(path) not in checked.bad and str(path) not in retrained.bad
 
 
 @pytest.mark.parametrize("name", HEALTHY)

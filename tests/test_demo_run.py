@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actionrec.datasets.registry import open_dataset
-from actionrec.evaluation.scoring import ranks
+from actionrec.evaluation.logits import ranks
 from actionrec.models.inference import InferenceModel
 
 

@@ -172,7 +172,7 @@ def test_evaluate_computes_in_float32_unless_told_and_says_what_else(
     assert "precision" not in json.loads(capsys.readouterr().out)["protocol"]
     # The report of one precision doesn't take the place of the other's.
     assert main([*arguments, "--precision=bfloat16"]) == 2
-    assert "whose precision is None and not bfloat16" in capsys.readouterr().err
+    assert "its precision is None, not bfloat16" in capsys.readouterr().err
     arguments[-1] = f"--output={tmp_path / 'other'}"
     assert main([*arguments, "--precision=bfloat16"]) == 0
     assert json.loads(capsys.readouterr().out)["protocol"]["precision"] == "bfloat16"

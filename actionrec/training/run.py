@@ -71,7 +71,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         check_output(config, output)
     else:
         logging.getLogger("actionrec").setLevel(logging.ERROR)
-    resume_from, resumed = newest_progress(checkpoint)
+    _, resumed = newest_progress(checkpoint)
     dataset, damaged = open_training_data(config)
     check_dataset(dataset, config)
     if resumed and resumed.epoch >= config.epochs:
@@ -110,6 +110,7 @@ def _fit(
     training.record_failures(damaged)
     if config.compile:
         model.network.compile()
+    resume_from, resumed = newest_progress(checkpoint)
     # Another machine may see other files. The processes have met in `setup`.
     facts = dataset.facts() | {"place to go on from": resumed}
     settings = asdict(config).items()
@@ -129,7 +130,6 @@ def _fit(
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
-    resumed = read_progress(checkpoint) if checkpoint.exists() else None
     batches = loaders(config, dataset, model.config, resumed)
     try:
         with reader_failures_as_errors(), devices.lost_processes_as_errors():

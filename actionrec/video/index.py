@@ -409,7 +409,8 @@ def _require_whole(path: Path, survey: _Survey) -> None:
             f"{path} has only a part of frame {packets - 1}; it was cut off or is damaged: copy or "
             "download it again."
         )
-    if is_whole(path, survey.container):
+    # What an AVI lists and does not hold is lost in its middle.
+    if is_whole(path, survey.container) and len(survey.chunks) <= packets:
         return
     # A chunk of length 0 says "as before": the header counts it, and FFmpeg passes over it.
     listed = 1 < packets == len(survey.chunks) and (
