@@ -206,10 +206,10 @@ def test_a_bad_video_of_any_process_is_reported_once_and_too_many_stop_all(
     assert stopped.returncode == 1, stopped.stderr
     assert stopped.stderr.count("Training stopped: ") == 1
     tolerant = run(replace(config, max_bad=0.5, output=str(tmp_path / "tolerant")))
-    assert tolerant.returncode == 1, tolerant.stderr
+    assert tolerant.returncode == 0, tolerant.stderr
     report = json.loads((tmp_path / "tolerant" / "bad_videos.json").read_text())
     assert len(report) == 2
-    assert tolerant.stderr.count("left out: ") == 2
+    assert tolerant.stderr.count("left out: /") == 2
 
 
 @pytest.mark.parametrize(

@@ -356,7 +356,7 @@ def test_the_command_writes_a_sheet_and_a_video_that_browsers_play(
         assert len(list(container.decode(stream))) == 8
     before = [path.read_bytes() for path in pictures]
     assert main(["explain", *map(str, flags)]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "is there already" in capsys.readouterr().err
     assert [path.read_bytes() for path in pictures] == before
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in pictures}
 

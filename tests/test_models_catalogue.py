@@ -155,9 +155,8 @@ def published(files, numbers, server, monkeypatch, tmp_path):
 
     publish(files)
     tiny = SimpleNamespace(state_dict=lambda: numbers)
-    with monkeypatch.context() as context:
-        context.setattr(i3d, "I3D", lambda classes: tiny)
-        yield publish
+    monkeypatch.setattr(i3d, "I3D", lambda classes: tiny)
+    return publish
 
 
 def offer(server, name, data):

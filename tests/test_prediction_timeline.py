@@ -270,7 +270,7 @@ def test_what_can_not_work_is_refused_before_anything_is_scored(
         ("must end in", 2, ["--render", tmp_path / "t.avi"]),
         ("hop is 0", 2, ["--hop", 0]),
         ("min_score is 20", 2, ["--min-score", 20]),
-        ("for one video", 2, [video, "--output", tmp_path / "t.srt"]),
+        ("for one video", 2, [tmp_path / "another.avi", "--output", tmp_path / "t.srt"]),
     ):
         assert timeline_command(video, *arguments, "--model", model) == code
         assert words in capsys.readouterr().err

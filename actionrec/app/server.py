@@ -177,6 +177,7 @@ class OnlyThisPage:
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         from starlette.datastructures import Headers, MutableHeaders
+        from starlette.requests import ClientDisconnect
         from starlette.responses import PlainTextResponse
 
         if scope["type"] == "http":
@@ -195,7 +196,8 @@ class OnlyThisPage:
         if not scope["path"].endswith("/upload"):
             await self.app(scope, receive, send_policy)
             return
-        with self.upload():
+        # Nobody is left to hear of an upload that was cut off.
+        with self.upload(), suppress(ClientDisconnect):
             await self.app(scope, receive, send_policy)
 
     @contextmanager

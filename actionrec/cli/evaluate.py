@@ -31,8 +31,7 @@ def evaluate(
 ) -> int:
     """Measure the accuracy of a model on the validation videos of a data set.
 
-    Prints clip-level and video-level Top-1 and Top-5, and the accuracy of every class. A folder or
-    CSV file of your own may hold test videos alone.
+    Prints clip-level and video-level Top-1 and Top-5; your own data may be test videos alone.
 
     Examples:
         actionrec evaluate --model runs/mine/model.safetensors --dataset ucf101 --root UCF-101
