@@ -618,6 +618,7 @@ def test_no_descriptor_is_left_open(encode, tmp_path):
     good = encode(tmp_path / "good.avi", frames=8)
     bad = tmp_path / "bad.avi"
     bad.write_bytes(good.read_bytes()[:-3000])
+    VideoReader(good)  # The cache of indices stays open.
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(100):
         video = VideoReader(good)

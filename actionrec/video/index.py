@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 Access = Literal["count", "skip", "time", "keys"]
 
 # Raise it with every change of what a scan finds, so that files are scanned anew.
-VERSION = 3
+VERSION = 4
 # A file that was changed a moment ago may be changed again without a new size or time.
 SETTLED = 2.0  # seconds
 CACHE = "frame_indices.sqlite"
@@ -306,11 +306,15 @@ def scan(path: Path) -> FrameIndex:
     elif timed and survey.pixels > MOST_PROVEN_PIXELS and not damage:
         frames, access = len(stamps), "keys"
     else:
-        decoded = decode_once(path)
+        # What a decoder makes of an error depends on the frames before it.
+        try:
+            decoded, sound = decode_once(path, strict=True), True
+        except VideoError:
+            decoded, sound = decode_once(path), False
         frames = len(decoded)
         shown = [frame.pts for frame in decoded]
         in_order = None not in shown and all(a < b for a, b in pairwise(shown))
-        if timed and not damage and in_order and shown == stamps:
+        if timed and sound and not damage and in_order and shown == stamps:
             access = "time" if prove_shortcut(path, decoded, sorted(survey.keys)) else "count"
         stamps = shown if in_order else []
         if reports_damage and any(frame.is_corrupt for frame in decoded):

@@ -10,6 +10,7 @@ they believed, and the finding is kept with the file's index.
 
 import zlib
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from actionrec.video.container import opened
 
 # Pictures without the deblocking filter show a missing reference all the same, and cost less.
 FAST = {"skip_loop_filter": "all"}
+STRICT = {"err_detect": "explode"}
 # Every fourth row of the brightness is enough to tell one picture from another.
 ROWS = 4
 
@@ -35,14 +37,14 @@ class Decoded:
     is_corrupt: bool
 
 
-def decode_once(path: Path) -> list[Decoded]:
+def decode_once(path: Path, strict: bool = False) -> list[Decoded]:
     """All frames of a file, decoded from its start.
 
     Raises:
-        VideoError: the file can't be read.
+        VideoError: the file can't be read, or is `strict` and the decoder finds an error in it.
     """
     with opened(path) as (container, stream):
-        stream.codec_context.options = FAST
+        stream.codec_context.options = FAST | STRICT if strict else FAST
         return [_decoded(frame) for frame in container.decode(stream)]
 
 
@@ -59,24 +61,27 @@ def prove_shortcut(path: Path, frames: Sequence[Decoded], keys: Sequence[tuple[i
     """
     stamps = [frame.pts for frame in frames]
     starts = [*(bisect_left(stamps, begin) for begin, _ in keys), len(frames)]
+    runs = list(zip(starts, starts[1:], keys, strict=False))[1:]
+    return all(_gives(path, seek, frames[start:end]) for start, end, (_, seek) in runs)
+
+
+def _gives(path: Path, seek: int, frames: Sequence[Decoded]) -> bool:
+    """Whether a new decoder that begins at the key frame `seek` gives these frames."""
+    expected = deque(frames)
+    # Opened anew: some decoders keep pictures beyond a seek.
     with opened(path) as (container, stream):
         stream.codec_context.options = FAST
-        for start, end, (_, seek) in list(zip(starts, starts[1:], keys, strict=False))[1:]:
-            container.seek(seek, stream=stream, backward=True)
-            expected = iter(frames[start:end])
-            following = next(expected, None)
-            for picture in container.decode(stream):
-                if following is None:
-                    break
-                frame = _decoded(picture)
-                if frame.pts is None or frame.pts < following.pts:
-                    continue
-                if (frame.pts, frame.checksum) != (following.pts, following.checksum):
-                    return False
-                following = next(expected, None)
-            if following is not None:
+        container.seek(seek, stream=stream, backward=True)
+        for picture in container.decode(stream) if expected else ():
+            frame = _decoded(picture)
+            if frame.pts is None or frame.pts < expected[0].pts:
+                continue
+            following = expected.popleft()
+            if (frame.pts, frame.checksum) != (following.pts, following.checksum):
                 return False
-    return True
+            if not expected:
+                return True
+    return not expected
 
 
 def _decoded(frame: av.VideoFrame) -> Decoded:
