@@ -102,7 +102,9 @@ def _fit(
             temporary.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
     parts = trained_parts(model.network)
     table = parts_table(parts, config.freeze_batchnorm)
-    log.info("%s with block %s:\n%s", config.backbone, config.block, table)
+    log.info("%s with block %s:", config.backbone, config.block)
+    for line in table.splitlines():
+        log.info("%s", line)
     several = config.devices * config.nodes > 1
     if config.sync_batchnorm and several:
         devices.synchronise_batchnorm(model.network)
