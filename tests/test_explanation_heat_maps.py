@@ -221,8 +221,8 @@ def test_the_clip_with_the_highest_score_of_the_class_is_shown(video):
             scores[start] = model.scores(clips)[0, "abc".index(label)]
         best = max(scores, key=scores.get)
         assert explanation.score == pytest.approx(scores[best], abs=1e-6)
-        assert (explanation.start, explanation.end) == (best / 25, (best + 8) / 25)
-        np.testing.assert_array_equal(explanation.times, np.arange(best, best + 8) / 25)
+        assert (explanation.start, explanation.end) == pytest.approx((best / 25, (best + 8) / 25))
+        np.testing.assert_allclose(explanation.times, np.arange(best, best + 8) / 25)
         np.testing.assert_array_equal(explanation.frames, reader.read(range(best, best + 8)))
 
 

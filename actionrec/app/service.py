@@ -177,7 +177,7 @@ def explain_best_clip(
     label = timeline.top[0].label
     tops = [{entry.label: entry.score for entry in clip.top} for clip in timeline.clips]
     best = int(np.argmax([top.get(label, 0.0) for top in tops]))
-    start = window_starts(recognizer, video)[best] / video.fps
+    start = video.clock()(window_starts(recognizer, video)[best])
     return recognizer.explain(video.path, label=label, start=start)
 
 

@@ -44,7 +44,8 @@ class Clip:
     @property
     def seconds(self) -> tuple[float, float]:
         """Start and end."""
-        return self.indices[0] / self.video.fps, (self.indices[-1] + 1) / self.video.fps
+        clock = self.video.clock()
+        return clock(self.indices[0]), clock(self.indices[-1] + 1)
 
     @property
     def square(self) -> Crop:
@@ -106,7 +107,7 @@ class Clip:
             column = in_width.nearest(_rescaled(x - left, scale), columns)
         near = [f for f in range(len(self.indices)) if in_time.nearest(f, steps) == step]
         frames = range(near[0], near[-1] + 1)
-        seconds = self.indices[frame] / self.video.fps
+        seconds = self.video.clock()(self.indices[frame])
         return Point(x, y, seconds, frame, (step, row, column), frames)
 
     def interpolate(self, values: np.ndarray, grid: Grid, shape: Sequence[int]) -> np.ndarray:
@@ -138,9 +139,9 @@ def candidate_clips(
     """
     video = open_video(path, reader.decoder)
     for seconds in (start, at):
-        if seconds is not None and not 0 <= seconds < len(video) / video.fps:
+        if seconds is not None and not 0 <= seconds < video.times[-1]:
             raise UsageError(
-                f"{seconds:g} s is not in {video.path}, which lasts {len(video) / video.fps:.2f} s."
+                f"{seconds:g} s is not in {video.path}, which lasts {video.times[-1]:.2f} s."
             )
     sampling = reader.sampling.at(video.fps)
     if start is None and at is None:
@@ -156,7 +157,8 @@ def candidate_clips(
 def frame_index(video: VideoReader, seconds: float) -> int:
     """The frame that the video shows at a time."""
     # 0.28 s of a video of 25 frames a second is frame 7, but 0.28 * 25 is below 7.
-    return math.floor(seconds * video.fps + 1e-6)
+    found = np.searchsorted(video.times, seconds + 1e-6, side="right") - 1
+    return min(max(int(found), 0), len(video) - 1)
 
 
 def _rescaled(pixels: np.ndarray | int, scale: float) -> np.ndarray | float:

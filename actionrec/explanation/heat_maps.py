@@ -175,7 +175,7 @@ def explain_video(
         start=clip.seconds[0],
         end=clip.seconds[1],
         fps=video.fps / config.sampling.at(video.fps).stride,
-        times=np.array(clip.indices) / video.fps,
+        times=video.times[np.array(clip.indices)],
         frames=frames,
         size=video.size,
         seen=clip.scaled_square(frames.shape[1:3]),
