@@ -8,6 +8,7 @@ import sys
 import pytest
 import requests
 from local_server import serving
+from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
 from actionrec.models import package_index
 from actionrec.models.package_index import PackageIndexes, pip_settings
@@ -131,7 +132,7 @@ def test_indexes_come_from_pip_then_uv_then_the_public_default(settings, monkeyp
     settings |= {"index-url": "https://main/simple/", "extra-index-url": "https://extra/simple"}
     assert PackageIndexes().indexes == ["https://main/simple", "https://extra/simple"]
     settings.clear()
-    assert PackageIndexes().indexes == ["https://pypi.org/simple"]
+    assert PackageIndexes().indexes == [PYPI_SIMPLE_ENDPOINT.rstrip("/")]
     monkeypatch.setenv("UV_DEFAULT_INDEX", "https://uv/simple")
     monkeypatch.setenv("UV_INDEX", "company=https://company/simple")
     assert PackageIndexes().indexes == ["https://uv/simple", "https://company/simple"]
