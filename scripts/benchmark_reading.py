@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 
 from actionrec.config import TrainConfig
 from actionrec.datasets.dataset import LabelledVideo
-from actionrec.files import videos_below
+from actionrec.files import scan
 from actionrec.training.clips import EpochSampler, TrainingClips, collate
 from actionrec.video.clips import ClipReader
 from actionrec.video.index import opened
@@ -213,7 +213,7 @@ def main() -> None:
         if options.videos is None:
             paths = make_videos(Path(made), 12)
         else:
-            paths = videos_below(options.videos) if options.videos.is_dir() else [options.videos]
+            paths = scan(options.videos).videos if options.videos.is_dir() else [options.videos]
         generator = np.random.default_rng(0)
         random, uniform = [], []
         for round in range(options.rounds):
