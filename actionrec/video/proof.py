@@ -18,6 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from actionrec.errors import VideoError
 from actionrec.video.container import opened
 
 # Pictures without the deblocking filter show a missing reference all the same, and cost less.
@@ -55,14 +56,15 @@ def prove_shortcut(path: Path, frames: Sequence[Decoded], keys: Sequence[tuple[i
         path: The file.
         frames: All of its frames, with stamps that increase.
         keys: The stamp of each key frame and the time to seek it by, in order.
-
-    Raises:
-        VideoError: the file can't be read.
     """
     stamps = [frame.pts for frame in frames]
     starts = [*(bisect_left(stamps, begin) for begin, _ in keys), len(frames)]
     runs = list(zip(starts, starts[1:], keys, strict=False))[1:]
-    return all(_gives(path, seek, frames[start:end]) for start, end, (_, seek) in runs)
+    try:
+        return all(_gives(path, seek, frames[start:end]) for start, end, (_, seek) in runs)
+    # The file can be read from its start, as `frames` shows.
+    except VideoError:
+        return False
 
 
 def _gives(path: Path, seek: int, frames: Sequence[Decoded]) -> bool:
