@@ -16,7 +16,6 @@ from jsonargparse.typing import (
     ClosedUnitInterval,
     NonNegativeFloat,
     NonNegativeInt,
-    OpenUnitInterval,
     PositiveFloat,
     PositiveInt,
     restricted_number_type,
@@ -25,14 +24,16 @@ from jsonargparse.typing import (
 from actionrec.datasets.registry import DATASETS
 from actionrec.errors import UsageError
 from actionrec.models.registry import BACKBONES, BLOCKS, PrecisionName
+from actionrec.recipes import RECIPES
 
 BackboneName = Literal[*BACKBONES]
 BlockName = Literal["none", *BLOCKS]
-TrainFromName = Literal["all", "stage2", "stage3", "stage4", "stage5", "block"]
+TrainFromName = Literal["all", "stage2", "stage3", "stage4", "stage5", "block", "head"]
 DecoderName = Literal["pyav", "decord", "torchcodec"]
 AugmentName = Literal["none", "color", "randaugment"]
 MixName = Literal["none", "mixup", "cutmix", "both"]
 DatasetName = Literal[*DATASETS]
+RecipeName = Literal["auto", *RECIPES]
 
 Below1 = restricted_number_type("Below1", float, [(">=", 0), ("<", 1)])
 Area = restricted_number_type("Area", float, [(">", 0), ("<=", 1)])
@@ -42,18 +43,22 @@ Area = restricted_number_type("Area", float, [(">", 0), ("<=", 1)])
 class TrainConfig:
     """Settings of a training run.
 
-    By default, clips, learning rate, SGD and epochs are those that the paper states; batch size,
-    scale jitter and flips, of which it states nothing, are ours.
+    A setting that is None is filled in before the training, by the recipe, the data set or the
+    machine. In the recipe "paper" clips, learning rate, SGD and epochs are those that the paper
+    states; batch size, scale jitter and flips, of which it states nothing, are ours.
 
     Args:
         dataset: Name of the data set, from `actionrec data list`.
         root: Folder of the data set, or the CSV file; the demo data set generates its own.
         split: 1, 2, 3 or paper for ucf101; 1 to 3 for hmdb51; the fold, 1 to 5, for a CSV file
             without a split column.
+        recipe: Values of the settings marked (recipe) that are not given: paper, small for few
+            videos, or auto, which is paper for the public data sets and chosen by the number of
+            videos for others.
         backbone: Network.
         weights: Initial weights: kinetics400 (downloaded once), none, or a file: a model of
             actionrec, Hara's .pth for r3d50, PyTorchVideo's .pyth for i3d_r50.
-        block: Type of nonlocal block.
+        block: Type of nonlocal block (recipe).
         stages: Stages with a block before their last unit, such as 3 4.
         blocks_per_stage: Number of blocks in each stage, before its last units.
         reduction: Factor by which the block reduces the channels: 1, 2, 4 or 8.
@@ -61,43 +66,47 @@ class TrainConfig:
         groups: Number of channel groups (cgnl).
         passes: Number of passes through the block with the same weights (cc).
         units: Number of filters in a block that share one affinity.
-        clip_length: Frames of a clip.
-        stride: Distance between two frames of a clip, in frames.
+        clip_length: Frames of a clip (recipe).
+        stride: Distance between two frames of a clip, in frames (recipe).
         fps: Frame rate to which the stride refers, such as 25, for videos of different rates; by
-            default the stride refers to the rate of each video.
+            default the stride refers to the rate of each video (recipe).
         short_side: Short side of a frame before the crop, in pixels; training draws it between this
             value and 1.25 times as much.
         crop: Side of the square input of the network, in pixels.
-        gamma: Exponent of the pixel values in [0, 1]; 0.4 brightens videos filmed in the dark.
+        gamma: Exponent of the pixel values in [0, 1]; 0.4 brightens videos filmed in the dark
+            (recipe).
         crop_area: Least and largest share of the frame in a training crop, such as 0.3 1, with
             sides of 3:4 to 4:3 (Inception); by default square crops after short_side.
         augment: Augmentation of training clips: color jitters brightness, contrast, saturation and
-            hue; randaugment applies two random operations to a clip.
+            hue; randaugment applies two random operations to a clip (recipe).
         mix: Mixture of the clips and labels in a batch: mixup blends two clips, cutmix pastes a
             part of one into another, both chooses at random.
         flip: Mirror half of the training clips; by default only if no class is the mirror image of
             another.
-        train_from: Trained part: all, everything from a stage on (stage4), or only the nonlocal
-            blocks and the head (block); the rest keeps its weights and statistics.
-        epochs: Passes over the training videos.
-        batch_size: Clips of one step, on all devices together.
+        train_from: Trained part: all, everything from a stage on (stage4), only the nonlocal blocks
+            and the head (block), or only the head (head), which is then fitted to the features
+            of the frozen network in seconds; the rest keeps its weights and statistics (recipe).
+        epochs: Passes over the training videos (recipe).
+        batch_size: Clips of one step, on all devices together (recipe).
         accumulate: Number of batches whose gradients are added for one step.
         clip_gradient: Largest norm of the gradient.
         label_smoothing: Share of the label that is spread over all classes.
-        lr: Learning rate of the first epochs.
+        lr: Learning rate of the first epochs (recipe).
         lr_for_batch: Batch size to which lr refers, such as 16; lr is scaled in proportion to
             batch_size times accumulate (Goyal et al. 2017).
-        warmup: Epochs in which the learning rate rises to lr, in equal steps.
-        schedule: Course of the learning rate: step, or cosine to 0 at the end of the last epoch.
+        lr_new: Factor of the learning rate of new layers: head and nonlocal blocks (recipe).
+        warmup: Epochs in which the learning rate rises to lr, in equal steps (recipe).
+        schedule: Course of the learning rate: step, or cosine to 0 at the end of the last epoch
+            (recipe).
         lr_step: Epochs between divisions of the learning rate by 10; by default two fifths of all
             epochs, as in the paper (40 of 100).
         momentum: Momentum of SGD.
         weight_decay: Weight decay of SGD.
         freeze_batchnorm: Keep the pretrained statistics of the backbone's batch normalisation;
-            helps with small batches.
+            helps with small batches (recipe).
         sync_batchnorm: Normalise over the clips of all devices.
-        ema: Decay of a moving average of the weights, such as 0.999, or 0.99 for short runs; the
-            average is validated and saved.
+        ema: Decay of a moving average of the weights, such as 0.999, or 0.99 for short runs, which
+            is then validated and saved; 0 for none (recipe).
         precision: Numbers of the forward and backward pass, the weights stay float32; auto is
             bfloat16 on a GPU that has it, else float32. A CPU with bfloat16 is faster with it, too.
         compile: Compile the network with torch.compile: faster on a GPU after a slow first step.
@@ -114,9 +123,10 @@ class TrainConfig:
     dataset: DatasetName
     root: str | None = None
     split: str = "1"
+    recipe: RecipeName = "auto"
     backbone: BackboneName = "i3d"
     weights: str = "kinetics400"
-    block: BlockName = "snl"
+    block: BlockName | None = None
     stages: list[PositiveInt] = field(default_factory=lambda: [4])
     blocks_per_stage: PositiveInt = 1
     reduction: PositiveInt = 2
@@ -124,32 +134,33 @@ class TrainConfig:
     groups: PositiveInt | None = None
     passes: PositiveInt | None = None
     units: PositiveInt = 1
-    clip_length: PositiveInt = 16
-    stride: PositiveInt = 1
+    clip_length: PositiveInt | None = None
+    stride: PositiveInt | None = None
     fps: PositiveFloat | None = None
     short_side: PositiveInt = 128
     crop: PositiveInt = 124
-    gamma: PositiveFloat = 1.0
+    gamma: PositiveFloat | None = None
     crop_area: list[Area] | None = None
-    augment: AugmentName = "none"
+    augment: AugmentName | None = None
     mix: MixName = "none"
     flip: bool | None = None
-    train_from: TrainFromName = "all"
-    epochs: PositiveInt = 100
-    batch_size: PositiveInt = 16
+    train_from: TrainFromName | None = None
+    epochs: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
     accumulate: PositiveInt = 1
     clip_gradient: PositiveFloat | None = None
     label_smoothing: Below1 = 0.0
-    lr: PositiveFloat = 0.01
+    lr: PositiveFloat | None = None
     lr_for_batch: PositiveInt | None = None
-    warmup: NonNegativeInt = 0
-    schedule: Literal["step", "cosine"] = "step"
+    lr_new: PositiveFloat | None = None
+    warmup: NonNegativeInt | None = None
+    schedule: Literal["step", "cosine"] | None = None
     lr_step: PositiveInt | None = None
     momentum: Below1 = 0.9
     weight_decay: NonNegativeFloat = 1e-4
-    freeze_batchnorm: bool = False
+    freeze_batchnorm: bool | None = None
     sync_batchnorm: bool = False
-    ema: OpenUnitInterval | None = None
+    ema: Below1 | None = None
     precision: Literal[PrecisionName, "float16"] = "auto"
     compile: bool = False
     devices: PositiveInt = 1

@@ -111,10 +111,12 @@ def model(tmp_path_factory, small_recognizer):
 def small_training(class_folders):
     """Settings of a training that takes a second."""
     from actionrec.config import TrainConfig
+    from actionrec.training.run import fill_in
 
-    return TrainConfig(
+    config = TrainConfig(
         dataset="folder",
         root=str(class_folders),
+        recipe="paper",
         backbone="c3d_small",
         weights="none",
         clip_length=8,
@@ -124,6 +126,7 @@ def small_training(class_folders):
         batch_size=4,
         workers=0,
     )
+    return fill_in(config)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from actionrec.config import TrainConfig
+from actionrec.training.run import fill_in
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "table7.py"
 if not SCRIPT.exists():
@@ -214,7 +215,7 @@ def gathered(table7, tmp_path):
     """The table of made-up results, written into a folder."""
     runs = []
     for (row, seed), figures in MADE_UP.items():
-        config = TrainConfig("demo", output=str(tmp_path / f"{row}-seed{seed}"), epochs=7)
+        config = fill_in(TrainConfig("demo", output=str(tmp_path / f"{row}-seed{seed}"), epochs=7))
         run = table7.Run(row, None, seed, config, (), clips=10, crops=3)
         runs.append(run)
         if figures:

@@ -26,6 +26,7 @@ from actionrec.training.report import (
     wilson_interval,
     write_training_report,
 )
+from actionrec.training.run import fill_in
 
 LABELS = ["jump", "run", "sit", "stand", "throw", "walk"]
 TRUTHS = np.array([0, 0, 0, 1, 1, 2, 2, 3, 4, 5])
@@ -104,7 +105,7 @@ def write(tmp_path):
                 "last": epochs[-1],
             }.items()
         }
-        config = asdict(TrainConfig(**settings))
+        config = asdict(fill_in(TrainConfig(**{"recipe": "paper"} | settings)))
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         (tmp_path / "results.json").write_text(json.dumps(results))
         if bad is not None:
@@ -224,6 +225,7 @@ def test_settings_other_than_the_defaults_come_first_beside_them(write):
     assert changed == [
         ["dataset", "folder", "–"],
         ["root", "videos", "–"],
+        ["recipe", "paper", "auto"],
         ["stages", "3 4", "4"],
         ["epochs", "3", "100"],
         ["lr", "0.3", "0.01"],
@@ -232,7 +234,7 @@ def test_settings_other_than_the_defaults_come_first_beside_them(write):
     others = page.text.split(" Defaults ")[1]
     names = {item.split(":")[0].strip() for item in others.split(";")}
     assert names | {row[0] for row in changed} == set(asdict(TrainConfig(dataset="folder")))
-    assert "momentum: 0.9;" in others and "fps: –;" in others
+    assert "momentum: 0.9;" in others and "crop_area: –;" in others
 
 
 def test_bad_videos_are_listed_where_there_are_any(write):

@@ -7,12 +7,14 @@ from actionrec.config import TrainConfig
 def train(config: TrainConfig) -> int:
     """Train a video classifier.
 
-    The defaults are what the paper states for UCF-101; batch size, jitter and flips are ours.
+    For UCF-101 the defaults are those that the paper states; batch size, jitter and flips are ours.
+    For few videos of your own they are those of a measured recipe, which is told.
 
     Examples:
         actionrec train --config demo.yaml
         actionrec train --dataset ucf101 --root UCF-101 --split 1
-        actionrec train --dataset folder --root my_videos --freeze-batchnorm true --epochs 24
+        actionrec train --dataset folder --root my_videos
+        actionrec train --dataset folder --root my_videos --train-from head
         actionrec train --config runs/mine/config.yaml --output runs/again
     """
     from actionrec.devices import is_first
@@ -22,11 +24,13 @@ def train(config: TrainConfig) -> int:
     if not is_first():
         return 0
     output = results["output"]
-    for name in ("best", "last"):
+    head_alone = "cross_validation" in results
+    for name in ("last",) if head_alone else ("best", "last"):
         result = results[name]
         clip = result["clip"]
+        title = "fitted head" if head_alone else f"{name} epoch ({result['epoch']})"
         print(
-            f"{name} epoch ({result['epoch']}): clip-level Top-1 {clip['top1']:.1%}, "
+            f"{title}: clip-level Top-1 {clip['top1']:.1%}, "
             f"Top-5 {clip['top5']:.1%}, one clip of each of {clip['n']} validation videos"
         )
     print(f"model: {output}/model.safetensors")

@@ -14,14 +14,14 @@ import io
 import logging
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from unicodedata import normalize
 
-from actionrec.datasets.dataset import LabelledVideo, VideoDataset
+from actionrec.datasets.dataset import LabelledVideo, VideoDataset, deal_groups
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
 
@@ -244,38 +244,17 @@ def _divide_by_fold(path: Path, rows: list[Row], fold: int) -> tuple[list[Row], 
             "(the recording that a clip was cut from), because a random division would put "
             "clips of one recording on both sides."
         )
-    fold_of = _deal_groups(rows)
-    if len(fold_of) < len(FOLDS):
+    groups = [_group_of(row) for row in rows]
+    known = len(set(groups) - {None})
+    if known < len(FOLDS):
         raise ActionrecError(
-            f"{path} has {len(fold_of)} known groups, too few for {len(FOLDS)} folds; add a split "
+            f"{path} has {known} known groups, too few for {len(FOLDS)} folds; add a split "
             "column (train, val) that keeps each group on one side."
         )
-    val = [row for row in rows if fold_of.get(_group_of(row)) == fold]
-    train = [row for row in rows if fold_of.get(_group_of(row)) != fold]
+    folds = deal_groups(groups, [row["label"] for row in rows], len(FOLDS))
+    val = [row for row, its in zip(rows, folds, strict=True) if its == fold]
+    train = [row for row, its in zip(rows, folds, strict=True) if its != fold]
     return train, val
-
-
-def _deal_groups(rows: list[Row]) -> dict[str | None, int]:
-    """Return the fold of every known group.
-
-    Largest group first, each goes to the fold with the least of its labels and videos so far, both
-    counted as shares of their totals.
-    """
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in rows:
-        if group := _group_of(row):
-            counts[group].update([f"label {row['label']}", "videos"])
-    totals = sum(counts.values(), Counter())
-    folds = [Counter[str]() for _ in FOLDS]
-    fold_of: dict[str | None, int] = {}
-    for group in sorted(counts, key=lambda group: (-counts[group]["videos"], group)):
-        cost = [
-            sum(fold[name] * count / totals[name] ** 2 for name, count in counts[group].items())
-            for fold in folds
-        ]
-        fold_of[group] = cost.index(min(cost))
-        folds[fold_of[group]].update(counts[group])
-    return fold_of
 
 
 def _check_files(path: Path, rows: list[Row]) -> None:

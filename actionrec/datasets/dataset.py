@@ -1,6 +1,7 @@
 """Labelled videos to train and to validate on, and the steps that the data sets share."""
 
 import logging
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -145,6 +146,29 @@ def warn_of_missing(
         subset if 2 * found <= expected else "",
         absent_classes(labels, present),
     )
+
+
+def deal_groups(groups: Sequence[str | None], labels: Sequence[str], folds: int) -> list[int]:
+    """The fold, from 0, of each video; -1 where its group is None.
+
+    Largest group first, each goes to the fold with the least of its labels and videos so far, both
+    counted as shares of their totals. The same videos are always dealt alike.
+    """
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for group, label in zip(groups, labels, strict=True):
+        if group is not None:
+            counts[group].update([f"label {label}", "videos"])
+    totals = sum(counts.values(), Counter())
+    dealt = [Counter[str]() for _ in range(folds)]
+    fold_of: dict[str | None, int] = {None: -1}
+    for group in sorted(counts, key=lambda group: (-counts[group]["videos"], group)):
+        cost = [
+            sum(fold[name] * count / totals[name] ** 2 for name, count in counts[group].items())
+            for fold in dealt
+        ]
+        fold_of[group] = cost.index(min(cost))
+        dealt[fold_of[group]].update(counts[group])
+    return [fold_of[group] for group in groups]
 
 
 def absent_classes(labels: tuple[str, ...], present: set[int]) -> str:

@@ -64,13 +64,15 @@ class Backbone(nn.Module):
         return {name: self.units.get_submodule(name).in_channels for name in units[-number:]}
 
     def freeze_before(self, start: str) -> None:
-        """Freeze all units ("block"), or those before a stage ("stage4", say).
+        """Freeze all units ("block"), blocks too ("head"), or the units before a stage ("stage4").
 
         Raises:
             UsageError: the backbone has no such stage.
         """
         first = None
-        if start != "block":
+        if start == "head":
+            self.blocks.requires_grad_(False)
+        elif start != "block":
             first = self.units_of(int(start.removeprefix("stage")))[0]
         for name, unit in self.units.named_children():
             if name == first:

@@ -23,6 +23,7 @@ from actionrec import devices
 from actionrec.config import TrainConfig
 from actionrec.errors import ActionrecError, Failure
 from actionrec.files import replacing
+from actionrec.models.backbone import Backbone
 from actionrec.models.classifier import VideoClassifier
 from actionrec.training.clips import Batch
 from actionrec.training.precision import sound_gradients
@@ -45,7 +46,7 @@ class Training(lightning.LightningModule):
         # Lightning's EMAWeightAveraging has the average in place during the validation only, before
         # the model is saved.
         self.average = None
-        if config.ema is not None:
+        if config.ema:
             average = get_ema_multi_avg_fn(config.ema)
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
             self.average.requires_grad_(False)
@@ -115,11 +116,11 @@ class Training(lightning.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         config = self.config
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         lr = config.lr
         if config.lr_for_batch:
             lr *= config.batch_size * config.accumulate / config.lr_for_batch
-        optimizer = torch.optim.SGD(trained, lr, config.momentum, weight_decay=config.weight_decay)
+        groups = parameter_groups(self.model.network, lr, config.lr_new)
+        optimizer = torch.optim.SGD(groups, lr, config.momentum, weight_decay=config.weight_decay)
         if config.schedule == "cosine":
             falling = CosineAnnealingLR(optimizer, max(1, config.epochs - config.warmup))
         else:
@@ -295,6 +296,17 @@ class Training(lightning.LightningModule):
         self.unreadable = ours["bad"]
         self.unreadable_training = set(ours["bad_for_training"])
         self.epochs = [EpochFigures(**figures) for figures in ours["epochs"]]
+
+
+def parameter_groups(network: Backbone, lr: float, factor: float) -> list[dict[str, Any]]:
+    """The trained parameters; head and nonlocal blocks learn `factor` times as fast as the rest."""
+    pretrained, new = [], []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            is_new = factor != 1 and name.startswith(("head.", "blocks."))
+            (new if is_new else pretrained).append(parameter)
+    groups = {"params": pretrained, "lr": lr}, {"params": new, "lr": lr * factor}
+    return [group for group in groups if group["params"]]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -44,6 +44,9 @@ def resolved_precision(config: TrainConfig) -> str:
         raise UsageError(
             "--compile and --precision bfloat16 go together on a GPU only; leave out one of them."
         )
+    if precision == "auto" and config.train_from == "head" and has_bfloat16(torch.device("cpu")):
+        # Features need no gradients, and prediction computes in bfloat16 as well.
+        return "bfloat16"
     return "float32" if precision == "auto" else precision
 
 

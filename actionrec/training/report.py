@@ -24,6 +24,7 @@ from actionrec.datasets.registry import DATASETS
 from actionrec.evaluation.plots import confusion_matrix_figure, per_class_figure
 from actionrec.files import replacing
 from actionrec.models.complexity import PARTS_HEAD, TrainedPart, parts_rows
+from actionrec.recipes import RECIPES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,6 +72,42 @@ class EpochFigures:
     data_wait: float
 
 
+@dataclass(frozen=True)
+class CrossValidation:
+    """Accuracies of heads that were fitted without the videos they are judged on.
+
+    Attributes:
+        penalties: The penalties that were tried, from the strongest.
+        losses: For each, the mean cross-entropy of a clip.
+        top1: For each, the share of videos that are right, in [0, 1].
+        videos: Number of judged videos.
+        folds: Number of parts.
+        groups: Whether groups of the data set kept recordings on one side.
+    """
+
+    penalties: tuple[float, ...]
+    losses: tuple[float, ...]
+    top1: tuple[float, ...]
+    videos: int
+    folds: int
+    groups: bool
+
+    @property
+    def best(self) -> int:
+        """The position of the penalty with the lowest loss."""
+        return int(np.argmin(self.losses))
+
+    def sentence(self) -> str:
+        """The result in words."""
+        low, high = wilson_interval(round(self.top1[self.best] * self.videos), self.videos)
+        sides = "whole groups" if self.groups else "videos, whose recordings are not known,"
+        return (
+            f"cross-validation, {self.folds} parts of {sides} held out in turn: video-level Top-1 "
+            f"{self.top1[self.best]:.1%} of {self.videos} training videos (95 % interval "
+            f"{low:.1%} to {high:.1%}), with the penalty {self.penalties[self.best]:g}"
+        )
+
+
 def write_training_report(
     folder: Path,
     epochs: Sequence[EpochFigures],
@@ -78,6 +115,7 @@ def write_training_report(
     predictions: np.ndarray,
     labels: Sequence[str],
     parts: Sequence[TrainedPart],
+    cross_validation: CrossValidation | None = None,
 ) -> None:
     """Write `report.html` into a run's folder, beside its `config.yaml` and `results.json`.
 
@@ -88,6 +126,7 @@ def write_training_report(
         predictions: Integers (n,), likewise: the prediction of the last epoch for its middle clip.
         labels: Names of the classes.
         parts: Parts of the network, from `complexity.trained_parts`.
+        cross_validation: That of a head alone, which has no epochs to show.
 
     Raises:
         ActionrecError: the file can't be written.
@@ -98,12 +137,25 @@ def write_training_report(
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     bad_file = folder / "bad_videos.json"
     bad_videos = json.loads(bad_file.read_text(encoding="utf-8")) if bad_file.exists() else []
-    diagnosis = [*diagnose_curves(epochs), *diagnose_classes(truths, predictions, labels)]
+    diagnosis = diagnose_classes(truths, predictions, labels)
+    if config["train_from"] != "head":
+        diagnosis = diagnose_curves(epochs) + diagnosis
     if bad_videos:
         diagnosis.append(f"{counted(len(bad_videos), 'video')} could not be read; listed below.")
     # There is no default data set.
     defaults = asdict(TrainConfig(dataset=config["dataset"])) | {"dataset": None}
+    defaults |= RECIPES[config["recipe"]].settings
     changed = [name for name, value in config.items() if value != defaults.get(name)]
+    if config["train_from"] != "head":
+        curves = {
+            "loss": embedded(loss_figure(epochs, results["best"]["epoch"]), CURVE_DPI),
+            "top1": embedded(top1_figure(epochs, results["best"]["epoch"]), CURVE_DPI),
+            "pace": embedded(pace_figure(epochs), CURVE_DPI),
+        }
+    elif cross_validation:
+        curves = {"penalty": embedded(penalty_figure(cross_validation), CURVE_DPI)}
+    else:
+        curves = {}
     templates = FileSystemLoader(Path(__file__).parent)
     jinja = Environment(
         loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -119,10 +171,9 @@ def write_training_report(
         labels=labels,
         interval=wilson_interval(int(np.sum(truths == predictions)), len(truths)),
         diagnosis=diagnosis,
+        cross_validation=cross_validation,
         plots={
-            "loss": embedded(loss_figure(epochs, results["best"]["epoch"]), CURVE_DPI),
-            "top1": embedded(top1_figure(epochs, results["best"]["epoch"]), CURVE_DPI),
-            "pace": embedded(pace_figure(epochs), CURVE_DPI),
+            **curves,
             "confusion": embedded(confusion_matrix_figure(truths, predictions, labels)),
             "per_class": embedded(per_class_figure(truths, predictions, labels)),
         },
@@ -317,6 +368,17 @@ def pace_figure(epochs: Sequence[EpochFigures]) -> "Figure":
     else:
         axes.set_ylim(0, 1.1 * max(rates) or 1)
     below.set_ylim(0, max(10, 1.1 * max(waits)))
+    return axes.figure
+
+
+def penalty_figure(found: CrossValidation) -> "Figure":
+    """Held-out loss and video-level Top-1 of a head over the penalty of its weights."""
+    axes, below = _axes("held-out loss", "held-out Top-1, %")
+    for each, values in ((axes, found.losses), (below, 100 * np.array(found.top1))):
+        each.plot(found.penalties, values, ".-", markersize=7, color=VALIDATION)
+        each.axvline(found.penalties[found.best], color="#777777", linewidth=1.2, linestyle=":")
+        each.set_xscale("log")
+    below.set_xlabel("penalty; the dotted one was chosen")
     return axes.figure
 
 

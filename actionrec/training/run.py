@@ -36,10 +36,12 @@ from actionrec.models import conversion
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
 from actionrec.models.complexity import parts_table, trained_parts
 from actionrec.processes import reader_failures_as_errors
+from actionrec.recipes import FOR_THE_PAPER, HEAD_ALONE, RECIPES, choose_recipe
 from actionrec.training.clips import loaders
+from actionrec.training.head import train_head
 from actionrec.training.module import Training
 from actionrec.training.precision import LIGHTNING_PRECISION, resolved_precision
-from actionrec.training.report import write_training_report
+from actionrec.training.report import as_flag, write_training_report
 from actionrec.training.resume import Checkpoints, newest_progress
 from actionrec.video.decoders import require_decoder
 from actionrec.video.sampling import ClipSampling
@@ -65,14 +67,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     quiet_lightning()
     devices.expect(config.devices * config.nodes)
-    config = resolve(config)
+    if not devices.is_first():
+        logging.getLogger("actionrec").setLevel(logging.ERROR)
+    dataset, damaged = open_training_data(config)
+    config = resolve(config, dataset)
     output, checkpoint = Path(config.output), Path(config.output, "last.ckpt")
     if devices.is_first():
         check_output(config, output)
-    else:
-        logging.getLogger("actionrec").setLevel(logging.ERROR)
     _, resumed = newest_progress(checkpoint)
-    dataset, damaged = open_training_data(config)
     check_dataset(dataset, config)
     if resumed and resumed.epoch >= config.epochs:
         log.info("%s is finished: nothing is left to train.", output)
@@ -94,7 +96,6 @@ def _fit(
     output: Path,
 ) -> dict[str, Any]:
     """Train `model` in the folder `output`, which no other process writes to."""
-    checkpoint = output / "last.ckpt"
     if devices.is_first():
         # Again, because another training may have come first.
         check_output(config, output)
@@ -105,6 +106,10 @@ def _fit(
     log.info("%s with block %s:", config.backbone, config.block)
     for line in table.splitlines():
         log.info("%s", line)
+    if config.train_from == "head":
+        results, unreadable = train_head(model, config, dataset, damaged, output)
+        return results | {"output": str(output), "bad_videos": unreadable}
+    checkpoint = output / "last.ckpt"
     several = config.devices * config.nodes > 1
     if config.sync_batchnorm and several:
         devices.synchronise_batchnorm(model.network)
@@ -161,13 +166,24 @@ def loggers(output: Path) -> list[Logger]:
     return chosen
 
 
-def resolve(config: TrainConfig) -> TrainConfig:
-    """The settings with everything filled in that they leave to the machine or to each other.
+def resolve(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainConfig:
+    """The settings with everything filled in that they leave to recipe, machine or each other.
+
+    Args:
+        config: The settings as given.
+        dataset: The data set, where it is open already.
 
     Raises:
         UsageError: settings don't fit each other or this machine.
+        ActionrecError: the recipe depends on the data set, and it can't be opened.
     """
+    config = fill_in(config, dataset)
     processes = config.devices * config.nodes
+    if config.train_from == "head" and (config.block != "none" or processes > 1):
+        raise UsageError(
+            "--train-from head fits the head of the pretrained network alone, in one process; "
+            "leave out --block, --devices and --nodes, or train from block."
+        )
     if config.warmup >= config.epochs:
         raise UsageError(
             f"warmup is {config.warmup}; it must be less than the {config.epochs} epochs."
@@ -182,8 +198,32 @@ def resolve(config: TrainConfig) -> TrainConfig:
     if area is not None and (len(area) != 2 or area[0] > area[1]):
         raise UsageError(f"crop_area is {area}; it must be two shares in (0, 1], the least first.")
     require_decoder(config.decoder)
-    output = config.output or f"runs/{config.dataset}-{config.backbone}-{config.block}"
+    name = "head" if config.train_from == "head" else config.block
+    output = config.output or f"runs/{config.dataset}-{config.backbone}-{name}"
     return replace(config, precision=resolved_precision(config), output=output)
+
+
+def fill_in(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainConfig:
+    """The settings with the recipe's values for those that are not given."""
+    name = config.recipe
+    if name == "auto" and config.dataset in FOR_THE_PAPER:
+        name = "paper"
+    elif name == "auto":
+        dataset = dataset or open_dataset(config.dataset, config.root, config.split)
+        name = choose_recipe(len(dataset.train))
+    recipe = RECIPES[name].settings
+    if config.train_from == "head":
+        recipe = recipe | HEAD_ALONE
+    filled = {key: value for key, value in recipe.items() if getattr(config, key) is None}
+    config = replace(config, recipe=name, **filled)
+    if filled:
+        log.info(
+            "recipe %s, for %s: %s",
+            name,
+            RECIPES[name].description,
+            ", ".join(f"{key} {as_flag(value)}" for key, value in filled.items()),
+        )
+    return config
 
 
 def check_output(config: TrainConfig, output: Path) -> None:
@@ -201,7 +241,8 @@ def check_output(config: TrainConfig, output: Path) -> None:
     other = read_yaml(saved) if saved.is_file() else None
     mine = asdict(config)
     # A setting that is newer than the run had the value that is its default now.
-    its = asdict(TrainConfig(config.dataset)) | (other or {})
+    paper = RECIPES["paper"].settings
+    its = asdict(TrainConfig(config.dataset, recipe="paper", **paper)) | (other or {})
     differing = [key for key in mine if key not in MAY_DIFFER and its[key] != mine[key]]
     if config.resume == "never" or other is None or differing:
         why = f" with another {differing[0]}" if other and differing else ""

@@ -1,0 +1,327 @@
+"""The head of a network fitted to its frozen features, in seconds and without a learning rate.
+
+    actionrec train --dataset folder --root my_videos --train-from head
+
+The features of three clips of each video are computed once and kept in the cache folder. The head
+is a multinomial logistic regression; cross-validation over the training videos chooses the strength
+of its L2 penalty, with all videos of a group on one side.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from actionrec.config import TrainConfig
+from actionrec.datasets.check import FileState
+from actionrec.datasets.dataset import LabelledVideo, VideoDataset, deal_groups
+from actionrec.errors import ActionrecError, Failure
+from actionrec.evaluation.scoring import EvaluationVideos
+from actionrec.files import cache_folder, replacing
+from actionrec.models.classifier import VideoClassifier
+from actionrec.models.complexity import trained_parts
+from actionrec.models.inference import InferenceModel
+from actionrec.processes import answer_for_failures, reader_failures_as_errors
+from actionrec.progress import track
+from actionrec.training.module import write_json
+from actionrec.training.report import CrossValidation, EpochFigures, write_training_report
+
+log = logging.getLogger(__name__)
+
+CLIPS = 3
+FOLDS = 5
+# Weights of the penalty for standardised features.
+PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+SAVE_EVERY = 200  # videos
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """Features (n, C) of clips, and the position (n,) of each clip's video in a list of videos."""
+
+    values: np.ndarray
+    videos: np.ndarray
+
+
+def fit_head(
+    head: nn.Linear, features: ClipFeatures, videos: Sequence[LabelledVideo]
+) -> CrossValidation | None:
+    """Fit a head to the features of videos, in place.
+
+    Returns the cross-validation that chose the penalty; None where there are too few groups for
+    one, and the penalty is the middle one of `PENALTIES`.
+    """
+    labels = np.array([video.label for video in videos])[features.videos]
+    found = cross_validate(features, videos, head.out_features)
+    penalty = found.penalties[found.best] if found else PENALTIES[len(PENALTIES) // 2]
+    weight, bias = logistic_regression(features.values, labels, head.out_features, penalty)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+    return found
+
+
+def cross_validate(
+    features: ClipFeatures, videos: Sequence[LabelledVideo], classes: int
+) -> CrossValidation | None:
+    """Try all penalties on parts of the videos; None where a group is alone.
+
+    Videos of an unknown group could be of any recording: if other groups are known, they are
+    fitted to and never judged.
+    """
+    grouped = any(video.group is not None for video in videos)
+    groups = [video.group if grouped else str(position) for position, video in enumerate(videos)]
+    labels = np.array([video.label for video in videos])
+    known = len({group for group in groups if group is not None})
+    folds = min(FOLDS, known)
+    if folds < 2:
+        return None
+    fold_of_video = np.array(deal_groups(groups, list(map(str, labels)), folds))
+    fold, truth = fold_of_video[features.videos], labels[features.videos]
+    losses = np.zeros(len(PENALTIES))
+    hits = np.zeros(len(PENALTIES))
+    judged, judged_clips = int(np.sum(fold_of_video >= 0)), int(np.sum(fold >= 0))
+    for part in range(folds):
+        fitted, held_out = fold != part, fold == part
+        if not held_out.any():
+            continue
+        start = None
+        for index, penalty in enumerate(PENALTIES):
+            weight, bias = start = logistic_regression(
+                features.values[fitted], truth[fitted], classes, penalty, start
+            )
+            logits = torch.from_numpy(features.values[held_out]).double() @ weight.T + bias
+            of = features.videos[held_out]
+            losses[index] += F.cross_entropy(
+                logits, torch.from_numpy(truth[held_out]), reduction="sum"
+            ).item()
+            scores = logits.softmax(dim=1).numpy()
+            for video in np.unique(of):
+                hits[index] += scores[of == video].mean(axis=0).argmax() == labels[video]
+    return CrossValidation(
+        PENALTIES,
+        tuple((losses / judged_clips).tolist()),
+        tuple((hits / judged).tolist()),
+        judged,
+        folds,
+        grouped,
+    )
+
+
+def logistic_regression(
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    penalty: float,
+    start: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights (classes, C) and bias (classes,), float64, of a multinomial logistic regression.
+
+    The minimum of mean cross-entropy + penalty / 2 * ||weights||^2, where the weights are those of
+    features with mean 0 and variance 1 / C; found by L-BFGS from `start`, or from 0.
+    """
+    x = torch.from_numpy(features).double()
+    y = torch.from_numpy(labels)
+    mean, scale = x.mean(dim=0), x.std(dim=0, correction=0) * x.shape[1] ** 0.5
+    # A feature that never changes tells nothing.
+    scale = torch.where(scale > 1e-8, scale, torch.inf)
+    x = (x - mean) / scale
+    weight = torch.zeros(classes, x.shape[1], dtype=torch.float64)
+    bias = torch.zeros(classes, dtype=torch.float64)
+    if start is not None:
+        weight = torch.where(scale.isinf(), 0, start[0] * scale)
+        bias = start[1] + start[0] @ mean
+    weight.requires_grad_()
+    bias.requires_grad_()
+    solver = torch.optim.LBFGS(
+        [weight, bias], max_iter=200, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+    )
+
+    def objective() -> torch.Tensor:
+        solver.zero_grad()
+        loss = F.cross_entropy(x @ weight.T + bias, y) + penalty / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    solver.step(objective)
+    weight = weight.detach() / scale
+    return weight, bias.detach() - weight @ mean
+
+
+@dataclass
+class FeatureCache:
+    """Features of videos in a file of the cache folder, by file, its size and modification time.
+
+    The file's name stands for the weights, sampling, preprocessing and precision: other settings
+    have another file. Nothing is lost but time where it can't be read or written.
+    """
+
+    path: Path
+    known: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, model: InferenceModel) -> "FeatureCache":
+        """The features that are known for a model."""
+        sha256 = hashlib.sha256()
+        for name, tensor in sorted(model.network.state_dict().items()):
+            if not name.startswith("head."):
+                sha256.update(name.encode())
+                sha256.update(tensor.cpu().float().numpy().tobytes())
+        config = asdict(model.config)
+        settings = config["sampling"], config["preprocessing"], model.precision, CLIPS
+        sha256.update(repr(settings).encode())
+        path = cache_folder() / "features" / f"{sha256.hexdigest()[:32]}.safetensors"
+        try:
+            known = load_file(path)
+        except (OSError, SafetensorError):
+            known = {}
+        return cls(path, known)
+
+    @staticmethod
+    def key(video: Path) -> str:
+        """The name of a video's features in the file."""
+        return repr((str(video.absolute()), *FileState.of(video)))
+
+    def save(self) -> None:
+        """Write the file, with the features that another process has added meanwhile."""
+        try:
+            self.known = load_file(self.path) | self.known
+        except (OSError, SafetensorError):
+            pass
+        try:
+            with replacing(self.path) as temporary:
+                save_file(self.known, temporary)
+        except (ActionrecError, SafetensorError) as error:
+            log.warning("Features are not kept for the next time: %s", error)
+
+
+def clip_features(
+    model: InferenceModel, videos: Sequence[LabelledVideo], workers: int
+) -> tuple[ClipFeatures, list[Failure]]:
+    """Features of up to three clips of each video, evenly spread, and the unreadable videos.
+
+    Raises:
+        ActionrecError: a reading process fails.
+    """
+    cache = FeatureCache.of(model)
+    keys = [cache.key(video.path) for video in videos]
+    missing = [position for position, key in enumerate(keys) if key not in cache.known]
+    failures = []
+    if missing:
+        clips = EvaluationVideos([videos[position] for position in missing], model.clips, CLIPS, 1)
+        loader = DataLoader(
+            clips, batch_size=None, num_workers=workers, worker_init_fn=answer_for_failures
+        )
+        with reader_failures_as_errors():
+            for count, (position, item) in enumerate(
+                zip(missing, track(loader, "computing features", len(missing)), strict=True), 1
+            ):
+                if isinstance(item, Failure):
+                    failures.append(item)
+                else:
+                    cache.known[keys[position]] = model.clip_features(item.pixels)
+                if count % SAVE_EVERY == 0 or count == len(missing):
+                    cache.save()
+    found = [
+        (position, cache.known[key]) for position, key in enumerate(keys) if key in cache.known
+    ]
+    if not found:
+        return ClipFeatures(np.empty((0, 0), np.float32), np.empty(0, np.int64)), failures
+    return ClipFeatures(
+        np.concatenate([values for _, values in found]),
+        np.concatenate([np.full(len(values), index) for index, values in found]),
+    ), failures
+
+
+def train_head(
+    model: VideoClassifier,
+    config: TrainConfig,
+    dataset: VideoDataset,
+    damaged: Sequence[Failure],
+    output: Path,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Fit the head of `model` and write the files of a run into the folder `output`.
+
+    Returns the figures of `results.json`, and the unreadable videos with their reasons.
+
+    Raises:
+        ActionrecError: too many videos are unreadable, or a file can't be written.
+    """
+    ready = InferenceModel(model, precision=config.precision, decoder=config.decoder)
+    train, failed = clip_features(ready, dataset.train, config.workers)
+    val, failed_val = clip_features(ready, dataset.val, config.workers)
+    unreadable = [*damaged, *failed, *failed_val]
+    if unreadable:
+        write_json(output / "bad_videos.json", [asdict(failure) for failure in unreadable])
+    if len(failed) > config.max_bad * len(dataset.train):
+        raise ActionrecError(
+            f"{len(failed)} of {len(dataset.train)} training videos could not be read, more than "
+            f"the {config.max_bad:.1%} that --max-bad allows; {output / 'bad_videos.json'} lists "
+            "them and the reasons."
+        )
+    if not len(val.videos):
+        raise ActionrecError(
+            "Not one validation video could be read; see "
+            f"{output / 'bad_videos.json'} for the reasons."
+        )
+    found = fit_head(model.network.head, train, dataset.train)
+    if found:
+        log.info("%s", found.sentence())
+    else:
+        log.warning(
+            "All training videos are of one group: no cross-validation, and the penalty is %g.",
+            PENALTIES[len(PENALTIES) // 2],
+        )
+    head = model.network.head
+    _, train_logits, train_truths = middle_clips(head, train, dataset.train)
+    positions, logits, truths = middle_clips(head, val, dataset.val)
+    hits = (logits.argsort(dim=1, descending=True) == truths[:, None]).double()
+    clip = {
+        "top1": round(hits[:, 0].mean().item(), 6),
+        "top5": round(hits[:, :5].sum(dim=1).mean().item(), 6),
+        "n": len(positions),
+    }
+    result = {"epoch": 1, "clip": clip}
+    results = {"best": result, "last": result, "cross_validation": found and asdict(found)}
+    model.training_record = {"config": asdict(config), "result": result}
+    model.save(output / "last.safetensors")
+    model.save(output / "model.safetensors")
+    write_json(output / "results.json", results)
+    figures = EpochFigures(
+        epoch=1,
+        train_loss=F.cross_entropy(train_logits, train_truths).item(),
+        train_top1=(train_logits.argmax(dim=1) == train_truths).double().mean().item(),
+        val_loss=F.cross_entropy(logits, truths).item(),
+        val_top1=clip["top1"],
+        val_top5=clip["top5"],
+        learning_rate=0.0,
+        data_wait=0.0,
+    )
+    parts = trained_parts(model.network)
+    predictions = logits.argmax(dim=1)
+    write_training_report(
+        output, [figures], truths.numpy(), predictions.numpy(), dataset.labels, parts, found
+    )
+    return results, {failure.video: failure.error for failure in unreadable}
+
+
+def middle_clips(
+    head: nn.Linear, features: ClipFeatures, videos: Sequence[LabelledVideo]
+) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+    """Positions (n,) of the videos with features, logits (n, classes) of their middle clips, and
+    their labels (n,)."""
+    positions, first, counts = np.unique(features.videos, return_index=True, return_counts=True)
+    middle = torch.from_numpy(features.values[first + counts // 2])
+    with torch.no_grad():
+        logits = head(middle)
+    return positions, logits, torch.tensor([videos[position].label for position in positions])
