@@ -355,7 +355,8 @@ def reader_failures_as_errors() -> Iterator[None]:
     ActionrecError."""
     try:
         yield
-    except (RuntimeError, OSError, EOFError) as error:
+    # What a reader raised has its type here too.
+    except Exception as error:
         # A batch that the process had sent before it died is memory that only it can hand over,
         # and the attempt to fetch it fails in one of several ways.
         fetching = "torch.multiprocessing.reductions" in {

@@ -184,6 +184,24 @@ def test_an_address_is_a_sentence(command, model, verb):
     assert "https://example.org/v.mp4 is an address, and remote videos" in run.stderr
 
 
+def test_an_address_in_a_list_of_videos_costs_only_its_own_result(command, encode, model, tmp_path):
+    encode(tmp_path / "v.avi", frames=8)
+    (tmp_path / "videos.txt").write_text("https://example.org/v.mp4\nv.avi\n")
+    words = ["--files-from", "videos.txt", "--model", model, "--format", "json"]
+    run = command("predict", *words, cwd=tmp_path)
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    address, video = json.loads(run.stdout)
+    assert "is an address, and remote videos" in address["error"] and video["top"]
+
+
+def test_a_rendered_video_replaces_no_file(command, encode, model, tmp_path):
+    video = encode(tmp_path / "v.mp4", frames=8)
+    (tmp_path / "drawn.mp4").write_text("precious")
+    run = command("timeline", video, "--model", model, "--render", tmp_path / "drawn.mp4")
+    assert run.returncode == 2 and "drawn.mp4 is there already" in run.stderr
+    assert (tmp_path / "drawn.mp4").read_text() == "precious"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 @pytest.mark.parametrize("seconds", [0.2, 0.5, 1])
 def test_control_c_in_the_first_second_is_a_sentence(model, tmp_path, seconds):

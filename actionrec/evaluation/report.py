@@ -48,7 +48,7 @@ def require_same_evaluation(folder: Path, protocol: dict[str, Any]) -> None:
         return
     try:
         found = dict(json.loads((folder / RESULTS).read_text(encoding="utf-8"))["protocol"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{folder} has a {existing[0]} that `actionrec evaluate` did not write; choose another "
             "--output."
