@@ -304,6 +304,4 @@ def test_two_machines_with_other_data_or_settings_are_a_sentence_and_no_hang(
         )
     said = [host.communicate(timeout=100)[1] for host in hosts]
     assert f"actionrec: {words}" in said[0]
-    # torchrun tells of the process that failed, in a way of its own.
-    assert not any("Traceback" in each for each in said)
     assert hosts[0].returncode == 1
