@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from actionrec.errors import ActionrecError, UsageError
+from actionrec.text import make_logs_visible
 
 Result = TypeVar("Result")
 
@@ -282,6 +283,7 @@ def _state(pid: int) -> tuple[str, float]:
 
 def _work(pipe: Connection, task: _Task, number: int) -> None:
     """The life of a worker, which ends with its parent's."""
+    make_logs_visible()
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -353,7 +355,8 @@ def reader_failures_as_errors() -> Iterator[None]:
     ActionrecError."""
     try:
         yield
-    except (RuntimeError, OSError, EOFError) as error:
+    # What a reader raised has its type here too.
+    except Exception as error:
         # A batch that the process had sent before it died is memory that only it can hand over,
         # and the attempt to fetch it fails in one of several ways.
         fetching = "torch.multiprocessing.reductions" in {
@@ -385,6 +388,7 @@ def answer_for_failures(worker: int) -> None:
     Python's queue drops what it can't send, for want of shared memory or open files, and the
     worker lives on: the other side would wait for ever.
     """
+    make_logs_visible()
     from torch._utils import ExceptionWrapper  # here, because `data check` needs no torch
 
     def answer(queue: Queue, _: Exception, item: tuple[int, object]) -> None:

@@ -10,6 +10,11 @@ from fractions import Fraction
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# The figures of the tests are a CPU's, and processes share it as they can't share one GPU; on a
+# machine with a GPU `ACTIONREC_TESTS=gpu pytest tests/test_models_i3d.py` tests that too.
+if os.environ.get("ACTIONREC_TESTS") != "gpu":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import av
 import numpy as np
 import pytest

@@ -184,6 +184,24 @@ def test_an_address_is_a_sentence(command, model, verb):
     assert "https://example.org/v.mp4 is an address, and remote videos" in run.stderr
 
 
+def test_an_address_in_a_list_of_videos_costs_only_its_own_result(command, encode, model, tmp_path):
+    encode(tmp_path / "v.avi", frames=8)
+    (tmp_path / "videos.txt").write_text("https://example.org/v.mp4\nv.avi\n")
+    words = ["--files-from", "videos.txt", "--model", model, "--format", "json"]
+    run = command("predict", *words, cwd=tmp_path)
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    address, video = json.loads(run.stdout)
+    assert "is an address, and remote videos" in address["error"] and video["top"]
+
+
+def test_a_rendered_video_replaces_no_file(command, encode, model, tmp_path):
+    video = encode(tmp_path / "v.mp4", frames=8)
+    (tmp_path / "drawn.mp4").write_text("precious")
+    run = command("timeline", video, "--model", model, "--render", tmp_path / "drawn.mp4")
+    assert run.returncode == 2 and "drawn.mp4 is there already" in run.stderr
+    assert (tmp_path / "drawn.mp4").read_text() == "precious"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 @pytest.mark.parametrize("seconds", [0.2, 0.5, 1])
 def test_control_c_in_the_first_second_is_a_sentence(model, tmp_path, seconds):
@@ -197,3 +215,39 @@ def test_control_c_in_the_first_second_is_a_sentence(model, tmp_path, seconds):
     process.send_signal(signal.SIGINT)
     errors = process.communicate(timeout=60)[1]
     assert "Traceback" not in errors and "actionrec: " in errors
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+@pytest.mark.parametrize(
+    "place",
+    [
+        # The very first import, and two that PyTorch makes in C and lets fail in silence: without
+        # the first, the training would go on.
+        "not name.startswith('actionrec') and 'actionrec' in sys.modules",
+        "name == 'numpy' and 'torch' in sys.modules",
+        "name == 'numpy._core.overrides' and 'torch' in sys.modules",
+    ],
+)
+def test_control_c_while_a_module_is_imported_is_a_sentence(tmp_path, place):
+    (tmp_path / "sitecustomize.py").write_text(f"""if True:
+        import os, signal, sys
+
+        class Interrupt:
+            def find_spec(self, name, *_):
+                if {place}:
+                    sys.meta_path.remove(self)
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        sys.meta_path.insert(0, Interrupt())
+        signal.signal(signal.SIGINT, signal.default_int_handler)""")
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [sys.executable, "-m", "actionrec", "train", "--dataset", "demo", "--root", tmp_path / "d"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert run.returncode == 130, run.stderr
+    assert run.stderr.startswith("actionrec: interrupted;") and run.stderr.count("\n") == 1

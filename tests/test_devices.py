@@ -219,7 +219,6 @@ def test_a_bad_video_of_any_process_is_reported_once_and_too_many_stop_all(
         ({"devices": 5, "batch_size": 5}, "5 processes can't share 4 videos"),
     ],
 )
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there devices are GPUs")
 def test_processes_that_cannot_share_the_work_are_wrong_usage(config, change, words):
     with pytest.raises(UsageError, match=words):
         train(replace(config, **change))
@@ -232,6 +231,12 @@ def test_processes_that_cannot_share_the_work_are_wrong_usage(config, change, wo
         | {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "1"},
         {"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job"},
         {"LOCAL_RANK": "1"},
+        {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "bash"},
+        # MPI, LSF and a TPU, none of which may speak for a process that was not told so.
+        {"PMI_RANK": "1", "PMI_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
+        | {"LSB_JOBID": "1", "LSB_DJOB_RANKFILE": "/nowhere", "JSM_NAMESPACE_RANK": "1"}
+        | {"JSM_NAMESPACE_SIZE": "2", "JSM_NAMESPACE_LOCAL_RANK": "1", "TPU_WORKER_ID": "1"}
+        | {"PJRT_DEVICE": "TPU", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "9", "NODE_RANK": "1"},
     ],
 )
 def test_a_process_of_many_that_was_not_told_of_the_others_works_alone(
@@ -254,33 +259,49 @@ def test_a_process_of_many_that_was_not_told_of_the_others_works_alone(
     assert json.loads(evaluated.stdout)["video"]["n"] == 4
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate"])
-def test_two_machines_with_other_videos_are_a_sentence_and_no_hang(
-    config, class_folders, small_recognizer, tmp_path, verb
+OTHER_DATA = "Process 0 and process 1 differ in the "
+
+
+@pytest.mark.parametrize(
+    ("verb", "differing", "words"),
+    [
+        ("train", "videos", OTHER_DATA + "number of training videos: 8 and 7;"),
+        ("evaluate", "videos", OTHER_DATA + "number of validation videos: 4 and 3;"),
+        ("train", "classes", OTHER_DATA + "names of videos and classes; give all"),
+        ("train", "epochs", OTHER_DATA + "setting epochs: 3 and 4;"),
+    ],
+)
+def test_two_machines_with_other_data_or_settings_are_a_sentence_and_no_hang(
+    config, class_folders, small_recognizer, tmp_path, verb, differing, words
 ):
-    shutil.copytree(class_folders, tmp_path / "host0")
-    shutil.copytree(class_folders, tmp_path / "host1")
-    side = "train" if verb == "train" else "val"
-    (tmp_path / "host1" / side / "first" / "first0.avi").unlink()
+    roots = [tmp_path / f"host{host}" for host in range(2)]
+    for root in roots:
+        shutil.copytree(class_folders, root)
+    if differing == "videos":
+        (roots[1] / ("train" if verb == "train" else "val") / "first" / "first0.avi").unlink()
+    if differing == "classes":
+        for side in ("train", "val"):
+            (roots[1] / side / "second").rename(roots[1] / side / "third")
     labels = replace(small_recognizer.config, labels=("first", "second", "third"))
     VideoClassifier(labels).save(tmp_path / "model.safetensors")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     hosts = []
-    for host in range(2):
-        root = str(tmp_path / f"host{host}")
+    for host, root in enumerate(roots):
         settings = tmp_path / f"host{host}.yaml"
-        settings.write_text(json.dumps(asdict(replace(config, nodes=2, root=root))))
-        words = ["train", "--config", str(settings)]
+        epochs = 3 + host * (differing == "epochs")
+        own = replace(config, nodes=2, root=str(root), epochs=epochs)
+        settings.write_text(json.dumps(asdict(own)))
+        run = ["train", "--config", str(settings)]
         if verb == "evaluate":
-            words = ["evaluate", "--model", str(tmp_path / "model.safetensors"), "--nodes", "2"]
-            words += ["--dataset", "folder", "--root", root]
+            run = ["evaluate", "--model", str(tmp_path / "model.safetensors"), "--nodes", "2"]
+            run += ["--dataset", "folder", "--root", str(root)]
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
         launcher += ["--node-rank", str(host), "--master-addr", "127.0.0.1"]
-        launcher += ["--master-port", str(port), "-m", "actionrec"]
-        run = [*launcher, *words]
-        hosts.append(subprocess.Popen(run, stderr=subprocess.PIPE, text=True, env=one_thread()))
+        launcher += ["--master-port", str(port), "-m", "actionrec", *run]
+        hosts.append(
+            subprocess.Popen(launcher, stderr=subprocess.PIPE, text=True, env=one_thread())
+        )
     said = [host.communicate(timeout=100)[1] for host in hosts]
-    side = "training videos: 8 and 7" if verb == "train" else "validation videos: 4 and 3"
-    assert f"actionrec: Process 0 and process 1 differ in the number of {side};" in said[0]
+    assert f"actionrec: {words}" in said[0]
     assert hosts[0].returncode == 1

@@ -69,6 +69,20 @@ def test_a_file_system_without_permissions_is_written_to(tmp_path, monkeypatch):
     assert (tmp_path / "result.csv").read_text() == "there"
 
 
+def test_contents_are_synced_before_the_new_name_and_the_folder_after_it(tmp_path, monkeypatch):
+    target, synced, fsync = tmp_path / "a.txt", [], os.fsync
+    target.write_text("old")
+
+    def noting(handle):
+        synced.append((os.fstat(handle).st_ino, target.read_text()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    with replacing(target) as temporary:
+        temporary.write_text("new")
+    assert synced == [(target.stat().st_ino, "old"), (tmp_path.stat().st_ino, "new")]
+
+
 def test_a_link_stays_and_its_file_is_replaced(tmp_path):
     (tmp_path / "link.csv").symlink_to(tmp_path / "disk.csv")
     with replacing(tmp_path / "link.csv") as temporary:

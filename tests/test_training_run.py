@@ -26,8 +26,10 @@ from actionrec.cli.main import main
 from actionrec.config import TrainConfig
 from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, Stopped, UsageError
+from actionrec.evaluation.scoring import EvaluationVideos
 from actionrec.files import exclusive
 from actionrec.models.classifier import ClassifierConfig, VideoClassifier
+from actionrec.models.model_file import read_description
 from actionrec.training.clips import EpochSampler, TrainingClips, collate
 from actionrec.training.module import Training
 from actionrec.training.resume import Checkpoints, read_progress
@@ -129,6 +131,14 @@ def whole(small_training, tmp_path_factory):
     return output
 
 
+@pytest.fixture(scope="module")
+def finished(small_training, tmp_path_factory):
+    """The folder of a finished run of one epoch."""
+    output = tmp_path_factory.mktemp("finished") / "run"
+    train(replace(small_training, output=str(output), epochs=1))
+    return output
+
+
 def stop_at(monkeypatch, epoch, batch, how):
     """Let a run end at a step: by a power cut, or because it was asked to stop."""
     original = Checkpoints.on_train_batch_end
@@ -191,6 +201,25 @@ def test_a_reading_process_that_the_system_kills_is_a_sentence_and_costs_one_epo
             train(replace(longer, workers=1))
     train(replace(longer, resume="auto"))
     assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes don't inherit the patch")
+def test_a_fault_in_a_reading_process_is_a_sentence_and_no_hang(config, model, monkeypatch, capsys):
+    def faulty(*_):
+        raise ZeroDivisionError("by zero")
+
+    for kind in (TrainingClips, EvaluationVideos):
+        monkeypatch.setattr(kind, "__getitem__", faulty)
+    root = Path(config.root)
+    with pytest.raises(
+        ActionrecError, match=r"reads videos failed \(ZeroDivisionError: by zero\);"
+    ):
+        train(replace(config, workers=1))
+    listing = root.parent / "faulty.csv"
+    listing.write_text("path,label\n" + "".join(f"{v},a\n" for v in root.glob("val/*/*.avi")))
+    words = ["--dataset", "csv", "--root", str(listing), "--workers", "1"]
+    assert main(["evaluate", "--model", model, *words]) == 1
+    assert "reads videos failed (ZeroDivisionError: by zero);" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="no way to make /dev/shm small")
@@ -260,6 +289,26 @@ def test_a_finished_run_is_not_trained_again(config, tmp_path, caplog):
     assert again["last"] == first["last"]
     assert "is finished" in caplog.text
     assert (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\x00", b"[]", b"[" * 20_000, b'{"best": 1, "last": 2}', b"null"]
+    + [b'{"best": {"epoch": 1, "clip": {"top1": null}}, "last": 2}'],
+)
+def test_damaged_figures_of_a_finished_run_are_a_sentence(finished, content, capsys):
+    (finished / "results.json").write_bytes(content)
+    words = ["--config", str(finished / "config.yaml"), "--resume", "auto"]
+    assert main(["train", *words]) == 1
+    assert "results.json of the finished run is missing or damaged" in capsys.readouterr().err
+    root = yaml.safe_load((finished / "config.yaml").read_text())["root"]
+    words = ["--model", str(finished), "--dataset", "folder", "--root", root, "--clips", "1"]
+    assert main(["evaluate", *words, "--workers", "0"]) == 0
+    assert main(["evaluate", *words, "--workers", "0", "--output", str(finished)]) == 2
+    assert "results.json that `actionrec evaluate` did not write" in capsys.readouterr().err
+    assert (finished / "results.json").read_bytes() == content
+    assert main(["compare", *[str(finished / "results.json")] * 2]) == 1
+    assert "is not a file of logits" in capsys.readouterr().err
 
 
 def test_a_run_of_a_version_with_fewer_settings_is_still_the_same_run(config, tmp_path):
@@ -649,9 +698,22 @@ def test_bad_validation_videos_are_reported_but_do_not_stop_the_training(
     assert results["last"]["clip"]["n"] == 4
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_the_names_of_the_videos(config):
-    with pytest.raises(ActionrecError, match=r"the loss of .*\.avi.* is (nan|inf)"):
+def test_a_training_that_diverges_is_a_sentence_and_saves_no_broken_model(config, tmp_path):
+    with pytest.raises(
+        ActionrecError,
+        match=r"diverged in epoch 1, step 2: the loss of .*\.avi.* is (nan|inf); no model is saved",
+    ):
         train(replace(config, lr=1e30))
+    # The second epoch's one step is finite; what it leaves answers NaN, and Top-1 is one half.
+    config = replace(config, lr=1e3, batch_size=8, epochs=3, output=str(tmp_path / "later"))
+    with pytest.raises(
+        ActionrecError, match="in epoch 2, its validation: the loss is nan; the model of epoch 1 is"
+    ):
+        train(config)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    for name in ("model", "last"):
+        description = read_description(tmp_path / "later" / f"{name}.safetensors")
+        assert description["training"]["result"]["epoch"] == 1
 
 
 def test_fine_tuning_starts_from_a_model_file(config, tmp_path, caplog):

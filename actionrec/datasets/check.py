@@ -35,6 +35,7 @@ from actionrec.datasets.registry import dataset_kind, open_dataset
 from actionrec.errors import ActionrecError, Failure
 from actionrec.files import replacing
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
+from actionrec.text import json_text
 from actionrec.video.reader import VideoReader
 
 logger = logging.getLogger("actionrec")
@@ -107,7 +108,7 @@ class Report:
     def save(self, path: Path) -> None:
         """Write the report; an ActionrecError where the folder can't be written."""
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self.to_json()), encoding="utf-8")
+            temporary.write_text(json_text(self.to_json()), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Report | None":

@@ -23,6 +23,7 @@ from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.datasets.ucf101 import side_of_group
 from actionrec.errors import ActionrecError
 from actionrec.files import cache_folder, replacing
+from actionrec.text import json_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,7 +128,7 @@ def _version_of(root: Path) -> int | None:
 
 def _write_marker(root: Path, version: int) -> None:
     with replacing(root / MARKER) as temporary:
-        temporary.write_text(json.dumps({"version": version}), encoding="utf-8")
+        temporary.write_text(json_text({"version": version}), encoding="utf-8")
 
 
 def _write_video(path: Path, label: str, group: int, clip: int) -> None:

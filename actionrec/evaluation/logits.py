@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from actionrec.errors import ActionrecError, Failure
 from actionrec.files import replacing
+from actionrec.text import json_text
 
 METADATA_KEY = "actionrec_logits"
 
@@ -93,7 +94,7 @@ class ClipLogits:
         tensors = {"logits": self.logits, "counts": self.counts, "truths": self.truths}
         with replacing(Path(path)) as temporary:
             try:
-                save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(description)})
+                save_file(tensors, temporary, metadata={METADATA_KEY: json_text(description)})
             except SafetensorError as error:
                 raise OSError(str(error)) from error
 

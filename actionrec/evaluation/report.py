@@ -25,7 +25,7 @@ from actionrec.evaluation.accuracy import Evaluation
 from actionrec.evaluation.logits import ClipLogits
 from actionrec.evaluation.plots import confusion_matrix_figure, per_class_figure
 from actionrec.files import replacing
-from actionrec.text import csv_row
+from actionrec.text import csv_row, json_text
 
 RESULTS = "results.json"
 PER_CLASS = "per_class.csv"
@@ -48,7 +48,7 @@ def require_same_evaluation(folder: Path, protocol: dict[str, Any]) -> None:
         return
     try:
         found = dict(json.loads((folder / RESULTS).read_text(encoding="utf-8"))["protocol"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{folder} has a {existing[0]} that `actionrec evaluate` did not write; choose another "
             "--output."
@@ -69,7 +69,7 @@ def write_report(folder: Path, logits: ClipLogits, evaluation: Evaluation) -> No
     """
     # First, because it tells whose the other files are if this is interrupted.
     with replacing(folder / RESULTS) as temporary:
-        temporary.write_text(json.dumps(asdict(evaluation), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(asdict(evaluation), indent=2) + "\n", encoding="utf-8")
     truths, labels = logits.truths, logits.labels
     predictions = best_classes(logits.video_scores, 1)[:, 0]
     _write_csv(folder / PER_CLASS, per_class_rows(evaluation, truths, predictions, labels))

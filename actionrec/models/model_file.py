@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from actionrec.errors import ActionrecError
 from actionrec.files import replacing
 from actionrec.models.network import BlockConfig, ClassifierConfig
+from actionrec.text import json_text
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
 
@@ -62,7 +63,7 @@ def write(
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(path) as temporary:
         try:
-            save_file(stored, temporary, {METADATA_KEY: json.dumps(describe(config, training))})
+            save_file(stored, temporary, {METADATA_KEY: json_text(describe(config, training))})
         except SafetensorError as error:
             raise OSError(str(error)) from error
 

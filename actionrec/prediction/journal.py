@@ -25,6 +25,7 @@ from actionrec.models import model_file
 from actionrec.models.catalogue import WEIGHTS
 from actionrec.models.registry import PrecisionName
 from actionrec.progress import track
+from actionrec.text import json_text
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Journal:
             self._read(settings)
         else:
             with replacing(self.settings_path) as temporary:
-                temporary.write_text(json.dumps(asdict(settings)), encoding="utf-8")
+                temporary.write_text(json_text(asdict(settings)), encoding="utf-8")
         # Unbuffered: a line is with the system at once, and outlives a kill of this process.
         self._file = path.open("ab", buffering=0)
         # Removes a line that was torn off when the last run ended.

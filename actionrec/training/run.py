@@ -260,10 +260,11 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     try:
         results = dict(json.loads(path.read_text(encoding="utf-8")))
-        if not {"best", "last"} <= results.keys():
-            raise ValueError("figures are missing")
+        for name in ("best", "last"):
+            clip = results[name]["clip"]
+            int(results[name]["epoch"]), float(clip["top1"]), float(clip["top5"]), int(clip["n"])
         return results
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise ActionrecError(
             f"{path} of the finished run is missing or damaged ({error}); its model.safetensors "
             "can still be evaluated."
