@@ -26,9 +26,10 @@ from actionrec.files import replacing
 from actionrec.models.backbone import Backbone
 from actionrec.models.classifier import VideoClassifier
 from actionrec.text import json_text
+from actionrec.training.block_activity import BlockActivity
 from actionrec.training.clips import Batch
 from actionrec.training.precision import sound_gradients
-from actionrec.training.report import EpochFigures
+from actionrec.training.report import EpochFigures, diagnose_blocks
 from actionrec.video.transforms import augment, mix
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Training(lightning.LightningModule):
             average = get_ema_multi_avg_fn(config.ema)
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
             self.average.requires_grad_(False)
+        self.activity = BlockActivity(self.evaluated_model.network)
         self.config = config
         self.output = output
         self.videos = videos
@@ -133,6 +135,9 @@ class Training(lightning.LightningModule):
         rising = LinearLR(optimizer, 1 / (config.warmup + 1), total_iters=config.warmup)
         scheduler = SequentialLR(optimizer, [rising, falling], [config.warmup])
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.activity.note_gradients(self.model.network)
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         super().optimizer_step(*arguments, **options)
@@ -237,8 +242,16 @@ class Training(lightning.LightningModule):
         # Such a network answers nothing, whatever its Top-1 by chance.
         if not math.isfinite(figures["val_loss"]):
             self.stop_as_diverged(f"its validation: the loss is {figures['val_loss']}")
-        self.log_dict(figures | {"clips_per_second": self.clips / seconds})
-        epoch = EpochFigures(self.current_epoch + 1, learning_rate=self.learning_rate, **figures)
+        blocks = self.activity.end_epoch(self.evaluated_model.network)
+        of_blocks = {
+            f"block_{name}_{figure}": value
+            for name, of_block in blocks.items()
+            for figure, value in asdict(of_block).items()
+        }
+        self.log_dict(figures | {"clips_per_second": self.clips / seconds} | of_blocks)
+        epoch = EpochFigures(
+            self.current_epoch + 1, learning_rate=self.learning_rate, blocks=blocks, **figures
+        )
         self.epochs.append(epoch)
         log.info(
             f"epoch {epoch.epoch} of {self.config.epochs}: training loss {epoch.train_loss:.3f}, "
@@ -247,6 +260,11 @@ class Training(lightning.LightningModule):
             f"Top-5 {100 * epoch.val_top5:.1f} %; {self.clips / seconds:.1f} clips/s, "
             f"waited for data {100 * epoch.data_wait:.1f} % of the time; {self.time_left()} left"
         )
+        for name, of_block in blocks.items():
+            log.info("%s before %s: %s", self.config.block, name, of_block)
+        if epoch.epoch == self.config.epochs:
+            for sentence in diagnose_blocks(self.epochs):
+                log.warning("%s", sentence)
         for metric in self.epoch_metrics.values():
             metric.reset()
         clips = sum(len(part) for part in self.validated)
@@ -263,7 +281,14 @@ class Training(lightning.LightningModule):
         """Save the model as the last one and, if it is the best so far, as the best one."""
         best = self.results.get("best")
         better = best is None or result["clip"]["top1"] > best["clip"]["top1"]
-        self.results = {"best": result if better else best, "last": result}
+        self.results = {
+            "best": result if better else best,
+            "last": result,
+            "blocks": {
+                name: [epoch.of_block(name) for epoch in self.epochs if epoch.blocks]
+                for name in self.activity.names
+            },
+        }
         if not devices.is_first():
             return
         model = self.evaluated_model
@@ -299,6 +324,7 @@ class Training(lightning.LightningModule):
             "bad_for_training": sorted(self.unreadable_training),
             "epochs": [asdict(epoch) for epoch in self.epochs],
             "progress": progress,
+            "block_gradients": [self.activity.gradients, self.activity.steps],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -306,7 +332,13 @@ class Training(lightning.LightningModule):
         self.results = ours["results"]
         self.unreadable = ours["bad"]
         self.unreadable_training = set(ours["bad_for_training"])
-        self.epochs = [EpochFigures(**figures) for figures in ours["epochs"]]
+        self.epochs = [EpochFigures.of(figures) for figures in ours["epochs"]]
+        # A checkpoint of an earlier version has none.
+        if "block_gradients" in ours:
+            for sums, saved in zip(
+                (self.activity.gradients, self.activity.steps), ours["block_gradients"], strict=True
+            ):
+                sums.copy_(saved)
 
 
 def parameter_groups(network: Backbone, lr: float, factor: float) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from actionrec.evaluation.plots import confusion_matrix_figure, per_class_figure
 from actionrec.files import replacing
 from actionrec.models.complexity import PARTS_HEAD, TrainedPart, parts_rows
 from actionrec.recipes import RECIPES
+from actionrec.training.block_activity import BlockFigures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,6 +44,7 @@ MOST_BAD_VIDEOS = 100
 MUCH_WAITING = 0.2  # of the time
 WIDE_GAP = 0.25  # between training and validation Top-1
 DIVERGED = 1.5, 0.2  # factor of the lowest training loss, and margin above that
+ASLEEP = 0.02  # a block's term in relation to its input: see docs/blocks.md
 RISEN = 1.1, 0.05  # factor of the lowest validation loss, and margin above that
 SETTLED = 3  # epochs that must all have risen, since validation loss is noisy
 
@@ -60,6 +62,7 @@ class EpochFigures:
         val_top5: Top-5 on the same clips; 1 with fewer than five classes.
         learning_rate: Learning rate during the epoch.
         data_wait: Share of the training time spent waiting for clips.
+        blocks: What each nonlocal block did, by the name of the unit after it.
     """
 
     epoch: int
@@ -70,6 +73,19 @@ class EpochFigures:
     val_top5: float
     learning_rate: float
     data_wait: float
+    blocks: dict[str, BlockFigures] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, figures: dict[str, Any]) -> "EpochFigures":
+        """The inverse of `asdict`; figures of an earlier version have no blocks."""
+        blocks = figures.get("blocks", {}).items()
+        return cls(**figures | {"blocks": {name: BlockFigures(**of) for name, of in blocks}})
+
+    def of_block(self, name: str) -> dict[str, float | None]:
+        """A block's figures for JSON, which has no number that is not finite."""
+        figures = asdict(self.blocks[name]).items()
+        finite = {name: value if math.isfinite(value) else None for name, value in figures}
+        return {"epoch": self.epoch} | finite
 
 
 @dataclass(frozen=True)
@@ -139,7 +155,7 @@ def write_training_report(
     bad_videos = json.loads(bad_file.read_text(encoding="utf-8")) if bad_file.exists() else []
     diagnosis = diagnose_classes(truths, predictions, labels)
     if config["train_from"] != "head":
-        diagnosis = diagnose_curves(epochs) + diagnosis
+        diagnosis = diagnose_curves(epochs) + diagnose_blocks(epochs) + diagnosis
     if bad_videos:
         diagnosis.append(f"{counted(len(bad_videos), 'video')} could not be read; listed below.")
     # There is no default data set.
@@ -152,6 +168,8 @@ def write_training_report(
             "top1": embedded(top1_figure(epochs, results["best"]["epoch"]), CURVE_DPI),
             "pace": embedded(pace_figure(epochs), CURVE_DPI),
         }
+        if epochs[-1].blocks:
+            curves["blocks"] = embedded(blocks_figure(epochs), CURVE_DPI)
     elif cross_validation:
         curves = {"penalty": embedded(penalty_figure(cross_validation), CURVE_DPI)}
     else:
@@ -278,6 +296,25 @@ def diagnose_curves(epochs: Sequence[EpochFigures]) -> list[str]:
     return sentences
 
 
+def diagnose_blocks(epochs: Sequence[EpochFigures]) -> list[str]:
+    """Sentences on nonlocal blocks that sleep, and on those that overwhelm their input."""
+    sentences = []
+    for name, block in epochs[-1].blocks.items():
+        if block.term < ASLEEP:
+            sentences.append(
+                f"The nonlocal block before {name} sleeps: it adds {block.term:.2%} of its input "
+                "(norm), and the network hardly differs from one with --block none; more epochs or "
+                "a higher --lr may wake it, if the classes need it."
+            )
+        elif not block.term <= 1:
+            sentences.append(
+                f"The nonlocal block before {name} overwhelms its input: what it adds is "
+                f"{block.term:.1f} times as large (norm); try a smaller --lr, --warmup or "
+                "--clip-gradient."
+            )
+    return sentences
+
+
 def diagnose_classes(
     truths: np.ndarray, predictions: np.ndarray, labels: Sequence[str]
 ) -> list[str]:
@@ -373,6 +410,24 @@ def penalty_figure(found: CrossValidation) -> "Figure":
         each.set_xscale("log")
     below.set_xlabel("penalty; the dotted one was chosen")
     return axes.figure
+
+
+def blocks_figure(epochs: Sequence[EpochFigures]) -> "Figure":
+    """The nonlocal blocks' terms in relation to their input, gradients and norm scales."""
+    all_axes = _axes("term, %", "gradient", "scale")
+    noted = [each for each in epochs if each.blocks]
+    for axes, figure, factor in zip(
+        all_axes, ("term", "gradient", "scale"), (100, 1, 1), strict=True
+    ):
+        for name in noted[-1].blocks:
+            values = [factor * getattr(each.blocks[name], figure) for each in noted]
+            axes.plot([each.epoch for each in noted], values, ".-", label=f"before {name}")
+        axes.set_ylim(bottom=0)
+    handles, names = all_axes[0].get_legend_handles_labels()
+    all_axes[0].figure.legend(
+        handles, names, loc="outside upper left", ncols=3, frameon=False, fontsize=9
+    )
+    return all_axes[0].figure
 
 
 def _axes(*names: str) -> "Sequence[Axes]":
