@@ -29,6 +29,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from itertools import product
 from pathlib import Path
 from unittest import mock
@@ -42,6 +43,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from actionrec.models import nonlocal_blocks
+from actionrec.models.complexity import measure
 from actionrec.models.network import BlockConfig, ClassifierConfig, build_network
 from actionrec.models.nonlocal_blocks import REDUCTIONS, NonlocalBlock, build_block
 from actionrec.models.registry import BACKBONES, BLOCKS
@@ -118,6 +120,17 @@ class StepRow:
     peak_mib: float
     speed_over_none: float
     turns: int
+    share_of_matrix_product: float | None = None
+
+
+@dataclass
+class ProductRow:
+    """Products of two square matrices: what a device reaches at best."""
+
+    dtype: str
+    size: int
+    turns: int
+    tera_operations: float  # a second, a multiply-add counted as two
 
 
 # The dense formulas as they are usually written, position first: (B, N, Cs).
@@ -324,10 +337,42 @@ def measure_block(
     return list(rows.values())
 
 
+def measure_products(size: int, device: torch.device, repeats: int) -> list[ProductRow]:
+    """Products of two matrices of `size` x `size`, in each type of number."""
+    runs = {}
+    for name, dtype in DTYPES.items():
+        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        runs[name] = partial(torch.matmul, left, right)
+    times = take_turns(runs, repeats, "matrix products")
+    return [
+        ProductRow(name, size, repeats, 2 * size**3 / float(np.median(seconds)) / 1e12)
+        for name, seconds in times.items()
+    ]
+
+
+def share_of_peak(
+    config: ClassifierConfig,
+    clip: str,
+    clips_per_second: float,
+    peak: float | None,
+    passes: int = 1,
+) -> float | None:
+    """The share of a peak, in 1e12 operations a second, that a pace of clips takes.
+
+    A training step counts as three passes: forward, and backward to the input and the weights.
+    """
+    if peak is None:
+        return None
+    return 2 * passes * measure(config, clip).macs * clips_per_second / (peak * 1e12)
+
+
 def measure_training_steps(
-    backbone: str, clip: str, arguments: argparse.Namespace
+    backbone: str, clip: str, arguments: argparse.Namespace, peak: float | None = None
 ) -> list[StepRow]:
-    """Training steps of one backbone, without a block and with each of the blocks."""
+    """Training steps of one backbone, without a block and with each of the blocks.
+
+    `peak` is the device's rate of matrix products, in 1e12 operations a second, if known.
+    """
     device, dtype = torch.device(arguments.device), DTYPES[arguments.dtype]
     runs = {
         block: training_step(backbone, block, clip, arguments.batch, device, dtype)
@@ -349,9 +394,21 @@ def measure_training_steps(
             peak_mib=peaks[block],
             speed_over_none=float(np.median(times["none"] / times[block])),
             turns=len(times[block]),
+            share_of_matrix_product=share_of_peak(
+                step_config(backbone, block),
+                clip,
+                arguments.batch / float(np.median(times[block])),
+                peak,
+                passes=3,
+            ),
         )
         for block in runs
     ]
+
+
+def step_config(backbone: str, block: str) -> ClassifierConfig:
+    labels = tuple(f"class {index}" for index in range(101))
+    return ClassifierConfig(labels, backbone, BlockConfig(block))
 
 
 def training_step(
@@ -359,13 +416,13 @@ def training_step(
 ) -> Callable[[], None]:
     """A function that takes one training step on random clips."""
     torch.manual_seed(0)
-    labels = tuple(f"class {index}" for index in range(101))
-    network = build_network(ClassifierConfig(labels, backbone, BlockConfig(block)))
+    config = step_config(backbone, block)
+    network = build_network(config)
     network.to(device, memory_format=LAYOUT).train()
     optimiser = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     clips = torch.randn(batch, 3, *map(int, clip.split("x")), device=device)
     clips = clips.contiguous(memory_format=LAYOUT)
-    targets = torch.arange(batch, device=device) % len(labels)
+    targets = torch.arange(batch, device=device) % len(config.labels)
 
     def run() -> None:
         optimiser.zero_grad(set_to_none=True)
@@ -467,7 +524,7 @@ STEP_COLUMNS = {
 }
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -488,7 +545,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--training-steps", action="store_true")
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=["i3d", "r3d50"])
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"))
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def main() -> None:

@@ -18,12 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from benchmark_blocks import share_of_peak
 from panning_video import write_panning_video
 from rich.console import Console
 from rich.table import Table
@@ -79,36 +82,72 @@ def plain_predict(
     return np.mean(scores, axis=0)
 
 
-def speed(seconds: dict[str, np.ndarray], name: str) -> tuple[str, str]:
-    """The median of a way's milliseconds, and of how many times as fast as plain it is."""
-    ratio = np.median(seconds[PLAIN] / seconds[name])
-    return f"{1000 * np.median(seconds[name]):.0f}", f"{ratio:.2f}"
+@dataclass(frozen=True)
+class PredictionRow:
+    """A way to do something; medians over the rounds, of ratios those within a round."""
+
+    what: str
+    clip: str
+    way: str
+    milliseconds: float
+    speed_over_plain: float
+    share_of_matrix_product: float | None = None
+
+
+def row_of(what: str, clip: str, way: str, seconds: Mapping[str, np.ndarray]) -> PredictionRow:
+    """The medians of one of the ways that took turns."""
+    ratio = float(np.median(seconds[PLAIN] / seconds[way]))
+    return PredictionRow(what, clip, way, 1000 * float(np.median(seconds[way])), ratio)
+
+
+def print_rows(rows: Sequence[PredictionRow]) -> None:
+    table = Table("what", "clip", "way", "ms", "speed / plain", "of product")
+    for row in rows:
+        *texts, milliseconds, speed, share = asdict(row).values()
+        shown = "-" if share is None else f"{100 * share:.1f} %"
+        table.add_row(*texts, f"{milliseconds:.2f}", f"{speed:.2f}", shown)
+    Console().print(table)
 
 
 def precisions(device: torch.device) -> list[str]:
     return ["float32", "bfloat16"] if has_bfloat16(device) else ["float32"]
 
 
-def measure_networks(
-    backbones: list[str], blocks: list[str], clip: str, device: torch.device, rounds: int
-) -> None:
-    """The forward pass on one clip, which is on the device already."""
-    length, height, width = map(int, clip.split("x"))
-    table = Table("network", "way", "ms", "speed / plain", title=f"forward pass, 1x3x{clip}")
-    for backbone in backbones:
-        for block in blocks:
-            config = ClassifierConfig(tuple(map(str, range(400))), backbone, BlockConfig(block))
-            recognizer = VideoClassifier(config).to(device).eval()
-            pixels = torch.randint(0, 256, (1, 3, length, height, width), dtype=torch.uint8)
-            pixels = pixels.to(device)
-            ways = {PLAIN: forward(plain_network(recognizer), normalised(recognizer, pixels))}
-            for precision in precisions(device):
-                ready = InferenceModel(recognizer, device, precision)
-                ways[f"actionrec, {precision}"] = forward(ready.model, pixels)
-            seconds = take_turns(ways, rounds, f"{backbone}, {block}")
-            for name in ways:
-                table.add_row(f"{backbone}, block {block}", name, *speed(seconds, name))
-    Console().print(table)
+def measure_network(
+    config: ClassifierConfig,
+    clip: str,
+    batch: int,
+    device: torch.device,
+    rounds: int,
+    products: Mapping[str, float],
+) -> list[PredictionRow]:
+    """The forward pass on clips that are on the device already.
+
+    `products` are the device's rates of matrix products, in 1e12 operations a second, by precision.
+    """
+    recognizer = VideoClassifier(config).to(device).eval()
+    sizes = map(int, clip.split("x"))
+    pixels = torch.randint(0, 256, (batch, 3, *sizes), dtype=torch.uint8).to(device)
+    ways = {PLAIN: forward(plain_network(recognizer), normalised(recognizer, pixels))}
+    for precision in precisions(device):
+        ready = InferenceModel(recognizer, device, precision)
+        ways[f"actionrec, {precision}"] = forward(ready.model, pixels)
+    block = "" if config.block.name == "none" else f"+{config.block.name}"
+    what = f"forward of {config.backbone}{block}"
+    seconds = take_turns(ways, rounds, what)
+    rows = [row_of(what, f"{batch}x3x{clip}", way, seconds) for way in ways]
+    return [
+        replace(
+            row,
+            share_of_matrix_product=share_of_peak(
+                config,
+                clip,
+                1000 * batch / row.milliseconds,
+                products.get(row.way.rpartition(" ")[2]),
+            ),
+        )
+        for row in rows
+    ]
 
 
 def normalised(recognizer: VideoClassifier, pixels: torch.Tensor) -> torch.Tensor:
@@ -125,9 +164,13 @@ def forward(network: nn.Module, clips: torch.Tensor) -> Callable[[], None]:
     return run
 
 
-def measure_prediction(name: str, path: Path, device: torch.device, rounds: int) -> None:
-    """From the file to the labels, all in one process whose models are loaded."""
-    model = VideoClassifier.load(name)
+def measure_prediction(
+    model: VideoClassifier, what: str, path: Path, device: torch.device, rounds: int
+) -> list[PredictionRow]:
+    """From the file to the labels, all in one process whose models are loaded.
+
+    Prints what the ways found, and where plain PyTorch spends its time.
+    """
     config, labels = model.config, model.config.labels
     network = plain_network(model).to(device)
     spent = {"decode": 0.0, "scale": 0.0, "network": 0.0}
@@ -148,21 +191,17 @@ def measure_prediction(name: str, path: Path, device: torch.device, rounds: int)
     reader = ClipReader(config.sampling, config.preprocessing)
     ways["actionrec, reading alone"] = lambda: reader.read(path)
     seconds = take_turns(ways, rounds, "predicting")
-    table = Table("way", "ms", "speed / plain", "best", "score", title=f"predict {path.name}")
     best = int(np.argmax(found[PLAIN]))
-    for name in ways:
-        result = found.get(name)
-        if name == PLAIN:
-            words = labels[best], f"{found[PLAIN][best]:.4f}"
-        elif isinstance(result, Prediction):
-            words = result.top[0].label, f"{result.top[0].score:.4f}"
-        else:
-            words = "", ""
-        table.add_row(name, *speed(seconds, name), *words)
-    Console().print(table)
+    print(f"{PLAIN}: {labels[best]} {found[PLAIN][best]:.4f}")
+    for name, result in found.items():
+        if isinstance(result, Prediction):
+            print(f"{name}: {result.top[0].label} {result.top[0].score:.4f}")
     total = sum(spent.values())
     shares = ", ".join(f"{step} {value / total:.0%}" for step, value in spent.items())
     print(f"Where plain PyTorch spends its time: {shares}")
+    size = config.sampling.length, config.preprocessing.crop, config.preprocessing.crop
+    clip = "x".join(map(str, size))
+    return [row_of(f"predict of {what}", clip, way, seconds) for way in ways]
 
 
 def measure_command(model: str, path: Path, rounds: int) -> None:
@@ -194,6 +233,7 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="*", default=["i3d"])
     parser.add_argument("--blocks", nargs="+", default=["none"])
     parser.add_argument("--clip", default="16x124x124", help="of the forward passes")
+    parser.add_argument("--batch", type=int, default=1, help="clips of a forward pass")
     parser.add_argument("--device", type=torch.device, default=torch.device(fastest_device()))
     parser.add_argument("--rounds", type=int, default=5, help="of whole videos; forwards: 3 times")
     options = parser.parse_args()
@@ -203,9 +243,15 @@ def main() -> None:
         if options.video is None:
             # The size of Kinetics.
             write_panning_video(path, (256, 340), 250, "libx264")
-        backbones, blocks = options.backbones, options.blocks
-        measure_networks(backbones, blocks, options.clip, options.device, 3 * options.rounds)
-        measure_prediction(options.model, path, options.device, options.rounds)
+        rows = []
+        for backbone, block in product(options.backbones, options.blocks):
+            config = ClassifierConfig(tuple(map(str, range(400))), backbone, BlockConfig(block))
+            sizes = options.clip, options.batch
+            rows += measure_network(config, *sizes, options.device, 3 * options.rounds, {})
+        model = VideoClassifier.load(options.model)
+        what = options.video.name if options.video else "a 10-second clip"
+        rows += measure_prediction(model, what, path, options.device, options.rounds)
+        print_rows(rows)
         measure_command(options.model, path, options.rounds)
 
 

@@ -12,8 +12,9 @@ timed from its start to its last step, without validation and saving. The first 
 for compiled kernels and for memory shared with the processes that read videos.
 
 `waiting` is the share of that time in which the next batch was not there yet. `of peak` is the
-share of the GPU's peak by its maker's figures for dense bfloat16, for some GPUs: a clip counts as
-three times the forward pass's multiply-adds, two operations each.
+share of the GPU's peak by its maker's figures for dense bfloat16, for some GPUs, and `of product`
+that of the rate at which it multiplies large matrices, measured before: a clip counts as three
+times the forward pass's multiply-adds, two operations each.
 """
 
 import argparse
@@ -23,11 +24,13 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import torch
+from benchmark_blocks import measure_products, share_of_peak
 from rich.console import Console
 from rich.progress import track
 from stopwatch import device_name, synchronise
@@ -37,7 +40,6 @@ from actionrec.config import TrainConfig
 from actionrec.datasets.dataset import VideoDataset
 from actionrec.datasets.registry import open_dataset
 from actionrec.devices import fastest_device
-from actionrec.models.complexity import measure
 from actionrec.training.clips import loaders
 from actionrec.training.precision import sound_gradients
 from actionrec.training.run import build_classifier, quiet_lightning, resolve, train
@@ -120,55 +122,54 @@ def ours(config: TrainConfig) -> Pace:
     return Pace(float(last["clips_per_second"]), float(last["data_wait"]))
 
 
-def of_peak(config: TrainConfig, dataset: VideoDataset, clips: float) -> str:
-    """Share of the GPU's peak, or a dash."""
-    name = device_name(fastest_device())
-    peak = next((value for key, value in PEAK.items() if key in name), None)
-    if peak is None:
-        return "-"
-    recognizer = build_classifier(config, dataset.labels).config
-    size = f"{config.clip_length}x{config.crop}x{config.crop}"
-    return f"{100 * 6 * measure(recognizer, size).macs * clips / (peak * 1e12):.1f} %"
+@dataclass(frozen=True)
+class TrainingRow:
+    """Medians over the turns; shares are None where the peak isn't known."""
+
+    network: str
+    batch: int
+    clip: str
+    precision: str
+    workers: int
+    steps: int
+    turns: int
+    plain_clips_per_second: float
+    actionrec_clips_per_second: float
+    ratio: float
+    waiting: float
+    share_of_peak: float | None
+    share_of_matrix_product: float | None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--dataset", default="demo", help="kind of data set")
-    parser.add_argument("--root", help="its folder, or the CSV file")
-    parser.add_argument("--backbones", nargs="+", default=["i3d"])
-    parser.add_argument("--blocks", nargs="+", default=["none", "snl"])
-    parser.add_argument("--batch-size", type=int, default=32 if torch.cuda.is_available() else 4)
-    parser.add_argument("--steps", type=int, default=40 if torch.cuda.is_available() else 12)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--compile", action="store_true", help="torch.compile, ours only")
-    arguments = parser.parse_args()
-    quiet_lightning()
-    print(
-        f"{device_name(fastest_device())}, torch {torch.__version__}, batch "
-        f"{arguments.batch_size}, 16x124x124, precision {arguments.precision}, "
-        f"{arguments.workers} workers, {arguments.turns} turns of {arguments.steps} steps"
-    )
-    head = ("network", "plain, clips/s", "actionrec, clips/s", "ratio", "waiting", "of peak")
-    print("{:12}{:>16}{:>20}{:>8}{:>10}{:>10}".format(*head))
+def measure_networks(
+    arguments: argparse.Namespace, products: Mapping[str, float]
+) -> Iterator[TrainingRow]:
+    """Train every network in turns, plainly and by `actionrec train`.
+
+    `products` are the device's rates of matrix products, in 1e12 operations a second, by precision.
+    """
+    device = device_name(fastest_device())
+    makers = {"bfloat16": next((value for key, value in PEAK.items() if key in device), None)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         listing = videos(arguments, folder)
         dataset = open_dataset("csv", listing)
         for backbone, block in product(arguments.backbones, arguments.blocks):
-            config = TrainConfig(
-                dataset="csv",
-                root=str(listing),
-                backbone=backbone,
-                block=block,
-                weights="none",
-                epochs=EPOCHS,
-                batch_size=arguments.batch_size,
-                precision=arguments.precision,
-                workers=arguments.workers,
+            config = resolve(
+                TrainConfig(
+                    dataset="csv",
+                    root=str(listing),
+                    backbone=backbone,
+                    block=block,
+                    weights="none",
+                    epochs=EPOCHS,
+                    clip_length=arguments.clip_length,
+                    short_side=arguments.crop + 4,
+                    crop=arguments.crop,
+                    batch_size=arguments.batch_size,
+                    precision=arguments.precision,
+                    workers=arguments.workers,
+                )
             )
             turns = []
             console = Console(file=sys.stderr)
@@ -182,16 +183,73 @@ def main() -> None:
                     plain = plain_loop(config, dataset)
                     own = ours(own_config)
                 turns.append((plain, own))
-            plain = statistics.median(plain.clips for plain, _ in turns)
             clips = statistics.median(own.clips for _, own in turns)
-            ratio = statistics.median(own.clips / plain.clips for plain, own in turns)
-            waiting = statistics.median(own.waiting for _, own in turns)
-            network = backbone if block == "none" else f"{backbone}+{block}"
-            print(
-                f"{network:12}{plain:16.2f}{clips:20.2f}{ratio:8.2f}{100 * waiting:8.1f} %"
-                f"{of_peak(resolve(config), dataset, clips):>10}",
-                flush=True,
+            size = f"{config.clip_length}x{config.crop}x{config.crop}"
+            network = build_classifier(config, dataset.labels).config
+            shares = [
+                share_of_peak(network, size, clips, peaks.get(config.precision), passes=3)
+                for peaks in (makers, products)
+            ]
+            yield TrainingRow(
+                backbone if block == "none" else f"{backbone}+{block}",
+                config.batch_size,
+                size,
+                config.precision,
+                config.workers,
+                arguments.steps,
+                arguments.turns,
+                statistics.median(plain.clips for plain, _ in turns),
+                clips,
+                statistics.median(own.clips / plain.clips for plain, own in turns),
+                statistics.median(own.waiting for _, own in turns),
+                *shares,
             )
+
+
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", default="demo", help="kind of data set")
+    parser.add_argument("--root", help="its folder, or the CSV file")
+    parser.add_argument("--backbones", nargs="+", default=["i3d"])
+    parser.add_argument("--blocks", nargs="+", default=["none", "snl"])
+    parser.add_argument("--clip-length", type=int, default=16, help="frames of a clip")
+    parser.add_argument("--crop", type=int, default=124, help="side of a clip, in pixels")
+    parser.add_argument("--batch-size", type=int, default=32 if torch.cuda.is_available() else 4)
+    parser.add_argument("--steps", type=int, default=40 if torch.cuda.is_available() else 12)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="torch.compile, ours only")
+    return parser.parse_args(words)
+
+
+def shown(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    quiet_lightning()
+    device = torch.device(fastest_device())
+    print(
+        f"{device_name(device)}, torch {torch.__version__}, batch {arguments.batch_size}, "
+        f"{arguments.clip_length}x{arguments.crop}x{arguments.crop}, precision "
+        f"{arguments.precision}, {arguments.workers} workers, {arguments.turns} turns of "
+        f"{arguments.steps} steps"
+    )
+    measured = measure_products(8192 if device.type == "cuda" else 2048, device, repeats=10)
+    products = {row.dtype: row.tera_operations for row in measured}
+    head = ("network", "plain, clips/s", "actionrec, clips/s", "ratio", "waiting", "of peak")
+    print("{:12}{:>16}{:>20}{:>8}{:>10}{:>10}{:>12}".format(*head, "of product"))
+    for row in measure_networks(arguments, products):
+        print(
+            f"{row.network:12}{row.plain_clips_per_second:16.2f}"
+            f"{row.actionrec_clips_per_second:20.2f}{row.ratio:8.2f}{shown(row.waiting):>10}"
+            f"{shown(row.share_of_peak):>10}{shown(row.share_of_matrix_product):>12}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -4,13 +4,20 @@
     python scripts/table7.py --dataset folder --root my_videos --rows i3d snl --seeds 0 1 2
     python scripts/table7.py --dataset ucf101 --root UCF-101 --split 1 2 3
     python scripts/table7.py --config table7/i3d.yaml --root UCF-101 -- --weights FILE.pth
+    python scripts/table7.py --config table7/weizmann.yaml --root weizmann.csv --split group
 
 A row is a block in the network, i3d the network without one; any other block that `actionrec
 train` knows can be a row too. What follows a lone -- are more flags of `actionrec train`. Every
 row and seed has a folder, OUTPUT/ROW-seedN, and a log beside it; with --split, every row, split
 and seed has one, OUTPUT/ROW-splitS-seedN. The same command goes on where it was stopped, however
 that was, and skips what is finished; more rows, splits or seeds can be added. A run that fails is
-reported, the others go on, and the exit code is 1.
+reported, the others go on, and the exit code is 1. With --split group, each group of a CSV file is
+a split: it validates, all others train.
+
+With --minutes N the script ends within N minutes: it stops the training that is at work, which goes
+on in the next call, and its exit code is 3. With --results FILE.csv every run that is finished
+becomes a row of that file, with its settings, device and versions, and a run that has a row there
+is not repeated on the same device with the same versions, wherever its folder is.
 
 OUTPUT/table7.md is printed too; table7.csv has a line for every row, table7_runs.csv one for every
 run, table7.png shows both. The figures are those of the last epoch: the best is chosen on the very
@@ -32,22 +39,35 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import quote
 
+import measurements
 from matplotlib.figure import Figure
 from scipy import stats
 
 from actionrec.cli.main import build_parser
 from actionrec.config import BlockName, TrainConfig
+from actionrec.datasets.registry import open_dataset
+from actionrec.devices import fastest_device
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
 from actionrec.training.run import check_output, resolve
 
 BASE = "i3d"
 FIGURES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
+# A run is known by these columns of a file of results.
+KEY = ("data", "division", "split", "seed", "block", "recipe", "clips", "crops")
+GROUP = "group"
+# Settings that a recipe tells in words, and those that belong to the run or the machine.
+TOLD = ("backbone", "weights", "clip_length", "crop", "stride", "epochs", "batch_size", "lr")
+TOLD += ("schedule", "freeze_batchnorm", "precision")
+NO_RECIPE = ("dataset", "root", "split", "block", "seed", "output", "resume")
+NO_RECIPE += ("devices", "nodes", "workers", "decoder", "max_bad")
+SECONDS_TO_STOP = 25  # for a step, or a validation, and a checkpoint
 RUNS_TO_TELL = 3  # with fewer, the spread of the differences is hardly known itself
 OURS = ("--block", "--seed", "--split", "--output", "--resume")
 
@@ -80,7 +100,13 @@ PAPER_PROTOCOL = (
 @dataclass(frozen=True)
 class Run:
     """A row with one split and seed: its training, and its evaluation with `clips` x `crops` a
-    video."""
+    video.
+
+    Attributes:
+        root: Data set that was asked for; that of `config` may be a list made from it.
+        division: How training and validation are told apart.
+        recorded: Its row in the file of results, from this call or an earlier one.
+    """
 
     row: str
     split: str | None
@@ -89,6 +115,9 @@ class Run:
     train_words: tuple[str, ...]
     clips: int
     crops: int
+    root: str | None = None
+    division: str = ""
+    recorded: dict[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -121,7 +150,28 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        return self.evaluation.exists()
+        return self.recorded is not None or self.evaluation.exists()
+
+    @property
+    def data(self) -> str:
+        """The name of the data set, for videos of one's own that of their folder or list."""
+        own = self.config.dataset in ("csv", "folder")
+        return Path(self.root).stem if own and self.root else self.config.dataset
+
+    @property
+    def key(self) -> dict[str, str]:
+        """What tells the run from others in a file of results."""
+        values = {
+            "data": self.data,
+            "division": self.division,
+            "split": self.split or self.config.split,
+            "seed": self.seed,
+            "block": self.config.block,
+            "recipe": recipe(self.config),
+            "clips": self.clips,
+            "crops": self.crops,
+        }
+        return {name: str(value) for name, value in values.items()}
 
 
 def run_name(row: str, split: str | None, seed: int) -> str:
@@ -142,26 +192,119 @@ def plan(arguments: argparse.Namespace, train_flags: Sequence[str]) -> list[Run]
                 f"{flag} can't stand after --: table7.py sets it for every run; use --rows, "
                 "--split, --seeds and --output."
             )
-    given = {name: getattr(arguments, name) for name in ("config", "dataset", "root")}
+    given = {name: getattr(arguments, name) for name in ("config", "dataset")}
     shared = [word for name, value in given.items() if value for word in (f"--{name}", value)]
+    root = ["--root", arguments.root] if arguments.root else []
+    asked = config_of([*shared, *root, *train_flags])
+    splits: dict[str | None, str | None] = dict.fromkeys(arguments.split or [None], asked.root)
+    if arguments.split == [GROUP]:
+        splits = {**lists_by_group(asked, arguments.output)}
+    division = division_of(asked, arguments.split)
+    recorded = recorded_runs(arguments.results) if arguments.results else {}
     runs = []
-    for seed, split in product(arguments.seeds, arguments.split or [None]):
+    for seed, (split, listing) in product(arguments.seeds, splits.items()):
         for row in arguments.rows:
             name = f"{row}-seed{seed}" if split is None else f"{row}-split{split}-seed{seed}"
             folder = arguments.output / name
-            block = "none" if row == BASE else row
-            own = {"block": block, "seed": seed, "output": folder, "resume": "auto", "split": split}
+            own = {
+                "root": listing,
+                "block": "none" if row == BASE else row,
+                "seed": seed,
+                "output": folder,
+                "resume": "auto",
+                "split": None if listing != asked.root else split,
+            }
             words = [*shared, *train_flags]
             for key, value in own.items():
                 words += [] if value is None else [f"--{key}", str(value)]
-            values = vars(build_parser().parse_args(["train", *words]).train)
-            del values["config"]
-            config = resolve(TrainConfig(**values))
+            config = resolve(config_of(words))
             remove_unfinished_files(folder)
             check_output(config, folder)
             counts = arguments.clips, arguments.crops
-            runs.append(Run(row, split, seed, config, tuple(words), *counts))
+            run = Run(row, split, seed, config, tuple(words), *counts, asked.root, division)
+            runs.append(replace(run, recorded=recorded.get(tuple(run.key.values()))))
     return runs
+
+
+def config_of(words: Sequence[str]) -> TrainConfig:
+    """The settings that `actionrec train` takes from these words."""
+    values = vars(build_parser().parse_args(["train", *words]).train)
+    del values["config"]
+    return TrainConfig(**values)
+
+
+def lists_by_group(config: TrainConfig, output: Path) -> dict[str, str]:
+    """CSV files, by group: its videos validate, all others train.
+
+    Raises:
+        UsageError: the data set is no CSV file, or names no groups.
+        ActionrecError: the CSV file can't be used.
+    """
+    if config.dataset != "csv":
+        raise UsageError(f"--split {GROUP} needs --dataset csv, not {config.dataset}.")
+    dataset = open_dataset("csv", config.root)
+    videos = sorted(dataset.train + dataset.val, key=lambda video: video.path)
+    lists = {}
+    for group in sorted({video.group for video in videos} - {None}):
+        # A group may have any name.
+        name = quote(group, safe=" ")
+        path = output / "groups" / f"{name}.csv"
+        with replacing(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["path", "label", "split"])
+            for video in videos:
+                side = "val" if video.group == group else "train"
+                writer.writerow([video.path.resolve(), dataset.labels[video.label], side])
+        lists[name] = str(path)
+    if not lists:
+        raise UsageError(f"{config.root} names no groups; leave out --split {GROUP}.")
+    return lists
+
+
+def division_of(config: TrainConfig, splits: Sequence[str] | None) -> str:
+    """How training and validation are told apart, in words."""
+    if splits == [GROUP]:
+        return "group left out"
+    if config.dataset != "csv":
+        return "split of the data set"
+    try:
+        open_dataset("csv", config.root, "2")
+    except UsageError:
+        return "split column"
+    return "fold by group"
+
+
+def recipe(config: TrainConfig) -> str:
+    """The settings on which a run's figures depend, but for block, split and seed, in words."""
+    defaults = asdict(TrainConfig(config.dataset))
+    others = {
+        key: value
+        for key, value in asdict(config).items()
+        if key not in TOLD + NO_RECIPE and value != defaults[key]
+    }
+    words = [
+        f"{config.backbone} from {origin(config.weights)}",
+        f"{config.clip_length}x{config.crop}x{config.crop}",
+        f"stride {config.stride}",
+        counted(config.epochs, "epoch"),
+        f"batch {config.batch_size}",
+        f"lr {config.lr:g}",
+        config.schedule,
+        *(["batch norm frozen"] if config.freeze_batchnorm else []),
+        *(f"{key} {value}" for key, value in others.items()),
+        config.precision,
+    ]
+    return ", ".join(words)
+
+
+def recorded_runs(results: Path) -> dict[tuple[str, ...], dict[str, str]]:
+    """The rows of runs on this device with these versions, by the values of `Run.key`."""
+    here = measurements.machine(fastest_device())
+    return {
+        tuple(row[name] for name in KEY): row
+        for row in measurements.read(results)
+        if all(row[name] == value for name, value in here.items())
+    }
 
 
 def remove_unfinished_files(folder: Path) -> None:
@@ -199,15 +342,43 @@ def alone(output: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def finish(run: Run, lock: int, threads: int | None) -> None:
-    """Train and evaluate a run, or what is left of that.
+class TimeIsOver(ActionrecError):
+    """A run has to wait for the next call."""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What all processes of a call share.
+
+    Attributes:
+        lock: They hold it until they end.
+        threads: Of each process.
+        deadline: When they must be stopped, by the monotonic clock.
+        results: File that a finished run becomes a row of.
+    """
+
+    lock: int
+    threads: int | None = None
+    deadline: float | None = None
+    results: Path | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+
+def finish(run: Run, workplace: Workplace) -> Run:
+    """Train and evaluate a run, or what is left of that; returns it with its row of results.
 
     Raises:
+        TimeIsOver: before it was done; what is done stays.
         ActionrecError: one of the two failed.
     """
+    if workplace.seconds_left is not None and workplace.seconds_left <= 0:
+        raise TimeIsOver(f"{run.name} waits for the next call.")
     say(f"{run.name} begins; its log is {run.log}")
     if not run.is_trained:
-        actionrec(run, ["train", *run.train_words], lock, threads)
+        actionrec(run, ["train", *run.train_words], workplace)
         if not run.is_trained:
             raise ActionrecError(f"{run.name} could not be trained: {last_line(run.log)}")
     config = run.config
@@ -228,35 +399,56 @@ def finish(run: Run, lock: int, threads: int | None) -> None:
         if value is not None
         for word in (f"--{name}", str(value))
     ]
-    printed = actionrec(run, ["evaluate", *words], lock, threads)
+    printed = actionrec(run, ["evaluate", *words], workplace)
     try:
-        json.loads(printed)
+        evaluation = json.loads(printed)
     except json.JSONDecodeError as error:
         reason = last_line(run.log)
         raise ActionrecError(f"{run.name} could not be evaluated: {reason}") from error
+    if workplace.results:
+        # First of all: a run without its row is evaluated again.
+        figures = {name: round(value, 4) for name, value in percentages(evaluation).items()}
+        row = {**run.key, "epoch": "last", "videos": evaluation["video"]["n"], **figures}
+        measurements.append(workplace.results, row, fastest_device())
+        run = replace(run, recorded={name: str(value) for name, value in row.items()})
     with replacing(run.evaluation) as temporary:
         temporary.write_text(printed)
+    return run
 
 
-def actionrec(run: Run, words: list[str], lock: int, threads: int | None) -> str:
+def actionrec(run: Run, words: list[str], workplace: Workplace) -> str:
     """Call the command line in a process of its own; returns what it prints, the rest is logged.
 
     Its exit code does not tell whether the work is done: it is 1 where a video was bad, too.
+
+    Raises:
+        TimeIsOver: the deadline came first; the process was stopped.
     """
     environment = dict(os.environ)
-    if threads:
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
-    with run.log.open("a") as log:
-        process = subprocess.run(
+    if workplace.threads:
+        environment.setdefault("OMP_NUM_THREADS", str(workplace.threads))
+    with (
+        run.log.open("a") as log,
+        subprocess.Popen(
             [sys.executable, "-m", "actionrec", *words],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
             env=environment,
-            pass_fds=[lock],
-        )
-        log.write(process.stdout)
-    return process.stdout
+            pass_fds=[workplace.lock],
+        ) as process,
+    ):
+        try:
+            printed, _ = process.communicate(timeout=workplace.seconds_left)
+        except subprocess.TimeoutExpired as error:
+            process.terminate()
+            try:
+                process.communicate(timeout=SECONDS_TO_STOP)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise TimeIsOver(f"{run.name} was stopped; the next call goes on with it.") from error
+        log.write(printed)
+    return printed
 
 
 def last_line(log: Path) -> str:
@@ -264,22 +456,32 @@ def last_line(log: Path) -> str:
     return f"{lines[-1] if lines else 'it said nothing'} ({log} has the rest)"
 
 
-def run_all(runs: list[Run], arguments: argparse.Namespace, lock: int) -> dict[str, str]:
-    """Finish the runs, `arguments.jobs` at once; returns what became of those that failed."""
+def run_all(
+    runs: list[Run], arguments: argparse.Namespace, lock: int
+) -> tuple[list[Run], dict[str, str]]:
+    """Finish the runs, `arguments.jobs` at once.
+
+    Returns the runs as they are now, and what became of those that failed.
+    """
     waiting = [run for run in runs if not run.is_finished]
     if len(waiting) < len(runs):
         say(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already")
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs) if arguments.jobs > 1 else None
+    workplace = Workplace(lock, threads, deadline_of(arguments.minutes), arguments.results)
+    now = {run.name: run for run in runs}
     failures: dict[str, str] = {}
     start = time.monotonic()
     with ThreadPoolExecutor(arguments.jobs) as pool:
         try:
-            pending = {pool.submit(finish, run, lock, threads): run for run in waiting}
+            pending = {pool.submit(finish, run, workplace): run for run in waiting}
             for done, future in enumerate(as_completed(pending), start=1):
                 run = pending[future]
                 try:
-                    future.result()
+                    run = now[run.name] = future.result()
                     outcome = f"clip-level Top-1 {Result.of(run).clip_top1:.2f} %"
+                except TimeIsOver as error:
+                    say(str(error))
+                    continue
                 except ActionrecError as error:
                     outcome = failures[run.name] = str(error)
                 taken = time.monotonic() - start
@@ -288,11 +490,18 @@ def run_all(runs: list[Run], arguments: argparse.Namespace, lock: int) -> dict[s
                     f"[{len(runs) - len(waiting) + done}/{len(runs)}] {run.name}: {outcome}; "
                     f"{minutes(taken)} until now, about {minutes(left)} left"
                 )
-                write_all(Table.of(runs), arguments.output)
+                write_all(Table.of(list(now.values())), arguments.output)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return failures
+    return list(now.values()), failures
+
+
+def deadline_of(minutes: float | None) -> float | None:
+    """When to begin to stop, by the monotonic clock, so that all is over after `minutes`."""
+    if minutes is None:
+        return None
+    return time.monotonic() + 60 * minutes - min(SECONDS_TO_STOP + 5, 20 * minutes)
 
 
 def minutes(seconds: float) -> str:
@@ -304,6 +513,12 @@ def say(message: str) -> None:
 
 
 # Gathering it.
+
+
+def percentages(evaluation: dict[str, Any]) -> dict[str, float]:
+    """The figures of what `actionrec evaluate` prints."""
+    levels = (name.partition("_")[::2] for name in FIGURES)
+    return {f"{level}_{top}": 100 * evaluation[level][top] for level, top in levels}
 
 
 @dataclass(frozen=True)
@@ -322,19 +537,15 @@ class Result:
 
     @classmethod
     def of(cls, run: Run) -> "Result":
-        evaluation = json.loads(run.evaluation.read_text())
-        clip, video = evaluation["clip"], evaluation["video"]
-        return cls(
-            row=run.row,
-            split=run.split,
-            seed=run.seed,
-            clip_top1=100 * clip["top1"],
-            clip_top5=100 * clip["top5"],
-            video_top1=100 * video["top1"],
-            video_top5=100 * video["top5"],
-            videos=video["n"],
-            left_out=len(evaluation["skipped"]),
-        )
+        """From its evaluation, or from its row of results where the folder is another's."""
+        if run.evaluation.exists():
+            evaluation = json.loads(run.evaluation.read_text())
+            figures = percentages(evaluation)
+            videos, left_out = evaluation["video"]["n"], len(evaluation["skipped"])
+        else:
+            figures = {name: float(run.recorded[name]) for name in FIGURES}
+            videos, left_out = int(run.recorded["videos"]), 0
+        return cls(run.row, run.split, run.seed, **figures, videos=videos, left_out=left_out)
 
     @property
     def pair(self) -> tuple[str | None, int]:
@@ -363,8 +574,17 @@ class Spread:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % confidence of the mean of at least two figures, by Student's t."""
-        half = stats.t.ppf(0.975, self.n - 1) * self.std / math.sqrt(self.n)
+        return self.interval_at(0.95)
+
+    def interval_at(self, confidence: float) -> tuple[float, float]:
+        """Another confidence of the mean."""
+        half = stats.t.ppf((1 + confidence) / 2, self.n - 1) * self.std / math.sqrt(self.n)
         return self.mean - half, self.mean + half
+
+    def excludes_zero(self, confidence: float = 0.95) -> bool:
+        """Whether the interval lies on one side of 0."""
+        low, high = self.interval_at(confidence)
+        return low > 0 or high < 0
 
 
 @dataclass(frozen=True)
@@ -415,7 +635,7 @@ class Row:
                 f"between runs, {RUNS_TO_TELL} are needed."
             )
         low, high = difference.interval
-        more = "more" if low > 0 or high < 0 else "not more"
+        more = "more" if difference.excludes_zero() else "not more"
         return (
             f"{start} over {runs}, 95 % interval of the mean {low:+.2f} to {high:+.2f}: "
             f"{more} than the spread between runs explains."
@@ -437,8 +657,8 @@ class Table:
         return cls(
             rows=tuple(Row.of(name, results) for name in dict.fromkeys(run.row for run in runs)),
             protocol={
-                "dataset": config.dataset,
-                "split": " ".join(dict.fromkeys(run.config.split for run in runs)),
+                "dataset": runs[0].data,
+                "split": " ".join(dict.fromkeys(run.split or run.config.split for run in runs)),
                 "backbone": config.backbone,
                 "initialisation": config.weights,
                 "epochs": config.epochs,
@@ -465,9 +685,8 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def origin(protocol: dict[str, Any]) -> str:
+def origin(weights: str) -> str:
     """What training started from, in words."""
-    weights = protocol["initialisation"]
     return "random weights" if weights == "none" else Path(weights).name
 
 
@@ -484,7 +703,7 @@ def markdown(table: Table) -> str:
         "# Table 7",
         "",
         f"Measured: {protocol['dataset']}, {named_splits(protocol)}; {protocol['backbone']} "
-        f"from {origin(protocol)}, clips of {protocol['clip']}; "
+        f"from {origin(protocol['initialisation'])}, clips of {protocol['clip']}; "
         f"{counted(protocol['epochs'], 'epoch')}, figures of the last (not of the best, which is "
         f"chosen on the same videos); {counted(protocol['clips'], 'clip')} x "
         f"{counted(protocol['crops'], 'crop')} of every video; "
@@ -603,7 +822,7 @@ def draw(table: Table, path: Path) -> None:
     protocol = table.protocol
     figure.suptitle(
         f"{protocol['dataset']}, {named_splits(protocol)}: {protocol['backbone']} from "
-        f"{origin(protocol)}, last of {counted(protocol['epochs'], 'epoch')}, "
+        f"{origin(protocol['initialisation'])}, last of {counted(protocol['epochs'], 'epoch')}, "
         f"{counted(protocol['clips'], 'clip')} x {counted(protocol['crops'], 'crop')}\n"
         "a point a run; bar: mean ± standard deviation over runs",
         fontsize=10,
@@ -656,7 +875,11 @@ def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]
     parser.add_argument("--dataset", help="as for `actionrec train`")
     parser.add_argument("--root", help="folder of the data set, or its CSV file")
     parser.add_argument(
-        "--split", nargs="+", metavar="S", help="as for `actionrec train`; several, such as 1 2 3"
+        "--split",
+        nargs="+",
+        metavar="S",
+        help=f"as for `actionrec train`; several, such as 1 2 3; or {GROUP}, each group of a CSV "
+        "file",
     )
     choices = list(dict.fromkeys([*PAPER, *get_args(BlockName)]))
     parser.add_argument(
@@ -671,23 +894,32 @@ def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]
     parser.add_argument("--clips", type=int, default=10, help="of a video, when evaluating")
     parser.add_argument("--crops", type=int, choices=(1, 3), default=1)
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
+    parser.add_argument("--minutes", type=float, metavar="N", help="end within N minutes")
+    parser.add_argument(
+        "--results", type=Path, metavar="FILE.csv", help="append a row for every finished run"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/table7"))
     arguments = parser.parse_args(words[:end])
     if arguments.jobs < 1 or arguments.clips < 1:
         parser.error("--jobs and --clips must be at least 1")
+    if arguments.minutes is not None and not arguments.minutes > 0:
+        parser.error("--minutes must be above 0")
     arguments.rows = list(dict.fromkeys(BASE if row == "none" else row for row in arguments.rows))
     arguments.seeds = list(dict.fromkeys(arguments.seeds))
     arguments.split = arguments.split and list(dict.fromkeys(arguments.split))
+    if GROUP in (arguments.split or []) and len(arguments.split) > 1:
+        parser.error(f"--split {GROUP} stands alone")
     return arguments, words[end + 1 :]
 
 
 def main(words: Sequence[str]) -> int:
-    """Returns the exit code: 0 done, 1 a run failed or videos were left out, 2 wrong usage."""
+    """Returns the exit code: 0 done, 1 a run failed or videos were left out, 2 wrong usage, 3 the
+    minutes are over and runs are left."""
     arguments, train_flags = parse_arguments(words)
     try:
         with alone(arguments.output) as lock:
             runs = plan(arguments, train_flags)
-            failures = run_all(runs, arguments, lock)
+            runs, failures = run_all(runs, arguments, lock)
             table = Table.of(runs)
             write_all(table, arguments.output)
     except ActionrecError as error:
@@ -703,7 +935,9 @@ def main(words: Sequence[str]) -> int:
     for failure in failures.values():
         say(failure)
     left_out = any(result.left_out for row in table.rows for result in row.results)
-    return 1 if failures or left_out else 0
+    if failures or left_out:
+        return 1
+    return 3 if table.missing else 0
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,7 @@ if not SCRIPT.exists():
 @pytest.fixture(scope="module")
 def table7():
     """The script as a module."""
-    spec = spec_from_file_location("table7", SCRIPT)
-    module = sys.modules["table7"] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_module("table7")
 
 
 def words(root, output, *rows):
@@ -39,6 +37,34 @@ def words(root, output, *rows):
     command += "--backbone c3d_small --weights none --clip-length 8 --short-side 36".split()
     command += "--crop 32 --epochs 1 --batch-size 4 --workers 0 --order 2".split()
     return [str(word) for word in command]
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory, encode):
+    """A CSV file of ten short videos of two classes, in five groups."""
+    folder = tmp_path_factory.mktemp("groups")
+    rows = ["path,label,group"]
+    for group in ("anna", "bert", "c/d", "dora", "emil"):
+        for label in ("first", "second"):
+            path = encode(folder / f"{group.replace('/', '')}{label}.avi", frames=20)
+            rows.append(f"{path.name},{label},{group}")
+    (folder / "people.csv").write_text("\n".join(rows))
+    return folder / "people.csv"
+
+
+def grouped(listing, output, *options, epochs=1):
+    """The command that runs a row on all groups of a CSV file."""
+    flags = words(listing, output, "snl")
+    flags[flags.index("folder")] = "csv"
+    flags[flags.index("--order") :] = []
+    flags[flags.index("--epochs") + 1] = str(epochs)
+    at = flags.index("--")
+    return [*flags[:at], "--split", "group", *map(str, options), *flags[at:]]
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
 
 
 def run(*arguments, **options):
@@ -146,6 +172,54 @@ def test_a_killed_script_goes_on_and_gives_the_table_of_an_undisturbed_one(
         assert (tmp_path / name).read_bytes() == (output / name).read_bytes()
 
 
+@pytest.mark.slow
+def test_each_group_is_left_out_and_every_run_is_one_row_of_results(groups, tmp_path):
+    results, first, second = (tmp_path / name for name in ("runs.csv", "first", "second"))
+
+    def call(output, *options):
+        command = grouped(groups, output, "--results", results, *options)
+        return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+    assert call(first, "--minutes", "0.001").returncode == 3
+    assert not results.exists()
+    done = call(first)
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(results)
+    assert [row["split"] for row in rows] == ["anna", "bert", "c%2Fd", "dora", "emil"]
+    listed = rows_of(first / "groups" / "c%2Fd.csv")
+    assert [Path(row["path"]).name[:2] for row in listed if row["split"] == "val"] == ["cd", "cd"]
+    assert len(listed) == 10 and {row["split"] for row in listed} == {"train", "val"}
+    for row in rows:
+        folder = first / f"snl-split{row['split']}-seed0"
+        evaluation = json.loads((folder / "evaluation_1x1.json").read_text())
+        assert float(row["clip_top1"]) == 100 * evaluation["clip"]["top1"]
+        assert (row["data"], row["division"]) == ("people", "group left out")
+        assert row["block"] == "snl"
+        assert (row["seed"], row["videos"], row["epoch"]) == ("0", "2", "last")
+        assert row["recipe"].startswith("c3d_small from random weights, 8x32x32, stride 1, 1 epoch")
+        assert row["device"] and row["torch"] and row["python"] and row["date"]
+    # Another folder, as on a machine that has the results only: nothing is run again.
+    again = call(second)
+    assert again.returncode == 0 and "5 of 5 runs are finished already" in again.stderr
+    assert again.stdout == done.stdout and rows_of(results) == rows
+
+
+@pytest.mark.slow
+def test_a_training_that_the_minutes_end_goes_on_in_the_next_call(groups, tmp_path):
+    log = tmp_path / "snl-splitanna-seed0.log"
+    reached = []
+    for _ in range(2):
+        command = grouped(groups, tmp_path, "--minutes", "0.75", epochs=100_000)
+        start = time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 3, done.stderr
+        assert time.monotonic() - start < 60 and "Traceback" not in done.stderr
+        assert "snl split anna seed 0 was stopped; the next call goes on with it" in done.stderr
+        stops = re.findall(r"Training was stopped in epoch (\d+) of", log.read_text())
+        reached.append(int(stops[-1]))
+    assert len(stops) == 2 and 1 <= reached[0] < reached[1]
+
+
 def test_a_folder_that_another_process_works_in_is_left_alone(table7, tmp_path, capsys):
     with table7.alone(tmp_path):
         assert table7.main(["--dataset", "demo", "--output", str(tmp_path)]) == 1
@@ -158,6 +232,9 @@ def test_a_folder_that_another_process_works_in_is_left_alone(table7, tmp_path, 
     [
         (["--rows", "nll"], "nll"),
         (["--jobs", "0"], "--jobs"),
+        (["--minutes", "0"], "--minutes"),
+        (["--split", "group", "1"], "--split group stands alone"),
+        (["--split", "group"], "--split group needs --dataset csv"),
         (["--", "--block", "snl"], "--block can't stand after --"),
         (["--", "--split", "2"], "--split can't stand after --"),
         (["--", "--typo", "1"], "typo"),
