@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from actionrec.errors import UsageError
 from actionrec.explanation.clip import Clip, Point, candidate_clips
 from actionrec.explanation.methods import affinity_row, channel_rms, feature_maps, hires_cam
 from actionrec.models.inference import InferenceModel
+from actionrec.progress import track
 from actionrec.video.decoders import open_video
 from actionrec.video.reader import Crop
 from actionrec.video.transforms import channels_first, stack_clips
@@ -233,8 +232,7 @@ def _best_clip(model: InferenceModel, clips: list[Clip], target: int | None) -> 
     indices = [clip.indices for clip in clips]
     read = clips[0].video.clips(indices, (side, side), clips[0].square)
     pixels = stack_clips([channels_first(frames) for frames in read]).split(1)
-    tracked = track(pixels, "scoring clips", console=Console(stderr=True))
-    scores = np.concatenate([model.scores(batch) for batch in tracked])
+    scores = np.concatenate([model.scores(batch) for batch in track(pixels, "scoring clips")])
     if target is None:
         target = int(scores.mean(axis=0).argmax())
     best = int(scores[:, target].argmax())

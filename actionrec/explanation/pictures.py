@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from actionrec.errors import UsageError
 from actionrec.explanation.heat_maps import Explanation, HeatMap
 from actionrec.files import replacing, require_free
+from actionrec.progress import track
 from actionrec.text import fonts_for, shorten, visible
 from actionrec.video.writer import VideoWriter
 
@@ -110,7 +109,7 @@ def write_video(explanations: Sequence[Explanation], path: str | Path) -> None:
         replacing(Path(path)) as temporary,
         VideoWriter(temporary, (height, width), first.fps, options={"crf": "18"}) as writer,
     ):
-        for seconds in track(first.times, "writing the video", console=Console(stderr=True)):
+        for seconds in track(first.times, "writing the video"):
             for panel in panels:
                 panel.show(int(np.abs(panel.explanation.times - seconds).argmin()))
             canvas.draw()
