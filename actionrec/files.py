@@ -206,6 +206,12 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, UTF-8, by way of `replacing`; bytes of odd file names become \\udc..."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the files below `folder` that `replacing` left half-written in killed processes."""
     for path in folder.rglob(f".*{TEMPORARY}????????*"):

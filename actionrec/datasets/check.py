@@ -33,7 +33,7 @@ from typing import Any, NamedTuple, TypeVar
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.datasets.registry import dataset_kind, open_dataset
 from actionrec.errors import ActionrecError, Failure
-from actionrec.files import replacing
+from actionrec.files import write_whole
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
 from actionrec.video.reader import VideoReader
 
@@ -106,8 +106,7 @@ class Report:
 
     def save(self, path: Path) -> None:
         """Write the report; an ActionrecError where the folder can't be written."""
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self.to_json()), encoding="utf-8")
+        write_whole(path, json.dumps(self.to_json()))
 
     @classmethod
     def load(cls, path: Path) -> "Report | None":

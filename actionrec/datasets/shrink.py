@@ -40,7 +40,7 @@ from actionrec.datasets.check import (
 from actionrec.datasets.dataset import scan_files
 from actionrec.datasets.registry import DatasetKind, dataset_kind
 from actionrec.errors import ActionrecError, UsageError, VideoError
-from actionrec.files import exclusive, remove_leftovers, replacing
+from actionrec.files import exclusive, remove_leftovers, replacing, write_whole
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
 from actionrec.video.reader import VideoReader
 from actionrec.video.writer import CONTAINERS, VideoWriter
@@ -78,9 +78,7 @@ class Record:
 
     def save(self, path: Path) -> None:
         """Write the record; an ActionrecError where the folder can't be written."""
-        with replacing(path) as temporary:
-            text = json.dumps({"version": VERSION} | asdict(self))
-            temporary.write_text(text, encoding="utf-8")
+        write_whole(path, json.dumps({"version": VERSION} | asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> "Record | None":

@@ -24,7 +24,7 @@ from actionrec.errors import UsageError
 from actionrec.evaluation.accuracy import Evaluation
 from actionrec.evaluation.logits import ClipLogits
 from actionrec.evaluation.plots import confusion_matrix_figure, per_class_figure
-from actionrec.files import replacing
+from actionrec.files import replacing, write_whole
 from actionrec.text import csv_row
 
 RESULTS = "results.json"
@@ -68,8 +68,7 @@ def write_report(folder: Path, logits: ClipLogits, evaluation: Evaluation) -> No
         ActionrecError: a file can't be written.
     """
     # First, because it tells whose the other files are if this is interrupted.
-    with replacing(folder / RESULTS) as temporary:
-        temporary.write_text(json.dumps(asdict(evaluation), indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / RESULTS, json.dumps(asdict(evaluation), indent=2) + "\n")
     truths, labels = logits.truths, logits.labels
     predictions = best_classes(logits.video_scores, 1)[:, 0]
     _write_csv(folder / PER_CLASS, per_class_rows(evaluation, truths, predictions, labels))

@@ -22,7 +22,7 @@ import yaml
 from actionrec.config import TrainConfig
 from actionrec.datasets.registry import DATASETS
 from actionrec.evaluation.plots import confusion_matrix_figure, per_class_figure
-from actionrec.files import replacing
+from actionrec.files import write_whole
 from actionrec.models.complexity import PARTS_HEAD, TrainedPart, parts_rows
 
 if TYPE_CHECKING:
@@ -138,9 +138,7 @@ def write_training_report(
         ],
         most_bad_videos=MOST_BAD_VIDEOS,
     )
-    with replacing(folder / REPORT) as temporary:
-        # File names need not be of any encoding; odd bytes are then shown as \udc...
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+    write_whole(folder / REPORT, page)
 
 
 def embedded(figure: "Figure", dpi: float | str = "figure") -> dict[str, Any]:
