@@ -159,7 +159,7 @@ class CheckResult:
 
 def check(
     name: str,
-    root: Path | None,
+    root: str | Path | None,
     split: str | None = None,
     workers: int | None = None,
     limits: Limits = STANDARD_LIMITS,
@@ -236,13 +236,10 @@ def count_frames(path: Path) -> tuple[int, str]:
 
 
 def every_video(
-    name: str, root: Path | None, split: str | None = None
+    name: str, root: str | Path | None, split: str | None = None
 ) -> tuple[VideoDataset, list[Path]]:
     """The data set and the paths of its videos: of one split, or without one of all together,
     with those that no split trains or validates on.
-
-    Raises:
-        UsageError, ActionrecError: as `open_dataset`.
     """
     splits = dataset_kind(name).splits_for_all if split is None else [split]
     datasets = [open_dataset(name, root, each, to_train=False) for each in splits]

@@ -96,11 +96,7 @@ def _make_missing(root: Path, videos: list[LabelledVideo]) -> None:
 
 
 def _version_of(root: Path) -> int | None:
-    """Return the version of the demo below `root`: 0 if it is unfinished, None if there is none.
-
-    Raises:
-        ActionrecError: `root` holds something else, which must not be touched.
-    """
+    """Return the version of the demo below `root`: 0 if it is unfinished, None if there is none."""
     if root.exists() and not root.is_dir():
         raise ActionrecError(f"{root} is not a folder; give a new or empty one for the demo.")
     # Looked at before the marker: another process may be writing it and then videos just now.

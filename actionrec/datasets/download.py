@@ -153,11 +153,7 @@ def _provide_archive(name: str, source: Source, archive: Path) -> None:
 
 
 def _unpack(archive: Path, temporary: Path, programs: list[str], source: Source) -> None:
-    """Unpack the archive with the first program that does it without error.
-
-    Raises:
-        ActionrecError: none does, or the data set isn't complete.
-    """
+    """Unpack the archive with the first program that does it without error."""
     # Absolute paths, so that none begins with a hyphen.
     paths = {"archive": archive.absolute(), "folder": temporary.absolute()}
     problems = []

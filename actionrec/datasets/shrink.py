@@ -106,7 +106,7 @@ class Shrunk:
 
 def shrink(
     name: str,
-    root: Path | None,
+    root: str | Path | None,
     output: Path,
     short_side: int = 128,
     workers: int | None = None,
@@ -179,12 +179,7 @@ def shrink(
 
 
 def shrink_video(path: Path, folder: Path, output: Path, short_side: int) -> Copy:
-    """Write the smaller copy of one video of the data set in `folder`.
-
-    Raises:
-        VideoError: the video can't be read.
-        ActionrecError: the copy can't be written.
-    """
+    """Write the smaller copy of one video of the data set in `folder`."""
     video = VideoReader(path)
     found = path.stat()
     target = output / path_in_copy(path, folder)

@@ -117,12 +117,7 @@ def collect(
     labels: tuple[str, ...],
     protocol: dict[str, Any],
 ) -> ClipLogits:
-    """Put the results of `score_videos` for all validation videos into the data set's order.
-
-    Raises:
-        ActionrecError: no video could be scored.
-        KeyError: a video has no result.
-    """
+    """Put the results of `score_videos` for all validation videos into the data set's order."""
     in_order = [(video, results[index]) for index, video in enumerate(dataset.val)]
     skipped = [result for _, result in in_order if isinstance(result, Failure)]
     scored = [pair for pair in in_order if not isinstance(pair[1], Failure)]

@@ -125,11 +125,7 @@ def newest_progress(checkpoint: Path) -> tuple[Path | None, Progress | None]:
 
 
 def read_progress(checkpoint: Path) -> Progress:
-    """The progress of the run that wrote this checkpoint, all of whose checksums are right.
-
-    Raises:
-        ActionrecError: it is damaged or from another version.
-    """
+    """The progress of the run that wrote this checkpoint, all of whose checksums are right."""
     try:
         with ZipFile(checkpoint) as parts:
             if damaged := parts.testzip():
