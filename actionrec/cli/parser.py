@@ -122,6 +122,7 @@ def verb_parser(
 
 # Arguments of several verbs.
 SHARED = {
+    "root": "Folder of the data set, or the CSV file.",
     "model": "Model file, run's folder, or a name from `actionrec weights list`.",
     "topk": "Number of best classes in the output.",
     "precision": "Number format of the network: float32, bfloat16, or auto: bfloat16 on hardware "
