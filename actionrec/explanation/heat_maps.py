@@ -100,7 +100,7 @@ class Explanation:
 
 def explain_video(
     model: InferenceModel,
-    path: str | Path,
+    video: str | Path,
     method: Method | None = None,
     *,
     label: str | None = None,
@@ -113,7 +113,7 @@ def explain_video(
 
     Args:
         model: The model to explain.
-        path: The video.
+        video: The file.
         method: By default the affinity; HiResCAM for a network without nonlocal blocks.
         label: The class; by default the predicted one.
         start: Start of the clip in seconds; near the end of the video, its last whole clip is
@@ -137,14 +137,14 @@ def explain_video(
         )
     unit = _explained_unit(model, method, block)
     target = None if label is None else _class_index(model, label)
-    candidates = candidate_clips(path, model.clips, start, at)
+    candidates = candidate_clips(video, model.clips, start, at)
     if point is not None:
         candidates[0].require_visible(*point)
     config = model.config
     # With a time there is only one clip.
     frame = config.sampling.length // 2 if at is None else candidates[0].frame_at(at)
     best = _best_clip(model, candidates, target)
-    clip, label, video = best.clip, config.labels[best.target], best.clip.video
+    clip, label, source = best.clip, config.labels[best.target], best.clip.video
 
     inputs = model.model.pixels(best.pixels.to(model.device))
     features, grid = feature_maps(model.network, inputs, unit)
@@ -162,21 +162,21 @@ def explain_video(
     else:
         values = {f"HiResCAM of “{label}”": hires_cam(model.network, features[0], best.target)}
 
-    factor = min(1.0, SHORT_SIDE / min(video.size))
-    frames = video.read(clip.indices, tuple(round(length * factor) for length in video.size))
+    factor = min(1.0, SHORT_SIDE / min(source.size))
+    frames = source.read(clip.indices, tuple(round(length * factor) for length in source.size))
     arrays = {title: tensor.float().cpu().numpy() for title, tensor in values.items()}
     return Explanation(
-        video=str(path),
+        video=str(video),
         model=model.name,
         method=method,
         label=label,
         score=best.score,
         start=clip.seconds[0],
         end=clip.seconds[1],
-        fps=video.fps / config.sampling.at(video.fps).stride,
-        times=video.times[np.array(clip.indices)],
+        fps=source.fps / config.sampling.at(source.fps).stride,
+        times=source.times[np.array(clip.indices)],
         frames=frames,
-        size=video.size,
+        size=source.size,
         seen=clip.scaled_square(frames.shape[1:3]),
         maps=tuple(
             HeatMap(title, quantity, array, clip.interpolate(array, grid, frames.shape[:3]))
