@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 
 # How argparse reads --output; help names the formats.
 PREDICT_OUTPUT = {"metavar": f"FILE{{{','.join(PREDICTION_FORMATS)}}}"}
-TIMELINE_OUTPUT = {
-    "metavar": f"FILE{{{','.join(TIMELINE_FORMATS)}}}",
-    "nargs": "+",
-    "default": [],
-}
+TIMELINE_OUTPUT = {"metavar": f"FILE{{{','.join(TIMELINE_FORMATS)}}}", "nargs": "+", "default": []}
 
 
 def predict(

@@ -20,12 +20,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from actionrec.datasets.dataset import (
-    LabelledVideo,
-    VideoDataset,
-    videos_by_name,
-    warn_of_missing,
-)
+from actionrec.datasets.dataset import LabelledVideo, VideoDataset, videos_by_name, warn_of_missing
 from actionrec.errors import ActionrecError
 
 logger = logging.getLogger("actionrec")
