@@ -86,11 +86,11 @@ def data_download(dataset: Literal["ucf101"], root: str) -> int:
         dataset: Name of the data set.
         root: Destination folder; UCF-101 needs 14 GB there for a while, 7 GB in the end.
     """
-    from actionrec.datasets.download import download
+    from actionrec.datasets.download import CLASSES, VIDEOS, download
 
-    count = download(dataset, Path(root))
-    say(f"{count.folder}: {count.videos} videos of {count.classes} classes")
-    say(f"train with: actionrec train --dataset {dataset} --root {shlex.quote(str(count.folder))}")
+    folder = download(Path(root))
+    say(f"{folder}: {VIDEOS} videos of {CLASSES} classes")
+    say(f"train with: actionrec train --dataset {dataset} --root {shlex.quote(str(folder))}")
     return 0
 
 
