@@ -153,7 +153,7 @@ def absent_classes(labels: tuple[str, ...], present: set[int]) -> str:
     return f"; {len(absent)} classes have none ({abridged(absent)})" if absent else ""
 
 
-def abridged(names: Sequence[str]) -> str:
-    """Return the first three names, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+def abridged(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -143,10 +143,10 @@ def explain_video(
     config = model.config
     # With a time there is only one clip.
     frame = config.sampling.length // 2 if at is None else candidates[0].frame_at(at)
-    best = _best_clip(model, candidates, target)
-    clip, label, source = best.clip, config.labels[best.target], best.clip.video
+    clip, pixels, target, score = _best_clip(model, candidates, target)
+    label, source = config.labels[target], clip.video
 
-    inputs = model.model.pixels(best.pixels.to(model.device))
+    inputs = model.model.pixels(pixels.to(model.device))
     features, grid = feature_maps(model.network, inputs, unit)
     site = f"{config.block.name} before {unit}" if unit else "the last stage"
     quantity, marked = QUANTITIES[method], None
@@ -160,7 +160,7 @@ def explain_video(
         parts = zip(("input", "output") if unit else ("features",), features, strict=True)
         values = {f"{part} of {site}": channel_rms(tensor) for part, tensor in parts}
     else:
-        values = {f"HiResCAM of “{label}”": hires_cam(model.network, features[0], best.target)}
+        values = {f"HiResCAM of “{label}”": hires_cam(model.network, features[0], target)}
 
     factor = min(1.0, SHORT_SIDE / min(source.size))
     frames = source.read(clip.indices, tuple(round(length * factor) for length in source.size))
@@ -170,7 +170,7 @@ def explain_video(
         model=model.name,
         method=method,
         label=label,
-        score=best.score,
+        score=score,
         start=clip.seconds[0],
         end=clip.seconds[1],
         fps=source.fps / config.sampling.at(source.fps).stride,
@@ -216,18 +216,11 @@ def default_method(*models: InferenceModel) -> Method:
     return "affinity" if all(each.network.blocks for each in models) else "hirescam"
 
 
-@dataclass(frozen=True)
-class _ScoredClip:
-    """A clip as uint8 (1, 3, T, H, W), and its softmax score for the class `target`."""
-
-    clip: Clip
-    pixels: Tensor
-    target: int
-    score: float
-
-
-def _best_clip(model: InferenceModel, clips: list[Clip], target: int | None) -> _ScoredClip:
-    """The clip that scores highest for a class; by default the class of the highest mean score."""
+def _best_clip(
+    model: InferenceModel, clips: list[Clip], target: int | None
+) -> tuple[Clip, Tensor, int, float]:
+    """The clip that scores highest for a class, by default the class of the highest mean score; as
+    uint8 (1, 3, T, H, W); the class; and its softmax score."""
     side = model.config.preprocessing.crop
     indices = [clip.indices for clip in clips]
     read = clips[0].video.clips(indices, (side, side), clips[0].square)
@@ -236,7 +229,7 @@ def _best_clip(model: InferenceModel, clips: list[Clip], target: int | None) -> 
     if target is None:
         target = int(scores.mean(axis=0).argmax())
     best = int(scores[:, target].argmax())
-    return _ScoredClip(clips[best], pixels[best], target, float(scores[best, target]))
+    return clips[best], pixels[best], target, float(scores[best, target])
 
 
 def _explained_unit(model: InferenceModel, method: Method, block: str | None) -> str | None:

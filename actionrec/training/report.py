@@ -25,6 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import binomtest
 
 from actionrec.config import TrainConfig
+from actionrec.datasets.dataset import abridged
 from actionrec.datasets.registry import DATASETS
 from actionrec.evaluation.plots import confusion_matrix_figure, per_class_figure
 from actionrec.files import write_whole
@@ -260,10 +261,9 @@ def diagnose_classes(
     ):
         names = [labels[index] for index in np.flatnonzero(chosen)]
         if names:
-            more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
             sentences.append(
                 f"{len(names)} of {counted(total, 'class', 'classes')} {problem}: "
-                f"{', '.join(names[:MOST_NAMED])}{more}."
+                f"{abridged(names, MOST_NAMED)}."
             )
     return sentences
 
