@@ -103,10 +103,8 @@ def tell_passed_over(folder: Path, files: Sequence[Path]) -> None:
     """Log once how many files of a folder are no videos by their names."""
     if files:
         logger.info(
-            "Files in %s that are no videos by their names are passed over: %d, such as %s.",
-            folder,
-            len(files),
-            min(files).name,
+            f"Files in {folder} that are no videos by their names are passed over: {len(files)}, "
+            f"such as {min(files).name}."
         )
 
 

@@ -188,10 +188,8 @@ def check(
     }
     if known:
         logger.info(
-            "%d of %d videos have not changed since %s; --again decodes them too.",
-            len(known),
-            len(paths),
-            file,
+            f"{len(known)} of {len(paths)} videos have not changed since {file}; --again decodes "
+            "them too."
         )
     # The findings on other videos hold until these change.
     others = {
@@ -292,11 +290,9 @@ def without_damaged_videos(
     if not left.val:
         raise ActionrecError(f"All validation videos are bad by {file}; replace some of them.")
     if failures:
+        videos = sum(len(getattr(dataset, side)) for side in sides)
         logger.warning(
-            "%d of %d videos are left out, because they are bad by %s.",
-            len(failures),
-            sum(len(getattr(dataset, side)) for side in sides),
-            file,
+            f"{len(failures)} of {videos} videos are left out, because they are bad by {file}."
         )
     return left, failures
 

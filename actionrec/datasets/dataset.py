@@ -117,11 +117,8 @@ def warn_of_omitted(folder: Path, clause: str, videos: Sequence[Path]) -> None:
     """Warn of videos in `folder` that are no part of the data set, if there are any."""
     if videos:
         logger.warning(
-            "Videos in %s that %s are left out: %d, the first is %s.",
-            folder,
-            clause,
-            len(videos),
-            min(videos),
+            f"Videos in {folder} that {clause} are left out: {len(videos)}, the first is "
+            f"{min(videos)}."
         )
 
 
@@ -137,14 +134,11 @@ def warn_of_missing(
     found, expected = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
     if found >= expected:
         return
-    subset = "; half or more are missing, so figures are those of a subset"
-    logger.warning(
-        "%s holds %s%s%s.",
-        folder,
-        " and ".join(f"{there} of the {total} {kind}" for kind, (there, total) in counts.items()),
-        subset if 2 * found <= expected else "",
-        absent_classes(labels, present),
-    )
+    parts = [f"{there} of the {total} {kind}" for kind, (there, total) in counts.items()]
+    missing_half = "; half or more are missing, so figures are those of a subset"
+    subset = missing_half if 2 * found <= expected else ""
+    absent = absent_classes(labels, present)
+    logger.warning(f"{folder} holds {' and '.join(parts)}{subset}{absent}.")
 
 
 def absent_classes(labels: tuple[str, ...], present: set[int]) -> str:
