@@ -1,8 +1,4 @@
-"""A recognizer: everything that one does with a trained network and videos, in one object.
-
-recognizer = actionrec.load("kinetics400-i3d")
-recognizer.predict("video.mp4").top[0].label
-"""
+"""A recognizer: everything that one does with a trained network and videos, in one object."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

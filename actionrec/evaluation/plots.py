@@ -57,13 +57,8 @@ def confusion_matrix_figure(
 
 
 def per_class_figure(truths: np.ndarray, predictions: np.ndarray, labels: Sequence[str]) -> Figure:
-    """The share of correct predictions for each class that has cases, the best at the top.
-
-    Args:
-        truths: Integers (n,), indices into `labels`.
-        predictions: Integers (n,), likewise.
-        labels: Names of the classes.
-    """
+    """The share of correct predictions for each class that has cases, the best at the top; the
+    arguments are those of `confusion_matrix_figure`."""
     classes, counts = np.unique(truths, return_counts=True)
     shares = np.array([100 * np.mean(predictions[truths == each] == each) for each in classes])
     order = np.argsort(-shares, kind="stable")
