@@ -10,6 +10,7 @@ from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -187,6 +188,7 @@ def summary(function: Callable[..., int]) -> str:
     return inspect.getdoc(function).splitlines()[0]
 
 
+@cache
 def argument_helps(function: Callable[..., Any]) -> dict[str, str]:
     """The descriptions of the arguments in a docstring, by name."""
     from docstring_parser import parse
