@@ -191,9 +191,8 @@ class _Worker:
     def begin(self, path: Path) -> None:
         self.path = path
         self.worked = 0.0
-        with suppress(
-            OSError
-        ):  # It died while it waited; the pipe's end says so in the next round.
+        # Where it died while it waited, the pipe's end says so in the next round.
+        with suppress(OSError):
             self.pipe.send(path)
 
     @property

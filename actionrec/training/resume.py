@@ -48,8 +48,7 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, *_: Any) -> None:
         self.handlers.close()
 
-    def on_exception(self, *_: Any) -> None:
-        self.handlers.close()
+    on_exception = on_train_end
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         progress = trainer.fit_loop.epoch_loop.batch_progress
