@@ -10,11 +10,12 @@ embeddings = recognizer.features("video.mp4")      # float32 (clips, features)
 scores = recognizer.scores(clips)                  # uint8 (B, 3, T, H, W) -> (B, classes)
 """
 
-from pathlib import Path
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
-
+# Nothing is imported here: before `__main__` runs, Ctrl-C would be a traceback.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
     from actionrec.models.classifier import VideoClassifier
     from actionrec.models.registry import PrecisionName
     from actionrec.recognizer import Recognizer
@@ -29,7 +30,7 @@ _LAZY = {
 
 
 def load(
-    model: str | Path,
+    model: "str | Path",
     device: str | None = None,
     precision: "PrecisionName" = "auto",
     decoder: str = "pyav",
@@ -48,16 +49,20 @@ def load(
     Raises:
         actionrec.errors.ActionrecError: there is no such model, or it can't be downloaded.
     """
-    return resolve_name(_LAZY["Recognizer"]).load(model, device, precision, decoder, topk)
+    return __getattr__("Recognizer").load(model, device, precision, decoder, topk)
 
 
 def list_models() -> list[str]:
     """The names of the pretrained models that `load` takes."""
-    return list(resolve_name("actionrec.models.catalogue:WEIGHTS"))
+    from actionrec.models.catalogue import WEIGHTS
+
+    return list(WEIGHTS)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name in _LAZY:
+        from pkgutil import resolve_name
+
         return resolve_name(_LAZY[name])
     if name == "__version__":
         from importlib.metadata import version

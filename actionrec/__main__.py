@@ -1,18 +1,42 @@
 """`python -m actionrec` and `actionrec` are the command line."""
 
+import os
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+INTERRUPTED = "actionrec: interrupted; everything printed or saved so far is complete."
 
 
 def main() -> int:
     """Entry point of the console script; returns the exit code."""
     try:
         # Imported here, so that Ctrl-C in the first second is a sentence too.
+        import signal
+
+        # Another handler is the shell's, which lets a command in the background ignore Ctrl-C.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, interrupt)
         from actionrec.cli.main import main as run
 
         return run()
     except KeyboardInterrupt:
-        print("actionrec: interrupted before anything was done.", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
+
+
+def interrupt(_: int, frame: "FrameType | None") -> None:
+    """Raise KeyboardInterrupt, but end at once while a module is imported: PyTorch, for one,
+    swallows what is raised while it imports NumPy, and would go on."""
+    while frame is not None:
+        if frame.f_code.co_name == "_find_and_load":
+            print(INTERRUPTED, file=sys.stderr, flush=True)
+            sys.stdout.flush()
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

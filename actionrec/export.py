@@ -20,7 +20,6 @@ takes more multiply-adds, 2 Cs / N times as many in the A z of SNL.
 """
 
 import copy
-import json
 import logging
 import re
 import warnings
@@ -41,6 +40,7 @@ from actionrec.files import replacing, require_free
 from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.models.model_file import METADATA_KEY, describe
+from actionrec.text import json_text
 from actionrec.video.clips import ClipReader
 
 EXTRA_FILE = "actionrec.json"
@@ -121,7 +121,7 @@ def export(
         try:
             program = trace(original, pixels, free)
             status.update("writing the graph")
-            run = write(program, free, json.dumps(description), temporary)
+            run = write(program, free, json_text(description), temporary)
             for clips in checked_inputs(pixels, free):
                 shape = "x".join(map(str, clips.shape))
                 status.update(f"checking {shape} against PyTorch")

@@ -27,6 +27,7 @@ from typing import Generic, TypeVar
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.progress import track
+from actionrec.text import make_logs_visible
 
 Result = TypeVar("Result")
 
@@ -278,6 +279,7 @@ def _state(pid: int) -> tuple[str, float]:
 
 def _work(pipe: Connection, task: _Task, number: int) -> None:
     """The life of a worker, which ends with its parent's."""
+    make_logs_visible()
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -381,6 +383,7 @@ def answer_for_failures(worker: int) -> None:
     Python's queue drops what it can't send, for want of shared memory or open files, and the
     worker lives on: the other side would wait for ever.
     """
+    make_logs_visible()
     from torch._utils import ExceptionWrapper  # here, because `data check` needs no torch
 
     def answer(queue: Queue, _: Exception, item: tuple[int, object]) -> None:

@@ -6,7 +6,9 @@ through `visible`, and nothing is written to a CSV file for spreadsheets but thr
 
 import csv
 import io
+import json
 import logging
+import math
 import os
 import re
 import sys
@@ -53,6 +55,22 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
     return text.getvalue()
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """The value as strict JSON, where null stands for a number that is not finite."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_with_finite_numbers(value), indent=indent, allow_nan=False)
+
+
+def _with_finite_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_finite_numbers(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_finite_numbers(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def use_utf8() -> None:
     """Let stdout be UTF-8 whatever the locale, and escape what stdout or stderr can't encode; what
     is printed to one that is closed goes nowhere."""
@@ -68,6 +86,12 @@ class VisibleFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return visible(super().formatMessage(record))
+
+
+def make_logs_visible() -> None:
+    """Let a new process, which has no handler of log messages, print them as `visible` text."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(VisibleFormatter())
 
 
 def shorten(name: str) -> str:

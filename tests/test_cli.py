@@ -197,3 +197,39 @@ def test_control_c_in_the_first_second_is_a_sentence(model, tmp_path, seconds):
     process.send_signal(signal.SIGINT)
     errors = process.communicate(timeout=60)[1]
     assert "Traceback" not in errors and "actionrec: " in errors
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+@pytest.mark.parametrize(
+    "place",
+    [
+        # The very first import, and two that PyTorch makes in C and lets fail in silence: without
+        # the first, the training would go on.
+        "not name.startswith('actionrec') and 'actionrec' in sys.modules",
+        "name == 'numpy' and 'torch' in sys.modules",
+        "name == 'numpy._core.overrides' and 'torch' in sys.modules",
+    ],
+)
+def test_control_c_while_a_module_is_imported_is_a_sentence(tmp_path, place):
+    (tmp_path / "sitecustomize.py").write_text(f"""if True:
+        import os, signal, sys
+
+        class Interrupt:
+            def find_spec(self, name, *_):
+                if {place}:
+                    sys.meta_path.remove(self)
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        sys.meta_path.insert(0, Interrupt())
+        signal.signal(signal.SIGINT, signal.default_int_handler)""")
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [sys.executable, "-m", "actionrec", "train", "--dataset", "demo", "--root", tmp_path / "d"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert run.returncode == 130, run.stderr
+    assert run.stderr.startswith("actionrec: interrupted;") and run.stderr.count("\n") == 1

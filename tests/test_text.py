@@ -7,13 +7,22 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from actionrec import text
 from actionrec.prediction.rendering import load_font
-from actionrec.text import VisibleFormatter, csv_row, fonts_for, lacking_in, own_font, visible
+from actionrec.text import (
+    VisibleFormatter,
+    csv_row,
+    fonts_for,
+    json_text,
+    lacking_in,
+    own_font,
+    visible,
+)
 
 HOSTILE = "\x1b[31mred\nline\u202egnp\x9b"
 SHOWN = r"\x1b[31mred\nline\u202egnp\x9b"
@@ -33,6 +42,15 @@ def test_log_messages_are_one_visible_line():
 def test_no_cell_of_a_csv_file_is_a_formula():
     cells = ["=1+1", "+1", "-v.mp4", "@x", "\tx", "a=b", "", -0.5, None]
     assert csv_row(cells) == ["'=1+1", "'+1", "'-v.mp4", "'@x", "'\tx", "a=b", "", -0.5, None]
+
+
+def test_json_is_strict_and_null_stands_for_what_is_no_number():
+    value = {"a": [1.5, np.float64("nan"), (float("inf"), "NaN")], "b": {"c": -float("inf")}}
+    strict = json.loads(json_text(value, indent=2), parse_constant=pytest.fail)
+    assert strict == {"a": [1.5, None, [None, "NaN"]], "b": {"c": None}}
+    package = Path(text.__file__).parent
+    writers = {path.name for path in package.rglob("*.py") if "json.dump" in path.read_text()}
+    assert writers == {"text.py"}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs names that are no UTF-8")
@@ -112,3 +130,28 @@ def test_a_closed_stdout_or_stderr_is_no_traceback():
     assert (run.returncode, run.stderr) == (0, "")
     run = subprocess.run(f"{shell} csv 2>&-", shell=True, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (2, "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such names")
+@pytest.mark.parametrize("verb", ["data check", "predict", "evaluate"])
+def test_warnings_of_the_processes_that_read_are_visible(command, encode, model, tmp_path, verb):
+    whole = encode(tmp_path / "v.ts", "libx264", frames=50, size=(160, 120), options={"g": "10"})
+    data = whole.read_bytes()
+    # Without a packet in the middle of a frame it is read, with a warning.
+    places = [p for p in range(0, len(data), 188) if data[p + 1 : p + 3] == b"\x01\x00"]
+    lost = places[len(places) // 2]
+    name = "\x1b[31m\u202egnp".encode() + b"\xe9.ts"
+    for label in ("a", "b"):
+        damaged = os.path.join(os.fsencode(tmp_path), b"val", label.encode(), name)
+        os.makedirs(os.path.dirname(damaged))
+        Path(os.fsdecode(damaged)).write_bytes(data[:lost] + data[lost + 188 :])
+    root = ["--dataset", "folder", "--root", tmp_path]
+    words = {
+        "data check": ["data", "check", "folder", "--root", tmp_path],
+        "predict": ["predict", tmp_path / "val", "--model", model, "--workers", 2]
+        + ["--output", tmp_path / "out.jsonl"],
+        "evaluate": ["evaluate", "--model", model, *root, "--workers", 1],
+    }[verb]
+    run = command(*words, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    assert r"/\x1b[31m\u202egnp\udce9.ts is read although it is damaged" in run.stderr
+    assert "\x1b" not in run.stderr and "\u202e" not in run.stderr

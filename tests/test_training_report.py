@@ -321,10 +321,6 @@ def course(**columns):
         (course(train_top1=[0.7, 0.7]), None),
         (course(val_loss=[4, 3, 2, 1], val_top1=[0.4, 0.5, 0.6, 0.7]), "longer training"),
         (course(val_loss=[4, 3, 2, 1], val_top1=[0.4, 0.7, 0.6, 0.7]), None),
-        (
-            course(val_loss=[2, float("nan"), 2, float("inf")]),
-            "not finite in 2 epochs, epoch 2 first",
-        ),
     ],
 )
 def test_what_the_curves_show_is_said_and_nothing_else(epochs, expected):

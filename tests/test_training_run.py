@@ -28,6 +28,7 @@ from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, Stopped, UsageError
 from actionrec.files import exclusive
 from actionrec.models.classifier import ClassifierConfig, VideoClassifier
+from actionrec.models.model_file import read_description
 from actionrec.training.clips import EpochSampler, TrainingClips, collate
 from actionrec.training.module import Training
 from actionrec.training.resume import Checkpoints, read_progress
@@ -649,9 +650,22 @@ def test_bad_validation_videos_are_reported_but_do_not_stop_the_training(
     assert results["last"]["clip"]["n"] == 4
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_the_names_of_the_videos(config):
-    with pytest.raises(ActionrecError, match=r"the loss of .*\.avi.* is (nan|inf)"):
+def test_a_training_that_diverges_is_a_sentence_and_saves_no_broken_model(config, tmp_path):
+    with pytest.raises(
+        ActionrecError,
+        match=r"diverged in epoch 1, step 2: the loss of .*\.avi.* is (nan|inf); no model is saved",
+    ):
         train(replace(config, lr=1e30))
+    # The second epoch's one step is finite; what it leaves answers NaN, and Top-1 is one half.
+    config = replace(config, lr=1e3, batch_size=8, epochs=3, output=str(tmp_path / "later"))
+    with pytest.raises(
+        ActionrecError, match="in epoch 2, its validation: the loss is nan; the model of epoch 1 is"
+    ):
+        train(config)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    for name in ("model", "last"):
+        description = read_description(tmp_path / "later" / f"{name}.safetensors")
+        assert description["training"]["result"]["epoch"] == 1
 
 
 def test_fine_tuning_starts_from_a_model_file(config, tmp_path, caplog):

@@ -1,6 +1,5 @@
 """`actionrec predict`, `actionrec timeline` and `actionrec watch`: actions in files and streams."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from actionrec.files import find_videos, require_free, require_suffix
 from actionrec.models.registry import PrecisionName
 from actionrec.prediction.formats import PREDICTION_FORMATS, TIMELINE_FORMATS, write_timeline
 from actionrec.progress import track
+from actionrec.text import json_text
 
 if TYPE_CHECKING:
     from actionrec.prediction.timeline import Timeline
@@ -219,5 +219,5 @@ def watch(
 
     ready = InferenceModel.load(model, precision=precision, topk=topk)
     for prediction in watch_source(ready, source, hop):
-        print(json.dumps(asdict(prediction)), flush=True)
+        print(json_text(asdict(prediction)), flush=True)
     return 0

@@ -6,14 +6,13 @@ Imports are light, because some verbs answer at once.
 """
 
 import csv
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from actionrec.errors import Failure
-from actionrec.text import aligned_table, csv_row, hours, plain_table, visible
+from actionrec.text import aligned_table, csv_row, hours, json_text, plain_table, visible
 
 if TYPE_CHECKING:
     from actionrec.evaluation.accuracy import Evaluation
@@ -41,7 +40,7 @@ def print_table(rows: Iterable[Sequence[object]], head: Sequence[str] = ()) -> N
 
 def print_json(value: Any) -> None:
     """Print a JSON value."""
-    print(json.dumps(value, indent=2))
+    print(json_text(value, indent=2))
 
 
 def print_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -87,7 +86,7 @@ def print_results(
             for each in results:
                 failed = isinstance(each, Failure)
                 print(end=separator)
-                sys.stdout.writelines([json.dumps(asdict(each))] if failed else json_pieces(each))
+                sys.stdout.writelines([json_text(asdict(each))] if failed else json_pieces(each))
                 sys.stdout.flush()
                 separator = ",\n"
         finally:
@@ -112,7 +111,7 @@ def print_predictions(results: "Iterable[Prediction | Failure]", format: Format)
 
     csv_head = ["video", "rank", "label", "score", "error"]
     print_results(
-        results, format, lambda result: [json.dumps(asdict(result))], csv_head, csv_rows, show
+        results, format, lambda result: [json_text(asdict(result))], csv_head, csv_rows, show
     )
 
 

@@ -35,6 +35,7 @@ from actionrec.datasets.registry import dataset_kind, open_dataset
 from actionrec.errors import ActionrecError, Failure
 from actionrec.files import write_whole
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
+from actionrec.text import json_text
 from actionrec.video.reader import VideoReader
 
 logger = logging.getLogger("actionrec")
@@ -106,7 +107,7 @@ class Report:
 
     def save(self, path: Path) -> None:
         """Write the report; an ActionrecError where the folder can't be written."""
-        write_whole(path, json.dumps(self.to_json()))
+        write_whole(path, json_text(self.to_json()))
 
     @classmethod
     def load(cls, path: Path) -> "Report | None":

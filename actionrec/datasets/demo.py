@@ -24,6 +24,7 @@ from actionrec.datasets.ucf101 import side_of_group
 from actionrec.errors import ActionrecError
 from actionrec.files import cache_folder, replacing, write_whole
 from actionrec.progress import track
+from actionrec.text import json_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,12 +88,12 @@ def _make_missing(root: Path, videos: list[LabelledVideo]) -> None:
             return
     elif version is None:
         # Marks the folder before the first video, so that an interrupted run is recognised.
-        write_whole(root / MARKER, json.dumps({"version": 0}))
+        write_whole(root / MARKER, json_text({"version": 0}))
     for video in track(videos, "making the demo videos"):
         label, name = video.path.parent.name, video.path.stem
         with replacing(video.path) as temporary:
             _write_video(temporary, label, int(name[-6:-4]), int(name[-2:]))
-    write_whole(root / MARKER, json.dumps({"version": VERSION}))
+    write_whole(root / MARKER, json_text({"version": VERSION}))
 
 
 def _version_of(root: Path) -> int | None:

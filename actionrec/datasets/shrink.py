@@ -18,7 +18,6 @@ The copy's actionrec_shrink.json records the finished videos, and the next run g
 """
 
 import filecmp
-import json
 import logging
 import os
 import shutil
@@ -42,6 +41,7 @@ from actionrec.datasets.registry import DatasetKind, dataset_kind
 from actionrec.errors import ActionrecError, UsageError, VideoError
 from actionrec.files import exclusive, remove_leftovers, replacing, write_whole
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
+from actionrec.text import json_text
 from actionrec.video.reader import VideoReader
 from actionrec.video.writer import CONTAINERS, VideoWriter
 
@@ -78,7 +78,7 @@ class Record:
 
     def save(self, path: Path) -> None:
         """Write the record; an ActionrecError where the folder can't be written."""
-        write_whole(path, json.dumps({"version": VERSION} | asdict(self)))
+        write_whole(path, json_text({"version": VERSION} | asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> "Record | None":

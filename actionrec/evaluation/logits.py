@@ -19,6 +19,7 @@ from safetensors.numpy import save
 
 from actionrec.errors import ActionrecError, Failure
 from actionrec.files import replacing
+from actionrec.text import json_text
 
 METADATA_KEY = "actionrec_logits"
 
@@ -92,7 +93,7 @@ class ClipLogits:
         }
         tensors = {"logits": self.logits, "counts": self.counts, "truths": self.truths}
         with replacing(Path(path)) as temporary:
-            temporary.write_bytes(save(tensors, {METADATA_KEY: json.dumps(description)}))
+            temporary.write_bytes(save(tensors, {METADATA_KEY: json_text(description)}))
 
     @classmethod
     def load(cls, path: Path) -> Self:

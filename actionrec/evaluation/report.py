@@ -24,7 +24,7 @@ from actionrec.evaluation.accuracy import Evaluation
 from actionrec.evaluation.logits import ClipLogits
 from actionrec.evaluation.plots import confusion_matrix_figure, per_class_figure
 from actionrec.files import replacing, write_whole
-from actionrec.text import csv_text
+from actionrec.text import csv_text, json_text
 
 RESULTS = "results.json"
 PER_CLASS = "per_class.csv"
@@ -67,7 +67,7 @@ def write_report(folder: Path, logits: ClipLogits, evaluation: Evaluation) -> No
         ActionrecError: a file can't be written.
     """
     # First, because it tells whose the other files are if this is interrupted.
-    write_whole(folder / RESULTS, json.dumps(asdict(evaluation), indent=2) + "\n")
+    write_whole(folder / RESULTS, json_text(asdict(evaluation), indent=2) + "\n")
     truths, labels = logits.truths, logits.labels
     predictions = best_classes(logits.video_scores, 1)[:, 0]
     per_class = csv_text(per_class_rows(evaluation, truths, predictions, labels))

@@ -21,6 +21,7 @@ from safetensors.torch import save
 from actionrec.errors import ActionrecError
 from actionrec.files import replacing
 from actionrec.models.network import BlockConfig, ClassifierConfig
+from actionrec.text import json_text
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
 
@@ -61,7 +62,7 @@ def write(
     """
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(path) as temporary:
-        description = json.dumps(describe(config, training))
+        description = json_text(describe(config, training))
         temporary.write_bytes(save(stored, {METADATA_KEY: description}))
 
 

@@ -10,7 +10,6 @@ can't be appended to, so actions.parquet.jsonl is converted when its last line i
 """
 
 import codecs
-import json
 import logging
 import os
 import re
@@ -41,6 +40,7 @@ from actionrec.processes import (
 )
 from actionrec.progress import track
 from actionrec.signals import sigterm_as_interrupt
+from actionrec.text import json_text
 
 logger = logging.getLogger("actionrec")
 
@@ -170,7 +170,7 @@ def _predict_missing(
             if isinstance(line, VideoError | WorkerError):
                 complain(str(line))
                 failure = Failure(video, str(line))
-                journal.append(json.dumps(asdict(failure)), failed=True)
+                journal.append(json_text(asdict(failure)), failed=True)
             elif isinstance(line, ActionrecError):
                 raise line
             else:
@@ -231,7 +231,7 @@ def predict_line(path: Path, model: InferenceModel, clips: int | None) -> str:
     """
     with _gpu_errors_explained(model.device.type):
         try:
-            return json.dumps(asdict(predict_video(model, path, clips)))
+            return json_text(asdict(predict_video(model, path, clips)))
         except RuntimeError as error:
             if "can't allocate memory" in str(error):
                 raise MemoryError from error

@@ -4,14 +4,13 @@
 function and a line in `TIMELINE_FORMATS` add a format, which help and error messages then name.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actionrec.files import replacing
-from actionrec.text import csv_text, hours, visible
+from actionrec.text import csv_text, hours, json_text, visible
 
 if TYPE_CHECKING:
     from actionrec.prediction.timeline import Segment, Timeline
@@ -47,16 +46,16 @@ def json_object(timeline: "Timeline") -> Iterator[str]:
     separator = "{"
     for name in (field.name for field in fields(timeline) if field.name != "steps"):
         value = getattr(timeline, name)
-        yield f"{separator}{json.dumps(name)}: "
+        yield f"{separator}{json_text(name)}: "
         separator = ",\n"
         if isinstance(value, list):
             comma = "["
             for item in value:
-                yield comma + json.dumps(asdict(item))
+                yield comma + json_text(asdict(item))
                 comma = ", "
             yield "]" if value else "[]"
         else:
-            yield json.dumps(value)
+            yield json_text(value)
     yield "}"
 
 

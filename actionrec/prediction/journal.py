@@ -25,6 +25,7 @@ from actionrec.models import model_file
 from actionrec.models.catalogue import WEIGHTS
 from actionrec.models.registry import PrecisionName
 from actionrec.progress import track
+from actionrec.text import json_text
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Journal:
         if path.exists():
             self._read(settings)
         else:
-            write_whole(self.settings_path, json.dumps(asdict(settings)))
+            write_whole(self.settings_path, json_text(asdict(settings)))
         # Unbuffered: a line is with the system at once, and outlives a kill of this process.
         self._file = path.open("ab", buffering=0)
         # Removes a line that was torn off when the last run ended.

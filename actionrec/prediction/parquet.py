@@ -13,6 +13,7 @@ from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
 from actionrec.prediction.journal import Journal, Settings
 from actionrec.progress import track
+from actionrec.text import json_text
 
 if TYPE_CHECKING:
     import pyarrow
@@ -64,7 +65,7 @@ def write(lines: Path, output: Path, settings: Settings, rows: int) -> None:
     from pyarrow import parquet
 
     columns = schema()
-    described = columns.with_metadata({METADATA_KEY: json.dumps(asdict(settings))})
+    described = columns.with_metadata({METADATA_KEY: json_text(asdict(settings))})
     with replacing(output) as temporary, lines.open(encoding="utf-8") as file:
         with parquet.ParquetWriter(temporary, described) as writer:
             for _ in track(range(0, rows, ROW_GROUP), f"writing {output.name}"):

@@ -1,7 +1,7 @@
 """The training step, the figures of an epoch, and the files that a run keeps of them."""
 
-import json
 import logging
+import math
 import time
 from dataclasses import asdict
 from datetime import timedelta
@@ -24,6 +24,7 @@ from actionrec.config import TrainConfig
 from actionrec.errors import ActionrecError, Failure
 from actionrec.files import replacing
 from actionrec.models.classifier import VideoClassifier
+from actionrec.text import json_text
 from actionrec.training.clips import Batch
 from actionrec.training.precision import sound_gradients
 from actionrec.training.report import EpochFigures
@@ -59,9 +60,10 @@ class Training(lightning.LightningModule):
         classes = len(model.config.labels)
         self.epoch_metrics = nn.ModuleDict(
             {
-                "train_loss": MeanMetric(),
+                # By default it passes over NaN.
+                "train_loss": MeanMetric(nan_strategy="disable"),
                 "train_top1": MulticlassAccuracy(classes, average="micro"),
-                "val_loss": MeanMetric(),
+                "val_loss": MeanMetric(nan_strategy="disable"),
                 "val_top1": MulticlassAccuracy(classes, average="micro"),
                 "val_top5": MulticlassAccuracy(classes, average="micro", top_k=min(5, classes)),
             }
@@ -158,19 +160,25 @@ class Training(lightning.LightningModule):
                 )
             )
         if infinite:
-            reasons = devices.gather(
-                None if finite else f"the loss of {', '.join(batch.videos)} is {loss.item()}"
-            )
-            devices.stop_together(
-                ActionrecError(
-                    f"Training stopped in epoch {self.current_epoch + 1}: "
-                    f"{'; '.join(filter(None, reasons))}; use a smaller --lr."
-                )
-            )
+            reason = None if finite else f"the loss of {', '.join(batch.videos)} is {loss.item()}"
+            reasons = filter(None, devices.gather(reason))
+            self.stop_as_diverged(f"step {index + 1}: {'; '.join(reasons)}")
         if loss is None:
             return None
         # The mean of the gradients over processes is to be their mean over clips.
         return loss * (len(batch.videos) * devices.world_size() / max(1, clips))
+
+    def stop_as_diverged(self, symptom: str) -> None:
+        """End all processes; the saved models stay those of the epochs before."""
+        best = self.results.get("best")
+        saved = f"the model of epoch {best['epoch']} is kept" if best else "no model is saved"
+        devices.stop_together(
+            ActionrecError(
+                f"Training diverged in epoch {self.current_epoch + 1}, {symptom}; {saved}: train "
+                "again into another --output with a smaller --lr, a longer --warmup, "
+                "--clip-gradient or --freeze-batchnorm true."
+            )
+        )
 
     def loss_of(self, batch: Batch, index: int) -> torch.Tensor:
         """The mean loss of a batch, or the loss of a black clip if the batch is empty."""
@@ -225,6 +233,9 @@ class Training(lightning.LightningModule):
         }
         seconds = self.waited + self.worked
         figures["data_wait"] = round(self.waited / seconds, 4)
+        # Such a network answers nothing, whatever its Top-1 by chance.
+        if not math.isfinite(figures["val_loss"]):
+            self.stop_as_diverged(f"its validation: the loss is {figures['val_loss']}")
         self.log_dict(figures | {"clips_per_second": self.clips / seconds})
         epoch = EpochFigures(self.current_epoch + 1, learning_rate=self.learning_rate, **figures)
         self.epochs.append(epoch)
@@ -300,4 +311,4 @@ class Training(lightning.LightningModule):
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.write_text(json_text(value, indent=2) + "\n")

@@ -185,12 +185,6 @@ def diagnose_curves(epochs: Sequence[EpochFigures]) -> list[str]:
     waiting for data."""
     last = epochs[-1]
     sentences = []
-    overflown = [each.epoch for each in epochs if not math.isfinite(each.val_loss)]
-    if overflown:
-        sentences.append(
-            f"Validation loss was not finite in {counted(len(overflown), 'epoch')}, epoch "
-            f"{overflown[0]} first: the network's outputs overflow; try a smaller --lr."
-        )
     lowest = min(epochs, key=lambda each: each.train_loss)
     factor, margin = DIVERGED
     if last.train_loss > factor * lowest.train_loss + margin:
@@ -199,8 +193,7 @@ def diagnose_curves(epochs: Sequence[EpochFigures]) -> list[str]:
             f"({lowest.train_loss:.2f}) and is {last.train_loss:.2f} now; try a smaller --lr, "
             "--warmup or --clip-gradient."
         )
-    finite = [each for each in epochs if math.isfinite(each.val_loss)] or epochs
-    lowest = min(finite, key=lambda each: each.val_loss)
+    lowest = min(epochs, key=lambda each: each.val_loss)
     factor, margin = RISEN
     recent = min(each.val_loss for each in epochs[-SETTLED:])
     gap = last.train_top1 - last.val_top1

@@ -27,6 +27,7 @@ from av.sidedata.sidedata import Type as SideDataType
 
 from actionrec.errors import ActionrecError, VideoError
 from actionrec.files import cache_folder
+from actionrec.text import json_text
 from actionrec.video.container import is_whole, opened
 from actionrec.video.proof import decode_once, prove_shortcut
 
@@ -123,7 +124,7 @@ class FrameIndex:
         values = asdict(self) | {
             "pts": [after - before for before, after in zip((0, *self.pts), self.pts, strict=False)]
         }
-        return zlib.compress(json.dumps(values).encode())
+        return zlib.compress(json_text(values).encode())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "FrameIndex":
