@@ -30,7 +30,6 @@ from actionrec.explanation.clip import Clip, Point, candidate_clips
 from actionrec.explanation.methods import affinity_row, channel_rms, feature_maps, hires_cam
 from actionrec.models.inference import InferenceModel
 from actionrec.progress import track
-from actionrec.video.decoders import open_video
 from actionrec.video.reader import Crop
 from actionrec.video.transforms import channels_first, stack_clips
 
@@ -96,6 +95,13 @@ class Explanation:
     seen: Crop
     maps: tuple[HeatMap, ...]
     point: Point | None
+
+    @property
+    def playback(self) -> np.ndarray:
+        """When a player shows each frame, in seconds from the clip's start; frames that come more
+        than once in a clip are evenly spaced."""
+        times = self.times - self.times[0]
+        return times if (np.diff(times) > 0).all() else np.arange(len(times)) / self.fps
 
 
 def explain_video(
@@ -203,8 +209,8 @@ def explain_same_moment(
     """
     moment = {"start": explanation.start}
     if (point := explanation.point) is not None:
-        fps = open_video(explanation.video, model.clips.decoder).fps
-        if point.seconds >= explanation.start + model.config.sampling.at(fps).span / fps:
+        [clip] = candidate_clips(explanation.video, model.clips, explanation.start, at=None)
+        if point.seconds >= clip.seconds[1]:
             moment = {}
         moment |= {"point": (point.x, point.y), "at": point.seconds}
     request = {"label": label, "block": block, **moment}

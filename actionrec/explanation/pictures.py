@@ -21,7 +21,7 @@ from actionrec.explanation.heat_maps import Explanation, HeatMap
 from actionrec.files import replacing, require_free
 from actionrec.progress import track
 from actionrec.text import fonts_for, shorten, visible
-from actionrec.video.writer import VideoWriter
+from actionrec.video.writer import TIME_BASE, VideoWriter
 
 DPI = 120
 SHEET_COLUMNS = 6
@@ -105,17 +105,20 @@ def write_video(explanations: Sequence[Explanation], path: str | Path) -> None:
     width, height = (side // 2 * 2 for side in canvas.get_width_height())
     with (
         replacing(Path(path)) as temporary,
-        VideoWriter(temporary, (height, width), first.fps, options={"crf": "18"}) as writer,
+        VideoWriter(
+            temporary, (height, width), first.fps, options={"crf": "18"}, time_base=TIME_BASE
+        ) as writer,
     ):
-        for seconds in track(first.times, "writing the video"):
+        moments = list(zip(first.times, first.playback, strict=True))
+        for seconds, shown in track(moments, "writing the video"):
             for panel in panels:
                 panel.show(int(np.abs(panel.explanation.times - seconds).argmin()))
             canvas.draw()
-            writer.write(np.asarray(canvas.buffer_rgba())[:height, :width, :3])
+            writer.write(np.asarray(canvas.buffer_rgba())[:height, :width, :3], shown)
 
 
 def write_overlay(explanation: Explanation, path: Path) -> None:
-    """Write an MP4 of the clip, at its rate, with its first heat map over it and a ring around the
+    """Write an MP4 of the clip, at its speed, with its first heat map over it and a ring around the
     point at its time, and nothing else.
 
     Raises:
@@ -123,13 +126,13 @@ def write_overlay(explanation: Explanation, path: Path) -> None:
     """
     height, width = (side // 2 * 2 for side in explanation.frames.shape[1:3])
     point, scale = explanation.point, explanation.frames.shape[1] / explanation.size[0]
-    with VideoWriter(path, (height, width), explanation.fps) as writer:
-        for frame in range(len(explanation.frames)):
+    with VideoWriter(path, (height, width), explanation.fps, time_base=TIME_BASE) as writer:
+        for frame, shown in enumerate(explanation.playback):
             picture = Image.fromarray(overlay(explanation, explanation.maps[0], frame))
             if point is not None and frame in point.frames:
                 centre = (point.x + 0.5) * scale, (point.y + 0.5) * scale
                 ImageDraw.Draw(picture).circle(centre, height // 24, outline="white", width=3)
-            writer.write(np.asarray(picture)[:height, :width])
+            writer.write(np.asarray(picture)[:height, :width], shown)
 
 
 WRITERS = {".png": write_sheet, ".mp4": write_video}

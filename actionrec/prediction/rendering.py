@@ -7,7 +7,6 @@ decoded once more, frame by frame; the sound is copied.
 
 import io
 from bisect import bisect_right
-from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from actionrec.text import fonts_for, lacking_in, visible
 from actionrec.video.container import opened
 from actionrec.video.index import index_of
 from actionrec.video.reader import Crop, VideoReader
-from actionrec.video.writer import CONTAINERS, VideoWriter
+from actionrec.video.writer import CONTAINERS, TIME_BASE, VideoWriter
 
 RENDERING_FORMATS = (".mp4", ".mov", ".mkv")
 # Larger frames are scaled down: an encoder of 8K takes gigabytes, and few players play 8K.
@@ -95,7 +94,7 @@ def render(timeline: Timeline, path: Path, min_score: float = 0.0) -> str | None
         if ratio and video.index.orientation.transpose:
             ratio = 1 / ratio
         # An index without time stamps has found them unreliable.
-        unit = source.time_base if video.index.pts else Fraction(1, 90_000)
+        unit = source.time_base if video.index.pts else TIME_BASE
         with VideoWriter(
             temporary, size, video.fps, time_base=unit, aspect_ratio=ratio or None, sound=container
         ) as writer:
