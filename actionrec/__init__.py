@@ -41,8 +41,8 @@ def load(
     Args:
         model: A file or a name (see `list_models`).
         device: Such as "cpu" or "cuda:1"; by default the first GPU, if there is one.
-        precision: Number format of the network: float32, bfloat16, or auto, bfloat16 where the
-            device has it in hardware.
+        precision: Number format of the network: float32; bfloat16, slow without hardware for it; or
+            auto, bfloat16 where the device has it in hardware and float32 elsewhere.
         decoder: Library that decodes videos: pyav, decord or torchcodec.
         topk: Number of best classes in a prediction.
 

@@ -148,11 +148,7 @@ def export(
 
 
 def resized(config: ClassifierConfig, clip: str) -> ClassifierConfig:
-    """`config` for clips of another size, TxHxW, that show the same part of a frame.
-
-    Raises:
-        UsageError: the clip is not of that form, empty, or not square.
-    """
+    """`config` for clips of another size, TxHxW, that show the same part of a frame."""
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x\2", clip)
     if match is None:
         raise UsageError(
@@ -181,9 +177,6 @@ def free_axes(model: VideoClassifier, pixels: Tensor) -> dict[int, str]:
 
     torch.export takes an axis with a single position for a constant. I3D's padding depends on the
     remainders of its input's sizes.
-
-    Raises:
-        UsageError: the clip is too small for the network.
     """
     normalised = model.config.preprocessing.normalise(pixels)
     try:

@@ -103,10 +103,8 @@ def tell_passed_over(folder: Path, files: Sequence[Path]) -> None:
     """Log once how many files of a folder are no videos by their names."""
     if files:
         logger.info(
-            "Files in %s that are no videos by their names are passed over: %d, such as %s.",
-            folder,
-            len(files),
-            min(files).name,
+            f"Files in {folder} that are no videos by their names are passed over: {len(files)}, "
+            f"such as {min(files).name}."
         )
 
 
@@ -204,6 +202,12 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, UTF-8, by way of `replacing`; bytes of odd file names become \\udc..."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from actionrec.errors import ActionrecError, UsageError
+from actionrec.progress import track
 from actionrec.text import make_logs_visible
 
 Result = TypeVar("Result")
@@ -150,16 +151,12 @@ def run_each_with_progress(
 ) -> Iterator[tuple[Path, Result | ActionrecError]]:
     """Do as `run_each`, with a progress bar on stderr; call `save` every few seconds and at the
     end, whether all is done or the iterator is closed."""
-    from rich.console import Console
-    from rich.progress import track
-
     saved = time.monotonic()
     try:
         if not paths:
             return
         with closing(run_each(function, paths, workers, limits)) as results:
-            console = Console(stderr=True)
-            for result in track(results, title, total=len(paths), console=console):
+            for result in track(results, title, len(paths)):
                 yield result
                 if time.monotonic() > saved + SAVED_EVERY:
                     save()
@@ -195,9 +192,8 @@ class _Worker:
     def begin(self, path: Path) -> None:
         self.path = path
         self.worked = 0.0
-        with suppress(
-            OSError
-        ):  # It died while it waited; the pipe's end says so in the next round.
+        # Where it died while it waited, the pipe's end says so in the next round.
+        with suppress(OSError):
             self.pipe.send(path)
 
     @property

@@ -1,26 +1,15 @@
-"""A recognizer: everything that one does with a trained network and videos, in one object.
-
-recognizer = actionrec.load("kinetics400-i3d")
-recognizer.predict("video.mp4").top[0].label
-"""
+"""A recognizer: everything that one does with a trained network and videos, in one object."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, overload
-
-import numpy as np
+from typing import overload
 
 from actionrec.errors import Failure
-from actionrec.explanation.heat_maps import Explanation, Method, explain_video
+from actionrec.explanation.heat_maps import explain_video
 from actionrec.models.inference import InferenceModel
-from actionrec.prediction.live import LivePrediction, watch
+from actionrec.prediction.live import watch
 from actionrec.prediction.timeline import Timeline, score_timeline
-from actionrec.prediction.videos import (
-    Prediction,
-    predict_video,
-    predict_videos,
-    video_features,
-)
+from actionrec.prediction.videos import Prediction, predict_video, predict_videos, video_features
 
 
 class Recognizer(InferenceModel):
@@ -73,44 +62,7 @@ class Recognizer(InferenceModel):
         """
         return score_timeline(self, video, hop, min_score)
 
-    def watch(self, source: str, hop: float | None = None) -> Iterator[LivePrediction]:
-        """Score the newest clip of a camera or stream again and again.
-
-        Args:
-            source: camera:0, a URL that FFmpeg opens, or - for standard input.
-            hop: Least seconds from one clip to the next; by default half a clip.
-
-        Raises:
-            ActionrecError: the source can't be opened.
-        """
-        return watch(self, source, hop)
-
-    def features(self, video: str | Path, clips: int | None = None) -> np.ndarray:
-        """An embedding of each clip of a video: float32 (clips, features), the last feature map
-        averaged over time and space.
-
-        Args:
-            video: A file.
-            clips: Clips spread over the video; by default as many as cover it, ten at most.
-
-        Raises:
-            VideoError: the video can't be read.
-        """
-        return video_features(self, video, clips)
-
-    def explain(
-        self, video: str | Path, method: Method | None = None, **moment: Any
-    ) -> Explanation:
-        """Show where in a clip the network looked, as heat maps.
-
-        Args:
-            video: A file.
-            method: affinity, features or hirescam; by default affinity if the network has a
-                nonlocal block, else hirescam.
-            **moment: label, start, point, at and block, as in `explain_video`.
-
-        Raises:
-            UsageError: the network has no such block, the class, point or time does not exist.
-            VideoError: the video can't be read.
-        """
-        return explain_video(self, video, method, **moment)
+    # Functions of an InferenceModel, as methods.
+    watch = watch
+    features = video_features
+    explain = explain_video

@@ -4,6 +4,7 @@ Labels and file names are other people's text, so nothing of them is printed, lo
 through `visible`, and nothing is written to a CSV file for spreadsheets but through `csv_row`.
 """
 
+import csv
 import io
 import json
 import logging
@@ -45,6 +46,13 @@ def csv_row(cells: Iterable[Any]) -> list[Any]:
         "'" + cell if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
         for cell in cells
     ]
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as the text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(map(csv_row, rows))
+    return text.getvalue()
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -88,7 +88,7 @@ def test_frames_larger_than_8k_are_refused_before_one_is_decoded(
 
 def test_the_scoring_tells_how_many_clips_are_done(small_recognizer, video):
     recognizer = Recognizer(small_recognizer, "cpu", "float32")
-    clips, told = len(service.window_starts(recognizer, VideoReader(video))), []
+    clips, told = len(service.windows_of(recognizer, VideoReader(video))), []
     score_timeline(service.with_progress(recognizer, clips, told.append), video)
     assert [told[0].share, told[-1].share] == [0, 1]
     assert told[0].words == f"Clip 1 of {clips}" and told[-1].words == f"Clip {clips} of {clips}"

@@ -198,13 +198,13 @@ def test_a_download_tells_the_counts_and_how_to_go_on(capsys, tmp_path, monkeypa
 
     asked = []
 
-    def fake(name, root):
-        asked.append((name, root))
-        return download.VideoCount(root / "UCF-101", 13320, 101)
+    def fake(root):
+        asked.append(root)
+        return root / "UCF-101"
 
     monkeypatch.setattr(download, "download", fake)
     assert main(["data", "download", "ucf101", "--root", str(tmp_path)]) == 0
-    assert asked == [("ucf101", tmp_path)]
+    assert asked == [tmp_path]
     out = capsys.readouterr().out
     assert f"{tmp_path}/UCF-101: 13320 videos of 101 classes" in out
     assert f"actionrec train --dataset ucf101 --root {tmp_path}/UCF-101" in out

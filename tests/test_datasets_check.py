@@ -159,10 +159,10 @@ def test_videos_that_lie_elsewhere_or_nowhere_are_in_the_report_too(tmp_path, en
 def test_a_folder_that_cannot_be_written_costs_the_report_but_not_the_check(
     folders, monkeypatch, caplog
 ):
-    def refuse(path):
+    def refuse(path, text):
         raise ActionrecError(f"{path} could not be written (Read-only file system).")
 
-    monkeypatch.setattr(module, "replacing", refuse)
+    monkeypatch.setattr(module, "write_whole", refuse)
     checked = check("folder", folders, limits=QUICK)
     assert checked.file is None and len(checked.report.findings) == 12
     assert "Read-only file system" in caplog.text and "only printed" in caplog.text

@@ -1,6 +1,5 @@
 """UCF-101 is downloaded from a local server, unpacked by fake and real programs, and counted."""
 
-import dataclasses
 import random
 import shutil
 import stat
@@ -13,9 +12,9 @@ from filelock import FileLock
 from local_server import serving
 
 from actionrec.datasets import download as module
-from actionrec.datasets.download import VideoCount, download
+from actionrec.datasets.download import download
 from actionrec.datasets.ucf101 import open_ucf101
-from actionrec.errors import ActionrecError, UsageError
+from actionrec.errors import ActionrecError
 
 # Two classes, one of them with the odd spelling, 8 groups of 2 clips, of 20 kB each.
 VIDEOS = {
@@ -58,15 +57,11 @@ def server():
 def source(server, monkeypatch):
     """Publish the data set "ucf101" at the local server."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    source = dataclasses.replace(
-        module.SOURCES["ucf101"],
-        url=f"{server.url}/files/UCF101.rar",
-        size=len(ARCHIVE),
-        unpacked=1_000_000,
-        videos=len(VIDEOS),
-        classes=2,
-    )
-    monkeypatch.setitem(module.SOURCES, "ucf101", source)
+    monkeypatch.setattr(module, "URL", f"{server.url}/files/UCF101.rar")
+    monkeypatch.setattr(module, "SIZE", len(ARCHIVE))
+    monkeypatch.setattr(module, "UNPACKED_SIZE", 1_000_000)
+    monkeypatch.setattr(module, "VIDEOS", len(VIDEOS))
+    monkeypatch.setattr(module, "CLASSES", 2)
 
 
 FAKE = """#!/bin/sh
@@ -120,7 +115,7 @@ def files_below(folder):
 
 def test_the_data_set_is_downloaded_unpacked_counted_and_opened(server, programs, root, capsys):
     programs("unar")
-    assert download("ucf101", root) == VideoCount(root / "UCF-101", 32, 2)
+    assert download(root) == root / "UCF-101"
     assert files_below(root) == VIDEOS  # neither the archive nor temporary files are left
     opened = open_ucf101(root)
     assert (len(opened.train), len(opened.val)) == (4, 28)
@@ -135,12 +130,12 @@ def test_the_data_set_is_downloaded_unpacked_counted_and_opened(server, programs
 
 def test_a_complete_data_set_is_left_alone(server, programs, root, capsys):
     programs("unar")
-    download("ucf101", root)
+    download(root)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     server.asked.clear()
-    assert download("ucf101", root) == VideoCount(root / "UCF-101", 32, 2)
+    assert download(root) == root / "UCF-101"
     # The folder itself may be named too, as open_ucf101 takes it.
-    assert download("ucf101", root / "UCF-101") == VideoCount(root / "UCF-101", 32, 2)
+    assert download(root / "UCF-101") == root / "UCF-101"
     assert server.asked == []
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
     assert f"{root}/UCF-101 is complete, nothing is downloaded." in capsys.readouterr().err
@@ -150,10 +145,10 @@ def test_a_complete_archive_is_used_and_one_of_another_size_is_not_replaced(serv
     programs("unar")
     (root / "UCF101.rar").write_bytes(ARCHIVE[:1000])
     with pytest.raises(ActionrecError, match=r"UCF101.rar has 1,000 bytes instead of the 64"):
-        download("ucf101", root)
+        download(root)
     assert files_below(root) == {"UCF101.rar": ARCHIVE[:1000]}
     (root / "UCF101.rar").write_bytes(ARCHIVE)
-    assert download("ucf101", root).videos == 32
+    assert download(root) == root / "UCF-101"
     assert server.asked == [] and files_below(root) == VIDEOS
 
 
@@ -165,7 +160,7 @@ def test_an_incomplete_data_set_is_not_replaced(server, root):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(contents)
     with pytest.raises(ActionrecError) as caught:
-        download("ucf101", root)
+        download(root)
     assert str(caught.value) == (
         f"{root}/UCF-101 is there but has 31 videos of 2 classes instead of 32 of 2; move it away "
         "or delete it to download ucf101 anew."
@@ -173,35 +168,30 @@ def test_an_incomplete_data_set_is_not_replaced(server, root):
     assert server.asked == [] and files_below(root) == present
 
 
-def test_only_known_data_sets_are_downloaded(root):
-    with pytest.raises(UsageError, match="no data set 'kinetics' to download; .* ucf101"):
-        download("kinetics", root)
-
-
 def test_a_full_disk_is_noticed_before_the_download(server, programs, root, monkeypatch):
     programs("unar")
     usage = shutil._ntuple_diskusage(10**12, 10**12, 1_500_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ActionrecError, match=r"has 0.0 GB of free space, but ucf101 needs another"):
-        download("ucf101", root)
+        download(root)
     assert server.asked == []
     # A part of the archive needs no more space.
     (root / "UCF101.rar.part").write_bytes(ARCHIVE[:300_000])
-    assert download("ucf101", root).videos == 32
+    assert download(root) == root / "UCF-101"
 
 
 def test_a_folder_that_cannot_be_written_is_explained(programs, tmp_path):
     programs("unar")
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ActionrecError, match="file/data could not be written"):
-        download("ucf101", tmp_path / "file" / "data")
+        download(tmp_path / "file" / "data")
 
 
 def test_a_server_that_fails_is_explained(server, programs, root):
     programs("unar")
     server.statuses = [404]
     with pytest.raises(ActionrecError) as caught:
-        download("ucf101", root)
+        download(root)
     assert str(caught.value) == (
         f"{server.url}/files/UCF101.rar could not be downloaded (the server answered 404): run "
         f"this again later to continue, or put the file there yourself as {root}/UCF101.rar."
@@ -212,7 +202,7 @@ def test_two_downloads_to_one_folder_do_not_mix(server, programs, root):
     programs("unar")
     with FileLock(root / ".UCF101.rar.lock"):
         with pytest.raises(ActionrecError, match="Another actionrec is downloading UCF101.rar to"):
-            download("ucf101", root)
+            download(root)
     assert server.asked == []
 
 
@@ -229,7 +219,7 @@ def archive(root):
 
 def test_without_a_program_nothing_is_downloaded(server, programs, root):
     with pytest.raises(ActionrecError) as caught:
-        download("ucf101", root)
+        download(root)
     assert str(caught.value) == (
         "No program that unpacks UCF101.rar was found (one of unar, unrar, 7z, 7zz); "
         "install unar, with `apt install unar` or `brew install unar`, or another of them."
@@ -240,7 +230,7 @@ def test_without_a_program_nothing_is_downloaded(server, programs, root):
 @pytest.mark.parametrize("program", ["unar", "unrar", "7z", "7zz"])
 def test_each_program_gets_its_arguments(archive, programs, root, program):
     calls = programs(program)
-    assert download("ucf101", root) == VideoCount(root / "UCF-101", 32, 2)
+    assert download(root) == root / "UCF-101"
     assert files_below(root) == VIDEOS
     folder = f"{root}/.UCF-101.unpacking"
     assert calls.read_text().strip() in (
@@ -255,7 +245,7 @@ def test_the_first_program_that_can_read_the_archive_is_taken(archive, programs,
     programs("unrar").with_name("unrar").write_text("not a program")
     programs("7z")
     programs("7zz")
-    assert download("ucf101", root).videos == 32
+    assert download(root) == root / "UCF-101"
     assert files_below(root) == VIDEOS
     assert [line.split()[0] for line in calls.read_text().splitlines()] == ["unar", "7z"]
 
@@ -266,7 +256,7 @@ def test_an_archive_that_no_program_unpacks_is_kept_and_each_is_quoted(archive, 
     programs("7z", after="exit 2")
     programs("7zz", after='rm "$folder/UCF-101/Archery/v_Archery_g02_c01.avi"')
     with pytest.raises(ActionrecError) as caught:
-        download("ucf101", root)
+        download(root)
     assert str(caught.value) == (
         f"{archive} could not be unpacked (unar: 1 file failed; unrar: Solid archive; "
         "7z: it failed silently; 7zz: has 31 videos of 2 classes instead of 32 of 2); it was "
@@ -281,7 +271,7 @@ def test_files_that_a_killed_process_left_are_removed(archive, programs, root):
     left.mkdir(parents=True)
     (left / "v_Archery_g09_c01.avi").write_bytes(b"half")
     programs("unar")
-    download("ucf101", root)
+    download(root)
     assert files_below(root) == VIDEOS
 
 
@@ -304,7 +294,7 @@ def test_real_programs_unpack_and_notice_a_changed_byte(
     damaged[position] ^= 1
     archive.write_bytes(damaged)
     with pytest.raises(ActionrecError, match=f"could not be unpacked .{program}: "):
-        download("ucf101", root)
+        download(root)
     archive.write_bytes(ARCHIVE)
-    assert download("ucf101", root) == VideoCount(root / "UCF-101", 32, 2)
+    assert download(root) == root / "UCF-101"
     assert files_below(root) == VIDEOS

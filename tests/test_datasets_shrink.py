@@ -91,7 +91,9 @@ def test_names_numbers_of_frames_rates_and_pictures_stay(large, shrunk):
     assert len(pairs) == shrunk.videos == 8
     for video, copy in pairs:
         assert len(copy) == len(video), video.path
-        assert copy.fps == pytest.approx(video.fps, rel=1e-6), video.path
+        assert copy.fps == pytest.approx(video.fps, rel=1e-6 if video.index.is_regular else 1e-3)
+        shown = [each.times[:-1] - each.times[0] for each in (video, copy)]
+        np.testing.assert_allclose(*shown, atol=0.001, err_msg=str(video.path))
         scale = SIDE / min(video.size)
         assert copy.size == tuple(round(side * scale) for side in video.size), video.path
         copy.verify()

@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "actionrec"
 FLOORS = (
     {"errors", "recipes"},
     {"text"},
-    {"files", "downloads", "processes", "progress", "signals"},
+    {"files", "downloads", "progress", "signals"},
+    {"processes"},
     {"video"},
     {"datasets"},
     {"devices"},

@@ -44,7 +44,7 @@ def test_a_failed_save_leaves_the_old_file(path, small_recognizer, monkeypatch):
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("actionrec.models.model_file.save_file", full_disk)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full_disk)
     with pytest.raises(ActionrecError, match="could not be written .No space left"):
         small_recognizer.save(path)
     assert path.read_bytes() == before

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +15,11 @@ import torch
 
 from actionrec.cli.main import main
 from actionrec.errors import VideoError
+from actionrec.explanation.clip import candidate_clips
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction.timeline import (
     Segment,
     Step,
-    count_windows,
     merge,
     score_timeline,
     step_scores,
@@ -54,10 +55,10 @@ def test_windows_are_streamed_with_exactly_the_frames_that_are_read_one_by_one(
     encode, tmp_path, name, codec, options, sampling
 ):
     reader = VideoReader(encode(tmp_path / name, codec, frames=60, **options))
-    windows = list(sampling.sliding(60, 3))
+    windows = list(sampling.sliding(60, range(0, 60, 3)))
     crop = (2, 10, 43, 43)
     streamed = list(reader.stream(iter(windows), (32, 32), crop))
-    assert len(streamed) == len(windows) == count_windows(60, sampling.span, 3)
+    assert len(streamed) == len(windows)
     for window, pixels in zip(windows, streamed, strict=True):
         np.testing.assert_array_equal(pixels, reader.read(window, (32, 32), crop))
 
@@ -116,9 +117,11 @@ def as_input(clip):
 @pytest.mark.parametrize("frames", [1, 4, 7, 8, 50, 53])
 def test_each_step_gets_the_mean_of_the_windows_that_contain_its_middle(hop, frames):
     span = 7
-    starts = [clip[0] for clip in ClipSampling(4, 2).sliding(frames, hop)]
+    clips = list(ClipSampling(4, 2).sliding(frames, range(0, frames, hop)))
+    starts, ends = [clip[0] for clip in clips], [clip[-1] + 1 for clip in clips]
     rows = np.random.default_rng(0).random((len(starts), 3))
-    steps = list(step_scores(zip(starts, rows, strict=True), span, hop, frames))
+    windows = zip(starts, ends, rows, strict=True)
+    steps = list(step_scores(windows, [*range(0, frames, hop), frames]))
     assert [begin for begin, _, _ in steps] == list(range(0, frames, hop))
     assert [end for _, end, _ in steps] == [*range(hop, frames, hop), frames]
     for begin, end, scores in steps:
@@ -160,6 +163,51 @@ def test_times_are_those_at_which_a_player_shows_the_frames(ready, encode, tmp_p
     assert [step.start for step in timeline.steps] == [time / 1000 for time in times]
     assert timeline.clips[-1].end == timeline.duration == timeline.segments[-1].end
     assert timeline.duration == pytest.approx(4.6 + 1 / VideoReader(path).fps, abs=0.002)
+
+
+def test_at_a_target_rate_all_outputs_see_and_say_the_same_moments(
+    small_recognizer, encode, tmp_path, monkeypatch
+):
+    # 50 frames a second, then 10: by their numbers, windows would be too long, then too short.
+    times = [*range(0, 2000, 20), *range(2000, 6000, 100)]
+    path = encode(tmp_path / "v.mp4", "libx264", len(times), size=(48, 48), times=times)
+    config = replace(small_recognizer.config, sampling=ClipSampling(5, 2, fps=10))
+    monkeypatch.setattr(small_recognizer, "config", config)
+    model, seen = InferenceModel(small_recognizer, precision="float32"), []
+    monkeypatch.setattr(model, "scores", lambda clips: seen.extend(clips) or even(clips))
+    timeline = score_timeline(model, path, hop=0.4)
+    assert [clip.start for clip in timeline.clips] == pytest.approx(
+        [*np.arange(0, 5.1, 0.4), 5.1], abs=0.051
+    )
+    for clip, pixels in zip(timeline.clips, seen, strict=True):
+        frames = [index_in(picture) for picture in pixels.permute(1, 2, 3, 0)]
+        wanted = clip.start + np.arange(5) * 0.2
+        assert np.array(times)[frames] / 1000 == pytest.approx(wanted, abs=0.051)
+        assert times[frames[0]] / 1000 == clip.start
+        assert ([*times, 6000][frames[-1] + 1]) / 1000 == pytest.approx(clip.end, abs=0.1)
+    steps = [step.start for step in timeline.steps]
+    assert steps == pytest.approx(np.arange(0, 6, 0.4)[: len(steps)], abs=0.051)
+    assert timeline.steps[-1].end == timeline.duration == timeline.scored_until
+    predicted = model.clips.read(path, clips=4).seconds
+    explained = [
+        clip.seconds
+        for start in (0.4, 2.5)
+        for clip in candidate_clips(path, model.clips, start, None)
+    ]
+    for start, end in (*predicted, *explained):
+        assert end - start == pytest.approx(0.9, abs=0.16)
+    assert [start for start, _ in explained] == pytest.approx([0.4, 2.5], abs=0.051)
+
+
+def even(clips):
+    return np.full((len(clips), 3), 1 / 3)
+
+
+def index_in(picture):
+    """The index of a frame of `encode`, 48 pixels wide, of which the middle 43 are seen."""
+    row = picture.float().mean(dim=(0, 2)).numpy()
+    bits = (2 + (np.arange(len(row)) + 0.5) * 43 / len(row)) * 8 // 48
+    return sum(int(row[bits == bit].mean() > 128) << bit for bit in range(8))
 
 
 @pytest.mark.parametrize("frames", [1, 5])

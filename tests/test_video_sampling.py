@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from actionrec.errors import UsageError
-from actionrec.video.sampling import ClipSampling
+from actionrec.video.reader import VideoReader
+from actionrec.video.sampling import ClipSampling, FrameGrid
 
 SAMPLINGS = [ClipSampling(16, 1), ClipSampling(8, 4), ClipSampling(64, 1), ClipSampling(1, 1)]
 
@@ -122,7 +123,7 @@ def test_without_a_rate_frames_are_taken_as_they_are():
 @pytest.mark.parametrize("frames", [1, 20, 31, 300])
 def test_clips_at_a_rate_exist_and_reach_both_ends(video_fps, frames):
     sampling = ClipSampling(length=16, stride=1, fps=25).at(video_fps)
-    clips = sampling.uniform(frames, 4) + list(sampling.sliding(frames, hop=5))
+    clips = sampling.uniform(frames, 4) + list(sampling.sliding(frames, range(0, frames, 5)))
     assert all(0 <= clip[0] and clip[-1] < frames and clip == sorted(clip) for clip in clips)
     assert clips[0][0] == 0 and clips[-1][-1] == frames - 1
 
@@ -130,7 +131,7 @@ def test_clips_at_a_rate_exist_and_reach_both_ends(video_fps, frames):
 @pytest.mark.parametrize("frames", [1, 4, 15, 16, 17, 24, 25, 100])
 @pytest.mark.parametrize("hop", [1, 3, 8, 16])
 def test_sliding_clips_leave_no_frame_out_and_start_hop_apart(frames, hop):
-    clips = list(ClipSampling(length=16).sliding(frames, hop))
+    clips = list(ClipSampling(length=16).sliding(frames, range(0, frames, hop)))
     assert {index for clip in clips for index in clip} == set(range(frames))
     starts = [clip[0] for clip in clips]
     assert set(np.diff(starts[:-1])) <= {hop}
@@ -138,8 +139,57 @@ def test_sliding_clips_leave_no_frame_out_and_start_hop_apart(frames, hop):
     assert len(set(starts)) == len(starts)
 
 
-def test_a_hop_or_rate_that_is_not_possible_is_wrong_usage():
-    with pytest.raises(UsageError, match="A hop of 0 frames"):
-        list(ClipSampling().sliding(100, 0))
+def test_a_rate_that_is_not_possible_is_wrong_usage():
     with pytest.raises(UsageError, match="A rate of 0 frames a second"):
         ClipSampling(fps=0)
+
+
+# A phone in good and bad light, then a pause: the frame's index tells when it is shown.
+VARYING = [
+    *range(0, 1000, 20),
+    *range(1000, 3000, 100),
+    *range(3000, 3400, 40),
+    *range(9000, 9400, 40),
+]
+
+
+@pytest.fixture(scope="module", params=["v.mp4", "v.mkv"])
+def varying(request, tmp_path_factory, encode):
+    path = tmp_path_factory.mktemp("varying") / request.param
+    return VideoReader(encode(path, "libx264", frames=len(VARYING), times=VARYING))
+
+
+@pytest.mark.parametrize("sampling", [ClipSampling(8, 1, fps=25), ClipSampling(5, 2, fps=10)])
+def test_a_target_rate_is_kept_in_time_through_a_variable_rate(varying, sampling):
+    times = np.array(VARYING) / 1000
+    gaps = np.diff(times, append=times[-1] + 0.1)
+    grid = FrameGrid(sampling, varying)
+    generator = np.random.default_rng(0)
+    for clip in (
+        *grid.sampling.uniform(grid.positions, 9),
+        *grid.sampling.covering(grid.positions, at_most=10),
+        *grid.sampling.sliding(grid.positions, grid.apart(4)),
+        *(grid.sampling.random(grid.positions, generator) for _ in range(20)),
+    ):
+        frames = grid.frames(clip)
+        moments = clip[0] / sampling.fps + np.arange(len(clip)) * sampling.stride / sampling.fps
+        # Each is the frame nearest in time.
+        nearest_frames = np.abs(times[:, None] - moments).argmin(axis=0)
+        off = np.abs(times[frames] - moments) - np.abs(times[nearest_frames] - moments)
+        assert off.max() < 1e-6
+        assert np.abs(times[frames] - moments).max() <= gaps.max() / 2
+    for frame in range(len(times)):
+        position = grid.position(frame)
+        assert abs(position / sampling.fps - times[frame]) <= 0.5 / sampling.fps + 1e-9
+
+
+def test_a_pause_of_years_costs_no_more_than_one_of_seconds(varying):
+    class Paused:
+        times = np.append(varying.times[:70], varying.times[70:] + 1e9)
+        fps, has_constant_rate = 1e-7, False
+
+    grid = FrameGrid(ClipSampling(16, 1, fps=25), Paused())
+    clips = [grid.frames(clip) for clip in grid.sampling.sliding(grid.positions, grid.apart(8))]
+    assert len(clips) < 40
+    assert [69, 70] == sorted({frame for clip in clips for frame in clip if 69 <= frame <= 70})
+    assert any(69 in clip and 70 in clip for clip in clips)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -22,12 +22,12 @@ from actionrec.errors import ActionrecError, VideoError
 from actionrec.explanation.heat_maps import Explanation
 from actionrec.explanation.pictures import write_overlay
 from actionrec.prediction.rendering import frame_size
-from actionrec.prediction.timeline import Timeline, frames_of_hop
+from actionrec.prediction.timeline import SlidingWindows, Timeline
 from actionrec.recognizer import Recognizer
 from actionrec.text import clock_time
 from actionrec.video.container import opened
 from actionrec.video.reader import VideoReader
-from actionrec.video.writer import VideoWriter
+from actionrec.video.writer import TIME_BASE, VideoWriter
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Service:
             )
         playable = plays_in_browsers(path)
         report(Playable(path if playable else None))
-        clips = len(window_starts(self.recognizer, video))
+        clips = len(windows_of(self.recognizer, video))
         reporting = with_progress(self.recognizer, clips, report)
         timeline = reporting.timeline(path, min_score=MIN_SCORE)
         report(timeline)
@@ -163,11 +163,9 @@ def with_progress(recognizer: Recognizer, clips: int, report: Report) -> Recogni
     return reporting
 
 
-def window_starts(recognizer: Recognizer, video: VideoReader) -> list[int]:
-    """The first frame of each clip of the timeline."""
-    sampling = recognizer.config.sampling.at(video.fps)
-    hop = frames_of_hop(None, sampling, video.fps)
-    return [clip[0] for clip in sampling.sliding(len(video), hop)]
+def windows_of(recognizer: Recognizer, video: VideoReader) -> SlidingWindows:
+    """The clips of the timeline."""
+    return SlidingWindows(recognizer.config.sampling, video, hop=None)
 
 
 def explain_best_clip(
@@ -177,7 +175,8 @@ def explain_best_clip(
     label = timeline.top[0].label
     tops = [{entry.label: entry.score for entry in clip.top} for clip in timeline.clips]
     best = int(np.argmax([top.get(label, 0.0) for top in tops]))
-    start = video.clock()(window_starts(recognizer, video)[best])
+    window = next(islice(windows_of(recognizer, video), best, None))
+    start = video.clock()(window[0])
     return recognizer.explain(video.path, label=label, start=start)
 
 
@@ -196,7 +195,7 @@ def convert(video: VideoReader, path: Path, report: Report) -> None:
     crop, size = frame_size(video.size)
     clock = video.clock()
     pictures = video.stream(([index] for index in range(len(video))), size, crop)
-    with VideoWriter(path, size, video.fps, time_base=Fraction(1, 90_000)) as writer:
+    with VideoWriter(path, size, video.fps, time_base=TIME_BASE) as writer:
         try:
             for index, [picture] in enumerate(pictures):
                 if index % 25 == 0:

@@ -25,12 +25,9 @@ def app(
         actionrec app --model runs/mine/model.safetensors --port 8000
 
     Args:
-        model: Model file, run's folder, or a name from `actionrec weights list`.
         port: Port of the page on 127.0.0.1.
         max_seconds: Longest accepted video, in seconds.
         max_megabytes: Largest accepted file, in MB.
-        precision: Number format of the network: float32, bfloat16, or auto: bfloat16 on hardware
-            that supports it.
         open: Open the page in the browser.
     """
     from actionrec.app.server import serve

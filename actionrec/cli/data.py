@@ -28,10 +28,6 @@ def data_list(
 
     Args:
         dataset: Name of a data set; without a name, all are listed.
-        root: Folder of the data set, or the CSV file.
-        split: 1, 2, 3 or paper for ucf101; 1 to 3 for hmdb51; the fold, 1 to 5, for a CSV file
-            without a split column.
-        format: Format of the output.
     """
     if dataset is None:
         rows = [
@@ -90,11 +86,11 @@ def data_download(dataset: Literal["ucf101"], root: str) -> int:
         dataset: Name of the data set.
         root: Destination folder; UCF-101 needs 14 GB there for a while, 7 GB in the end.
     """
-    from actionrec.datasets.download import download
+    from actionrec.datasets.download import CLASSES, VIDEOS, download
 
-    count = download(dataset, Path(root))
-    say(f"{count.folder}: {count.videos} videos of {count.classes} classes")
-    say(f"train with: actionrec train --dataset {dataset} --root {shlex.quote(str(count.folder))}")
+    folder = download(Path(root))
+    say(f"{folder}: {VIDEOS} videos of {CLASSES} classes")
+    say(f"train with: actionrec train --dataset {dataset} --root {shlex.quote(str(folder))}")
     return 0
 
 
@@ -118,20 +114,14 @@ def data_check(
         actionrec data check folder --root my_videos --workers 8 --format json > report.json
 
     Args:
-        dataset: Name of the data set, from `actionrec data list`.
-        root: Folder of the data set, or the CSV file.
         split: Check only the videos of this split; by default all.
         workers: Number of decoding processes; by default one for each core.
-        timeout: Longest time for one video, in seconds.
-        memory: Most memory for one video, in MiB.
         again: Decode videos again that were checked before and have not changed.
-        format: Format of the output.
     """
     from actionrec.datasets.check import check
     from actionrec.processes import Limits
 
-    folder = Path(root) if root is not None else None
-    result = check(dataset, folder, split, workers, Limits(timeout, memory), again)
+    result = check(dataset, root, split, workers, Limits(timeout, memory), again)
     findings, bad = result.report.findings, result.report.bad
     if format == "json":
         print_json(result.report.to_json())
@@ -168,21 +158,16 @@ def data_shrink(
         actionrec data shrink csv --root my_videos.csv --output small --short-side 256
 
     Args:
-        dataset: Name of the data set, from `actionrec data list`.
         output: Folder for the copy, new or from an interrupted run.
-        root: Folder of the data set, or the CSV file.
         short_side: Short side of the copies, in pixels; smaller videos are copied unchanged.
             Training scales to 128 to 160 pixels by default.
         workers: Number of processes; by default one for each core.
-        timeout: Longest time for one video, in seconds.
-        memory: Most memory for one video, in MiB.
     """
     from actionrec.datasets.shrink import shrink
     from actionrec.processes import Limits
 
-    folder = Path(root) if root is not None else None
     limits = Limits(timeout, memory)
-    result = shrink(dataset, folder, Path(output), short_side, workers, limits)
+    result = shrink(dataset, root, Path(output), short_side, workers, limits)
     for failure in result.failures:
         complain(failure)
     say(

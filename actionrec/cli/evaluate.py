@@ -39,23 +39,16 @@ def evaluate(
         actionrec evaluate --model model.safetensors --dataset folder --root my_videos --format json
 
     Args:
-        model: Model file, run's folder, or a name from `actionrec weights list`.
-        dataset: Name of the data set, from `actionrec data list`.
-        root: Folder of the data set, or the CSV file.
-        split: 1, 2, 3 or paper for ucf101; 1 to 3 for hmdb51; the fold, 1 to 5, for a CSV file
-            without a split column.
         clips: Clips of each video, evenly spread.
         crops: Crops of each clip: 1 (the centre) or 3 (along the longer side).
         workers: Number of processes that read videos.
         precision: Number format of the network: float32, as for published results; bfloat16, which
             may rank a few clips differently; or auto: bfloat16 on hardware that supports it.
-        decoder: Decoding library; decord and torchcodec are extras and less exact.
         devices: GPUs (or, without a GPU, processes) of this machine; the results do not depend on
             the number.
         nodes: Number of machines; start the command with torchrun or Slurm.
         output: Folder for a report: results.json, per_class.csv, predictions.csv and pictures.
         save_logits: File, *.safetensors, for the logits of all clips, for `actionrec compare`.
-        format: Format of the output.
     """
     from actionrec.datasets.check import without_damaged_videos
     from actionrec.datasets.registry import open_dataset
@@ -118,7 +111,6 @@ def compare(
         files: Logits of model A and of model B.
         a: Logits of model A, one file for each seed.
         b: Logits of model B, with the same seeds in the same order.
-        format: Format of the output.
     """
     side_a, side_b = (files[:1], files[1:]) if files else (a, b)
     if files and (a or b) or not side_a or len(side_a) != len(side_b):

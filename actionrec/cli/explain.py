@@ -32,7 +32,6 @@ def explain(
 
     Args:
         video: Video file.
-        model: Model file, run's folder, or a name from `actionrec weights list`.
         compare: Second model, drawn beside the first for the same clip and point.
         method: affinity: the positions that a nonlocal block attends to from one point; features:
             strength of the features before and after the block (without a block, of the last
@@ -45,7 +44,6 @@ def explain(
         at: Time of the point in seconds; by default the middle of the clip.
         block: Nonlocal block, named by the unit behind it (see `actionrec info`); by default the
             last block.
-        decoder: Decoding library; decord and torchcodec are extras and less exact.
         output: Output file, *.png (a sheet of frames) or *.mp4 (the clip), or a folder for both.
     """
     from actionrec.explanation.heat_maps import default_method, explain_same_moment

@@ -53,18 +53,8 @@ SWITCH = {"action": "store_true"}
 DATASET = {"type": DatasetName}
 
 VERBS = {
-    "predict": _verb(
-        predict,
-        "paths",
-        paths={"nargs": "*", "default": []},
-        output=PREDICT_OUTPUT,
-    ),
-    "timeline": _verb(
-        timeline,
-        "paths",
-        paths={"nargs": "+"},
-        output=TIMELINE_OUTPUT,
-    ),
+    "predict": _verb(predict, "paths", paths={"nargs": "*", "default": []}, output=PREDICT_OUTPUT),
+    "timeline": _verb(timeline, "paths", paths={"nargs": "+"}, output=TIMELINE_OUTPUT),
     "watch": _verb(watch, "source"),
     "train": Verb(train, lambda: train_settings_parser(train)),
     "tune": Verb(

@@ -34,18 +34,8 @@ def info(
         actionrec info --block nl --stages 3 4 --format json
 
     Args:
-        backbone: Network.
-        block: Type of nonlocal block.
-        stages: Stages with a block.
-        blocks_per_stage: Number of blocks in each stage, before its last units.
-        reduction: Factor by which the block reduces the channels: 1, 2, 4 or 8.
-        order: Order of the filter (gsnl, cheb and cayley).
-        groups: Number of channel groups (cgnl).
-        passes: Number of passes through the block with the same weights (cc).
-        units: Number of filters in a block that share one affinity.
         clip: Frames, height and width of a clip.
         classes: Number of classes.
-        format: Format of the output.
     """
     from actionrec.models.classifier import BlockConfig, ClassifierConfig
     from actionrec.models.complexity import measure
@@ -90,7 +80,6 @@ def export(
 
     Args:
         output: Output file, *.onnx or *.pt2 (torch.export).
-        model: Model file, run's folder, or a name from `actionrec weights list`.
         clip: Frames, height and width of a clip; by default as in training.
         video: Video for the check of the logits; by default a generated clip.
     """
@@ -110,9 +99,6 @@ def weights_list(format: Format = "table") -> int:
 
     Example:
         actionrec weights list
-
-    Args:
-        format: Format of the output.
     """
     from actionrec.files import cache_folder
     from actionrec.models.catalogue import list_weights

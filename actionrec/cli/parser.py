@@ -10,6 +10,7 @@ from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -102,19 +103,35 @@ def verb_parser(
     """The parser of a verb.
 
     Args:
-        function: The verb; its docstring describes every argument.
+        function: The verb. Arguments that its docstring leaves out are described in `SHARED`, or
+            are settings of a training run too.
         positional: Names of the arguments without a flag.
         special: Options of argparse, such as `nargs`, for arguments whose type is not enough.
     """
     parser = Parser(description=description(function), print_config="--print-config")
-    helps = argument_helps(function)
+    helps = argument_helps(TrainConfig) | SHARED | argument_helps(function)
     for name in positional:
         parser.add_argument(name, help=helps[name], **special.get(name, {}))
     for name, options in special.items():
         if name not in positional:
             parser.add_argument(f"--{name}", help=helps[name], **options)
     parser.add_function_arguments(function, as_group=False, skip={*positional, *special})
+    for action in parser._actions:
+        action.help = action.help or helps.get(action.dest)
     return parser
+
+
+# Arguments of several verbs.
+SHARED = {
+    "root": "Folder of the data set, or the CSV file.",
+    "model": "Model file, run's folder, or a name from `actionrec weights list`.",
+    "topk": "Number of best classes in the output.",
+    "precision": "Number format of the network: float32, bfloat16, or auto: bfloat16 on hardware "
+    "that supports it.",
+    "timeout": "Longest time for one video, in seconds.",
+    "memory": "Most memory for one video, in MiB.",
+    "format": "Format of the output.",
+}
 
 
 def train_settings_parser(function: Callable[..., int], **positional: dict[str, Any]) -> Parser:
@@ -171,6 +188,7 @@ def summary(function: Callable[..., int]) -> str:
     return inspect.getdoc(function).splitlines()[0]
 
 
+@cache
 def argument_helps(function: Callable[..., Any]) -> dict[str, str]:
     """The descriptions of the arguments in a docstring, by name."""
     from docstring_parser import parse

@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 
 # How argparse reads --output; help names the formats.
 PREDICT_OUTPUT = {"metavar": f"FILE{{{','.join(PREDICTION_FORMATS)}}}"}
-TIMELINE_OUTPUT = {
-    "metavar": f"FILE{{{','.join(TIMELINE_FORMATS)}}}",
-    "nargs": "+",
-    "default": [],
-}
+TIMELINE_OUTPUT = {"metavar": f"FILE{{{','.join(TIMELINE_FORMATS)}}}", "nargs": "+", "default": []}
 
 
 def predict(
@@ -59,13 +55,9 @@ def predict(
 
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
-        model: Model file, run's folder, or a name from `actionrec weights list`.
-        topk: Number of best classes in the output.
         clips: Clips of each video; by default enough to cover it, at most ten.
         precision: Number format of the network; bfloat16 changes scores by up to 0.02, auto uses it
             on hardware that supports it.
-        decoder: Decoding library; decord and torchcodec are extras and less exact.
-        format: Format of the output.
         files_from: Text file with one path on each line, or - for standard input.
         output: File for the results; the suffix selects the format.
         workers: Number of processes for --output, about 1 GB of memory each; by default one for
@@ -138,13 +130,9 @@ def timeline(
 
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
-        model: Model file, run's folder, or a name from `actionrec weights list`.
         hop: Seconds from one window to the next; by default half a clip.
         min_score: Lowest score of a segment, from 0 to 1.
         topk: Number of best classes kept for each window.
-        precision: Number format of the network: float32, bfloat16, or auto: bfloat16 on hardware
-            that supports it.
-        format: Format of the output.
         output: Files for the timeline of one video; the suffix selects the format.
         render: File, *.mp4, *.mov or *.mkv, for the video with the timeline drawn on it.
     """
@@ -224,11 +212,7 @@ def watch(
 
     Args:
         source: camera:0, a URL (rtsp, rtmp, http, tcp, udp, srt) or -, standard input.
-        model: Model file, run's folder, or a name from `actionrec weights list`.
         hop: Shortest time from one clip to the next, in seconds; by default half a clip.
-        topk: Number of best classes in the output.
-        precision: Number format of the network: float32, bfloat16, or auto: bfloat16 on hardware
-            that supports it.
     """
     from actionrec.models.inference import InferenceModel
     from actionrec.prediction.live import watch as watch_source

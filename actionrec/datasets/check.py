@@ -33,7 +33,7 @@ from typing import Any, NamedTuple, TypeVar
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.datasets.registry import dataset_kind, open_dataset
 from actionrec.errors import ActionrecError, Failure
-from actionrec.files import replacing
+from actionrec.files import write_whole
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
 from actionrec.text import json_text
 from actionrec.video.reader import VideoReader
@@ -107,8 +107,7 @@ class Report:
 
     def save(self, path: Path) -> None:
         """Write the report; an ActionrecError where the folder can't be written."""
-        with replacing(path) as temporary:
-            temporary.write_text(json_text(self.to_json()), encoding="utf-8")
+        write_whole(path, json_text(self.to_json()))
 
     @classmethod
     def load(cls, path: Path) -> "Report | None":
@@ -161,7 +160,7 @@ class CheckResult:
 
 def check(
     name: str,
-    root: Path | None,
+    root: str | Path | None,
     split: str | None = None,
     workers: int | None = None,
     limits: Limits = STANDARD_LIMITS,
@@ -190,10 +189,8 @@ def check(
     }
     if known:
         logger.info(
-            "%d of %d videos have not changed since %s; --again decodes them too.",
-            len(known),
-            len(paths),
-            file,
+            f"{len(known)} of {len(paths)} videos have not changed since {file}; --again decodes "
+            "them too."
         )
     # The findings on other videos hold until these change.
     others = {
@@ -238,13 +235,10 @@ def count_frames(path: Path) -> tuple[int, str]:
 
 
 def every_video(
-    name: str, root: Path | None, split: str | None = None
+    name: str, root: str | Path | None, split: str | None = None
 ) -> tuple[VideoDataset, list[Path]]:
     """The data set and the paths of its videos: of one split, or without one of all together,
     with those that no split trains or validates on.
-
-    Raises:
-        UsageError, ActionrecError: as `open_dataset`.
     """
     splits = dataset_kind(name).splits_for_all if split is None else [split]
     datasets = [open_dataset(name, root, each, to_train=False) for each in splits]
@@ -297,11 +291,9 @@ def without_damaged_videos(
     if not left.val:
         raise ActionrecError(f"All validation videos are bad by {file}; replace some of them.")
     if failures:
+        videos = sum(len(getattr(dataset, side)) for side in sides)
         logger.warning(
-            "%d of %d videos are left out, because they are bad by %s.",
-            len(failures),
-            sum(len(getattr(dataset, side)) for side in sides),
-            file,
+            f"{len(failures)} of {videos} videos are left out, because they are bad by {file}."
         )
     return left, failures
 

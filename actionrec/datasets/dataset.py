@@ -118,11 +118,8 @@ def warn_of_omitted(folder: Path, clause: str, videos: Sequence[Path]) -> None:
     """Warn of videos in `folder` that are no part of the data set, if there are any."""
     if videos:
         logger.warning(
-            "Videos in %s that %s are left out: %d, the first is %s.",
-            folder,
-            clause,
-            len(videos),
-            min(videos),
+            f"Videos in {folder} that {clause} are left out: {len(videos)}, the first is "
+            f"{min(videos)}."
         )
 
 
@@ -138,14 +135,11 @@ def warn_of_missing(
     found, expected = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
     if found >= expected:
         return
-    subset = "; half or more are missing, so figures are those of a subset"
-    logger.warning(
-        "%s holds %s%s%s.",
-        folder,
-        " and ".join(f"{there} of the {total} {kind}" for kind, (there, total) in counts.items()),
-        subset if 2 * found <= expected else "",
-        absent_classes(labels, present),
-    )
+    parts = [f"{there} of the {total} {kind}" for kind, (there, total) in counts.items()]
+    missing_half = "; half or more are missing, so figures are those of a subset"
+    subset = missing_half if 2 * found <= expected else ""
+    absent = absent_classes(labels, present)
+    logger.warning(f"{folder} holds {' and '.join(parts)}{subset}{absent}.")
 
 
 def deal_groups(groups: Sequence[str | None], labels: Sequence[str], folds: int) -> list[int]:
@@ -177,7 +171,7 @@ def absent_classes(labels: tuple[str, ...], present: set[int]) -> str:
     return f"; {len(absent)} classes have none ({abridged(absent)})" if absent else ""
 
 
-def abridged(names: Sequence[str]) -> str:
-    """Return the first three names, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+def abridged(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

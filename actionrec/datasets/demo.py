@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.datasets.ucf101 import side_of_group
 from actionrec.errors import ActionrecError
-from actionrec.files import cache_folder, replacing
+from actionrec.files import cache_folder, replacing, write_whole
+from actionrec.progress import track
 from actionrec.text import json_text
 
 if TYPE_CHECKING:
@@ -87,25 +88,16 @@ def _make_missing(root: Path, videos: list[LabelledVideo]) -> None:
             return
     elif version is None:
         # Marks the folder before the first video, so that an interrupted run is recognised.
-        _write_marker(root, version=0)
-
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    for video in track(videos, "Making the demo videos", console=console):
+        write_whole(root / MARKER, json_text({"version": 0}))
+    for video in track(videos, "making the demo videos"):
         label, name = video.path.parent.name, video.path.stem
         with replacing(video.path) as temporary:
             _write_video(temporary, label, int(name[-6:-4]), int(name[-2:]))
-    _write_marker(root, VERSION)
+    write_whole(root / MARKER, json_text({"version": VERSION}))
 
 
 def _version_of(root: Path) -> int | None:
-    """Return the version of the demo below `root`: 0 if it is unfinished, None if there is none.
-
-    Raises:
-        ActionrecError: `root` holds something else, which must not be touched.
-    """
+    """Return the version of the demo below `root`: 0 if it is unfinished, None if there is none."""
     if root.exists() and not root.is_dir():
         raise ActionrecError(f"{root} is not a folder; give a new or empty one for the demo.")
     # Looked at before the marker: another process may be writing it and then videos just now.
@@ -124,11 +116,6 @@ def _version_of(root: Path) -> int | None:
             "or none to use the cache."
         )
     return None
-
-
-def _write_marker(root: Path, version: int) -> None:
-    with replacing(root / MARKER) as temporary:
-        temporary.write_text(json_text({"version": version}), encoding="utf-8")
 
 
 def _write_video(path: Path, label: str, group: int, clip: int) -> None:

@@ -1,68 +1,30 @@
-"""Data sets from their official sites: download, unpack, count.
+"""UCF-101 from its official site: download, unpack, count.
 
     actionrec data download ucf101 --root data
 
-The same command continues an interrupted download. A data set appears only when it is complete,
+The same command continues an interrupted download. The data set appears only when it is complete,
 and never replaces files that are already there.
 """
 
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from pathlib import Path
 
 from requests import RequestException
 from rich.console import Console
 
 from actionrec.datasets.ucf101 import LABEL_OF, LABELS, OFFICIAL_COUNT, VIDEO_NAME
 from actionrec.downloads import Session, download_file, part_of, reason, size_of
-from actionrec.errors import ActionrecError, UsageError
+from actionrec.errors import ActionrecError
 from actionrec.files import exclusive
 
-
-@dataclass(frozen=True)
-class VideoCount:
-    """The videos and classes in a folder."""
-
-    folder: Path
-    videos: int
-    classes: int
-
-
-@dataclass(frozen=True)
-class Source:
-    """A published RAR archive of a data set.
-
-    Attributes:
-        size: Of the archive, in bytes. It is exact; no checksum is published.
-        unpacked: Approximate size of the contents, in bytes.
-        folder: The folder in the archive, with one folder a class.
-    """
-
-    url: str
-    size: int
-    unpacked: int
-    folder: str
-    videos: int
-    classes: int
-
-    @property
-    def file(self) -> str:
-        return PurePosixPath(urlsplit(self.url).path).name
-
-
-SOURCES = {
-    "ucf101": Source(
-        url="https://www.crcv.ucf.edu/data/UCF101/UCF101.rar",
-        size=6_932_971_618,
-        unpacked=7_300_000_000,
-        folder="UCF-101",
-        videos=OFFICIAL_COUNT,
-        classes=len(LABELS),
-    ),
-}
+URL = "https://www.crcv.ucf.edu/data/UCF101/UCF101.rar"
+ARCHIVE = "UCF101.rar"
+SIZE = 6_932_971_618  # bytes of the archive, exact; no checksum is published
+UNPACKED_SIZE = 7_300_000_000  # bytes of its contents, about
+FOLDER = "UCF-101"  # in the archive, with one folder a class
+VIDEOS, CLASSES = OFFICIAL_COUNT, len(LABELS)
 
 # Programs and their arguments. Each compares the checksums in the archive (bsdtar doesn't). Not
 # every build reads every RAR (Debian's 7-Zip reads none), so all are tried.
@@ -74,46 +36,40 @@ UNPACKERS = {
 }
 
 
-def download(name: str, root: Path) -> VideoCount:
-    """Download the data set `name`, unpack it below `root` and count its videos.
+def download(root: Path) -> Path:
+    """Download UCF-101, unpack it below `root` and count its videos; returns its folder.
 
-    For ucf101: 6.9 GB to download, 7.2 GB when unpacked to root/UCF-101, and one of the programs
-    of `UNPACKERS`. A complete data set in `root` is left as it is, a complete archive (UCF101.rar)
-    is used, and a partial one (UCF101.rar.part) continued. The archive is deleted in the end.
-    Progress goes to stderr.
+    It takes 6.9 GB to download, 7.2 GB when unpacked to root/UCF-101, and one of the programs of
+    `UNPACKERS`. A complete data set in `root` is left as it is, a complete archive (UCF101.rar) is
+    used, and a partial one (UCF101.rar.part) continued. The archive is deleted in the end. Progress
+    goes to stderr.
 
     Raises:
-        UsageError: there is no such data set to download.
         ActionrecError: it can't be downloaded, unpacked or written, or isn't complete; the
             message says which files are kept.
     """
-    if name not in SOURCES:
-        raise UsageError(
-            f"There is no data set {name!r} to download; choose one of {', '.join(SOURCES)}."
-        )
-    source = SOURCES[name]
-    target = root / source.folder
+    target = root / FOLDER
     for folder in (target, root):
-        if (problem := _incompleteness(folder, source)) is None:
+        if (problem := _incompleteness(folder)) is None:
             print(f"{folder} is complete, nothing is downloaded.", file=sys.stderr)
-            return VideoCount(folder, source.videos, source.classes)
+            return folder
         if folder == target and folder.exists():
             raise ActionrecError(
-                f"{folder} is there but {problem}; move it away or delete it to download {name} "
+                f"{folder} is there but {problem}; move it away or delete it to download ucf101 "
                 "anew."
             )
     programs = [program for program in UNPACKERS if shutil.which(program)]
     if not programs:
         raise ActionrecError(
-            f"No program that unpacks {source.file} was found (one of {', '.join(UNPACKERS)}); "
+            f"No program that unpacks {ARCHIVE} was found (one of {', '.join(UNPACKERS)}); "
             "install unar, with `apt install unar` or `brew install unar`, or another of them."
         )
-    archive = root / source.file
-    busy = f"Another actionrec is downloading {source.file} to {root}; wait until it is done."
+    archive = root / ARCHIVE
+    busy = f"Another actionrec is downloading {ARCHIVE} to {root}; wait until it is done."
     try:
         with exclusive(archive, busy):
-            _provide_archive(name, source, archive)
-            _unpack(archive, root / f".{source.folder}.unpacking", programs, source)
+            _provide_archive(archive)
+            _unpack(archive, root / f".{FOLDER}.unpacking", programs)
             archive.unlink()
     except OSError as error:
         raise ActionrecError(
@@ -121,43 +77,39 @@ def download(name: str, root: Path) -> VideoCount:
             "some space, correct the permissions or choose another folder with --root."
         ) from error
     print(f"{target} is complete, {archive} was deleted.", file=sys.stderr)
-    return VideoCount(target, source.videos, source.classes)
+    return target
 
 
-def _provide_archive(name: str, source: Source, archive: Path) -> None:
+def _provide_archive(archive: Path) -> None:
     """Download the archive unless it is there; raise ActionrecError if space is lacking."""
     present = archive.exists()
-    needed = source.unpacked
+    needed = UNPACKED_SIZE
     if not present:
-        needed += source.size - size_of(part_of(archive))
-    elif size_of(archive) != source.size:
+        needed += SIZE - size_of(part_of(archive))
+    elif size_of(archive) != SIZE:
         raise ActionrecError(
-            f"{archive} has {size_of(archive):,} bytes instead of the {source.size:,} that were "
+            f"{archive} has {size_of(archive):,} bytes instead of the {SIZE:,} that were "
             "published; move it away or delete it to download it anew."
         )
     if (free := shutil.disk_usage(archive.parent).free) < needed:
         raise ActionrecError(
-            f"{archive.parent} has {free / 1e9:.1f} GB of free space, but {name} needs another "
+            f"{archive.parent} has {free / 1e9:.1f} GB of free space, but ucf101 needs another "
             f"{needed / 1e9:.1f} GB; free some, or choose a folder on another disk with --root."
         )
     if present:
         return
     try:
         with Session() as session:
-            download_file(source.url, archive, source.size, session)
+            download_file(URL, archive, SIZE, session)
     except RequestException as error:
         raise ActionrecError(
-            f"{source.url} could not be downloaded ({reason(error)}): run this again later to "
+            f"{URL} could not be downloaded ({reason(error)}): run this again later to "
             f"continue, or put the file there yourself as {archive}."
         ) from error
 
 
-def _unpack(archive: Path, temporary: Path, programs: list[str], source: Source) -> None:
-    """Unpack the archive with the first program that does it without error.
-
-    Raises:
-        ActionrecError: none does, or the data set isn't complete.
-    """
+def _unpack(archive: Path, temporary: Path, programs: list[str]) -> None:
+    """Unpack the archive with the first program that does it without error."""
     # Absolute paths, so that none begins with a hyphen.
     paths = {"archive": archive.absolute(), "folder": temporary.absolute()}
     problems = []
@@ -170,9 +122,9 @@ def _unpack(archive: Path, temporary: Path, programs: list[str], source: Source)
             arguments = [word.format(**paths) for word in UNPACKERS[program].split()]
             problem = _run([program, *arguments])
             if problem is None:
-                problem = _incompleteness(temporary / source.folder, source)
+                problem = _incompleteness(temporary / FOLDER)
             if problem is None:
-                (temporary / source.folder).rename(archive.parent / source.folder)
+                (temporary / FOLDER).rename(archive.parent / FOLDER)
                 return
             problems.append(f"{program}: {problem}")
     finally:
@@ -199,7 +151,7 @@ def _run(command: list[str]) -> str | None:
     return lines[0].removeprefix(f"{command[0]}: ").strip(" .") if lines else "it failed silently"
 
 
-def _incompleteness(folder: Path, source: Source) -> str | None:
+def _incompleteness(folder: Path) -> str | None:
     """The difference to the complete data set, as the end of a sentence, or None.
 
     Counts the videos in `folder` and its class folders.
@@ -213,9 +165,6 @@ def _incompleteness(folder: Path, source: Source) -> str | None:
             if label in LABEL_OF and (above == label or above not in LABEL_OF):
                 names.add(path.name.casefold())
                 classes.add(label)
-    if (len(names), len(classes)) == (source.videos, source.classes):
+    if (len(names), len(classes)) == (VIDEOS, CLASSES):
         return None
-    return (
-        f"has {len(names)} videos of {len(classes)} classes instead of {source.videos} of "
-        f"{source.classes}"
-    )
+    return f"has {len(names)} videos of {len(classes)} classes instead of {VIDEOS} of {CLASSES}"

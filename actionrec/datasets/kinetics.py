@@ -20,12 +20,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from actionrec.datasets.dataset import (
-    LabelledVideo,
-    VideoDataset,
-    videos_by_name,
-    warn_of_missing,
-)
+from actionrec.datasets.dataset import LabelledVideo, VideoDataset, videos_by_name, warn_of_missing
 from actionrec.errors import ActionrecError
 
 logger = logging.getLogger("actionrec")
@@ -138,10 +133,8 @@ def _read_list(path: Path) -> dict[str, _Clip]:
         raise ActionrecError(f"{path} lists no clips; get the list from {PAGE}.")
     if ambiguous:
         logger.warning(
-            "%s gives %d clips two labels, the first is %s; the label listed first is taken.",
-            path,
-            len(ambiguous),
-            ambiguous[0],
+            f"{path} gives {len(ambiguous)} clips two labels, the first is {ambiguous[0]}; the "
+            "label listed first is taken."
         )
     return clips
 
@@ -155,12 +148,8 @@ def _check_sides(lists: dict[str, Path], clips: dict[str, dict[str, _Clip]]) -> 
         )
     if both := clips["train"].keys() & clips["val"].keys():
         logger.warning(
-            "%d clips of %s are in %s too, which makes the validation figures too good; the first "
-            "is %s.",
-            len(both),
-            lists["val"],
-            lists["train"],
-            min(both),
+            f"{len(both)} clips of {lists['val']} are in {lists['train']} too, which makes the "
+            f"validation figures too good; the first is {min(both)}."
         )
 
 

@@ -28,6 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from actionrec.datasets.check import (
     REPORT,
     FileState,
@@ -39,7 +41,7 @@ from actionrec.datasets.check import (
 from actionrec.datasets.dataset import scan_files
 from actionrec.datasets.registry import DatasetKind, dataset_kind
 from actionrec.errors import ActionrecError, UsageError, VideoError
-from actionrec.files import exclusive, remove_leftovers, replacing
+from actionrec.files import exclusive, remove_leftovers, replacing, write_whole
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
 from actionrec.text import json_text
 from actionrec.video.reader import VideoReader
@@ -55,6 +57,9 @@ KEY_FRAME_EVERY = 12
 # FFmpeg's -qscale 3, in its unit of 118: hardly to be told from the original.
 QUALITY = 3 * 118
 CHUNK = 8  # frames in memory at once
+# Of the times of a variable rate, in seconds; Matroska rounds them to 0.001 s.
+TIME_UNIT = Fraction(1, 60_000)
+MOST_LATE = 0.002
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,7 @@ class Record:
 
     def save(self, path: Path) -> None:
         """Write the record; an ActionrecError where the folder can't be written."""
-        with replacing(path) as temporary:
-            text = json_text({"version": VERSION} | asdict(self))
-            temporary.write_text(text, encoding="utf-8")
+        write_whole(path, json_text({"version": VERSION} | asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> "Record | None":
@@ -108,7 +111,7 @@ class Shrunk:
 
 def shrink(
     name: str,
-    root: Path | None,
+    root: str | Path | None,
     output: Path,
     short_side: int = 128,
     workers: int | None = None,
@@ -181,12 +184,7 @@ def shrink(
 
 
 def shrink_video(path: Path, folder: Path, output: Path, short_side: int) -> Copy:
-    """Write the smaller copy of one video of the data set in `folder`.
-
-    Raises:
-        VideoError: the video can't be read.
-        ActionrecError: the copy can't be written.
-    """
+    """Write the smaller copy of one video of the data set in `folder`."""
     video = VideoReader(path)
     found = path.stat()
     target = output / path_in_copy(path, folder)
@@ -195,7 +193,12 @@ def shrink_video(path: Path, folder: Path, output: Path, short_side: int) -> Cop
         with replacing(target) as temporary:
             shutil.copyfile(path, temporary)
     else:
-        # In these, MPEG-4 keeps every frame and the exact frame rate.
+        # In these, MPEG-4 keeps every frame and its time, but AVI has no times.
+        if target.suffix.lower() == ".avi" and not video.index.is_regular:
+            raise VideoError(
+                f"{path} has a variable frame rate, which a smaller AVI can't keep; convert it, "
+                "for example into .mp4."
+            )
         if target.suffix.lower() not in CONTAINERS:
             target = target.with_suffix(".mp4")
         with replacing(target) as temporary:
@@ -213,6 +216,8 @@ def encode(video: VideoReader, short_side: int, path: Path) -> None:
     chunks = [range(start, min(start + CHUNK, len(video))) for start in starts]
     # MPEG-4 counts time in units of 1/65535 s or more.
     rate = 1 / Fraction(1 / video.fps).limit_denominator(65535)
+    unit = None if video.index.is_regular else TIME_UNIT
+    times = iter(video.times - video.times[0])
     options = {
         "flags": "+qscale",
         "global_quality": str(QUALITY),
@@ -220,10 +225,10 @@ def encode(video: VideoReader, short_side: int, path: Path) -> None:
         "bf": "0",
         "threads": "1",
     }
-    with VideoWriter(path, (height, width), rate, "mpeg4", options) as writer:
+    with VideoWriter(path, (height, width), rate, "mpeg4", options, unit) as writer:
         for chunk in video.clips(chunks):
-            for picture in chunk:
-                writer.write(picture)
+            for picture, seconds in zip(chunk, times, strict=False):
+                writer.write(picture, seconds if unit else None)
 
 
 def path_in_copy(path: Path, folder: Path) -> Path:
@@ -256,10 +261,17 @@ def _unfinished(targets: dict[Path, Path], record: Record, output: Path) -> list
 
 
 def _compare(video: VideoReader, copy: VideoReader) -> None:
-    if len(copy) != len(video) or abs(copy.fps / video.fps - 1) > 1e-4:
+    same = len(copy) == len(video)
+    if same and video.index.is_regular:
+        same = abs(copy.fps / video.fps - 1) <= 1e-4
+    elif same:
+        moments = (each.times[:-1] - each.times[0] for each in (video, copy))
+        same = np.allclose(*moments, rtol=0, atol=MOST_LATE)
+    if not same:
         raise VideoError(
             f"{video.path} has {len(video)} frames at {video.fps:g} a second and its copy "
-            f"{len(copy)} at {copy.fps:g}; encode it again, for example as H.264 in .mp4."
+            f"{len(copy)} at {copy.fps:g}, or at other times; encode it again, for example as "
+            "H.264 in .mp4."
         )
 
 

@@ -79,7 +79,11 @@ class Comparison:
 
 def compare(a: Sequence[ClipLogits], b: Sequence[ClipLogits]) -> Comparison:
     """Compare the models of `a` with as many of `b`, on the same videos (see `load_comparable`)."""
-    clips_a, clips_b = ([correct_clips(logits) for logits in side] for side in (a, b))
+    # The numbers (videos,) of correctly classified clips and videos, for each file.
+    clips_a, clips_b = (
+        [np.bincount(each.video_of_clip, weights=each.clip_ranks == 0) for each in side]
+        for side in (a, b)
+    )
     videos_a, videos_b = ([logits.video_ranks == 0 for logits in side] for side in (a, b))
     clip_top1 = difference(clips_a, clips_b, a[0].counts)
     video_top1 = difference(videos_a, videos_b, np.ones_like(a[0].counts))
@@ -89,11 +93,6 @@ def compare(a: Sequence[ClipLogits], b: Sequence[ClipLogits]) -> Comparison:
     ]
     sentence = verdict(clip_top1, video_top1, tests)
     return Comparison(clip_top1, video_top1, tests, len(a[0].counts), sentence, limits(len(a)))
-
-
-def correct_clips(logits: ClipLogits) -> np.ndarray:
-    """The number (videos,) of correctly classified clips of each video."""
-    return np.bincount(logits.video_of_clip, weights=logits.clip_ranks == 0)
 
 
 def difference(

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from actionrec.errors import ActionrecError, Failure
 from actionrec.files import replacing
@@ -93,10 +93,7 @@ class ClipLogits:
         }
         tensors = {"logits": self.logits, "counts": self.counts, "truths": self.truths}
         with replacing(Path(path)) as temporary:
-            try:
-                save_file(tensors, temporary, metadata={METADATA_KEY: json_text(description)})
-            except SafetensorError as error:
-                raise OSError(str(error)) from error
+            temporary.write_bytes(save(tensors, {METADATA_KEY: json_text(description)}))
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -1,15 +1,13 @@
 """Plots of a classifier's predictions: confusion matrix and accuracy per class."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axis import Axis
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
 
 from actionrec.text import fonts_for, shorten
-
-if TYPE_CHECKING:
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
 
 DPI = 120
 SMALLEST_FONT = 5.5  # points; still legible
@@ -18,7 +16,7 @@ MOST_CLASSES_WITH_NUMBERS = 16
 
 def confusion_matrix_figure(
     truths: np.ndarray, predictions: np.ndarray, labels: Sequence[str]
-) -> "Figure":
+) -> Figure:
     """The share of each true class (row) that was predicted as each class (column).
 
     Only classes that occur among truths or predictions are shown. A small matrix has the shares,
@@ -29,9 +27,6 @@ def confusion_matrix_figure(
         predictions: Integers (n,), likewise.
         labels: Names of the classes.
     """
-    from matplotlib.colors import PowerNorm
-    from matplotlib.figure import Figure
-
     # Renumbers the classes that occur from 0 on.
     shown, numbers = np.unique(np.concatenate([truths, predictions]), return_inverse=True)
     counts = np.zeros((len(shown), len(shown)), dtype=int)
@@ -61,18 +56,9 @@ def confusion_matrix_figure(
     return figure
 
 
-def per_class_figure(
-    truths: np.ndarray, predictions: np.ndarray, labels: Sequence[str]
-) -> "Figure":
-    """The share of correct predictions for each class that has cases, the best at the top.
-
-    Args:
-        truths: Integers (n,), indices into `labels`.
-        predictions: Integers (n,), likewise.
-        labels: Names of the classes.
-    """
-    from matplotlib.figure import Figure
-
+def per_class_figure(truths: np.ndarray, predictions: np.ndarray, labels: Sequence[str]) -> Figure:
+    """The share of correct predictions for each class that has cases, the best at the top; the
+    arguments are those of `confusion_matrix_figure`."""
     classes, counts = np.unique(truths, return_counts=True)
     shares = np.array([100 * np.mean(predictions[truths == each] == each) for each in classes])
     order = np.argsort(-shares, kind="stable")
@@ -89,7 +75,7 @@ def per_class_figure(
     return figure
 
 
-def _label_ticks(axis: "Axis", names: Sequence[str], inches: float, rotation: float = 0) -> None:
+def _label_ticks(axis: Axis, names: Sequence[str], inches: float, rotation: float = 0) -> None:
     """Label the positions 0, 1, ... of an axis of about `inches`, in a font small enough for all;
     where it would be illegible, some labels are left out."""
     room = 72 * inches / len(names)  # points

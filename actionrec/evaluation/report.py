@@ -11,9 +11,8 @@ writes into the folder `report`
     per_class.png          the classes in the order of their accuracy
 """
 
-import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ from actionrec.errors import UsageError
 from actionrec.evaluation.accuracy import Evaluation
 from actionrec.evaluation.logits import ClipLogits
 from actionrec.evaluation.plots import confusion_matrix_figure, per_class_figure
-from actionrec.files import replacing
-from actionrec.text import csv_row, json_text
+from actionrec.files import replacing, write_whole
+from actionrec.text import csv_text, json_text
 
 RESULTS = "results.json"
 PER_CLASS = "per_class.csv"
@@ -68,26 +67,18 @@ def write_report(folder: Path, logits: ClipLogits, evaluation: Evaluation) -> No
         ActionrecError: a file can't be written.
     """
     # First, because it tells whose the other files are if this is interrupted.
-    with replacing(folder / RESULTS) as temporary:
-        temporary.write_text(json_text(asdict(evaluation), indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / RESULTS, json_text(asdict(evaluation), indent=2) + "\n")
     truths, labels = logits.truths, logits.labels
     predictions = best_classes(logits.video_scores, 1)[:, 0]
-    _write_csv(folder / PER_CLASS, per_class_rows(evaluation, truths, predictions, labels))
-    _write_csv(folder / PREDICTIONS, prediction_rows(logits))
+    per_class = csv_text(per_class_rows(evaluation, truths, predictions, labels))
+    write_whole(folder / PER_CLASS, per_class)
+    write_whole(folder / PREDICTIONS, csv_text(prediction_rows(logits)))
     for name, plot in (
         (CONFUSION_PLOT, confusion_matrix_figure),
         (PER_CLASS_PLOT, per_class_figure),
     ):
         with replacing(folder / name) as temporary:
             plot(truths, predictions, labels).savefig(temporary)
-
-
-def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        csv.writer(file, lineterminator="\n").writerows(map(csv_row, rows))
 
 
 def best_classes(scores: np.ndarray, topk: int) -> np.ndarray:

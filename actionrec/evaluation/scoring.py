@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from actionrec import devices
@@ -22,6 +20,7 @@ from actionrec.evaluation.logits import ClipLogits
 from actionrec.models.classifier import ClassifierConfig
 from actionrec.models.inference import InferenceModel
 from actionrec.processes import answer_for_failures, reader_failures_as_errors
+from actionrec.progress import track
 from actionrec.video.clips import ClipReader, VideoClips
 from actionrec.video.decoders import require_decoder
 
@@ -101,13 +100,9 @@ def score_videos(
         num_workers=workers,
         worker_init_fn=answer_for_failures,
     )
-    progress = track(
-        zip(indices, loader, strict=True),
-        f"evaluating {len(indices)} videos",
-        total=len(indices),
-        console=Console(stderr=True),
-        disable=not devices.is_first(),
-    )
+    pairs = zip(indices, loader, strict=True)
+    quiet = not devices.is_first()
+    progress = track(pairs, "evaluating videos", len(indices), disable=quiet)
     return {
         index: item
         if isinstance(item, Failure)
@@ -122,12 +117,7 @@ def collect(
     labels: tuple[str, ...],
     protocol: dict[str, Any],
 ) -> ClipLogits:
-    """Put the results of `score_videos` for all validation videos into the data set's order.
-
-    Raises:
-        ActionrecError: no video could be scored.
-        KeyError: a video has no result.
-    """
+    """Put the results of `score_videos` for all validation videos into the data set's order."""
     in_order = [(video, results[index]) for index, video in enumerate(dataset.val)]
     skipped = [result for _, result in in_order if isinstance(result, Failure)]
     scored = [pair for pair in in_order if not isinstance(pair[1], Failure)]

@@ -12,6 +12,7 @@ from actionrec.explanation.receptive_fields import Grid
 from actionrec.video.clips import MOST_CLIPS, ClipReader
 from actionrec.video.decoders import open_video
 from actionrec.video.reader import Crop, VideoReader
+from actionrec.video.sampling import FrameGrid
 from actionrec.video.transforms import Preprocessing
 
 
@@ -143,15 +144,16 @@ def candidate_clips(
             raise UsageError(
                 f"{seconds:g} s is not in {video.path}, which lasts {video.times[-1]:.2f} s."
             )
-    sampling = reader.sampling.at(video.fps)
+    grid = FrameGrid(reader.sampling, video)
+    sampling = grid.sampling
     if start is None and at is None:
-        chosen = sampling.covering(len(video), at_most=MOST_CLIPS)
+        chosen = sampling.covering(grid.positions, at_most=MOST_CLIPS)
     else:
         before = sampling.span // 2 if start is None else 0
-        first = frame_index(video, at if start is None else start) - before
-        last = max(len(video) - sampling.span, 0)
-        chosen = [sampling.clip(min(max(first, 0), last), len(video))]
-    return [Clip(video, indices, reader.preprocessing) for indices in chosen]
+        first = grid.position(frame_index(video, at if start is None else start)) - before
+        last = max(grid.positions - sampling.span, 0)
+        chosen = [sampling.clip(min(max(first, 0), last), grid.positions)]
+    return [Clip(video, grid.frames(clip), reader.preprocessing) for clip in chosen]
 
 
 def frame_index(video: VideoReader, seconds: float) -> int:

@@ -23,15 +23,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from actionrec.errors import UsageError
 from actionrec.explanation.clip import Clip, Point, candidate_clips
 from actionrec.explanation.methods import affinity_row, channel_rms, feature_maps, hires_cam
 from actionrec.models.inference import InferenceModel
-from actionrec.video.decoders import open_video
+from actionrec.progress import track
 from actionrec.video.reader import Crop
 from actionrec.video.transforms import channels_first, stack_clips
 
@@ -98,10 +96,17 @@ class Explanation:
     maps: tuple[HeatMap, ...]
     point: Point | None
 
+    @property
+    def playback(self) -> np.ndarray:
+        """When a player shows each frame, in seconds from the clip's start; frames that come more
+        than once in a clip are evenly spaced."""
+        times = self.times - self.times[0]
+        return times if (np.diff(times) > 0).all() else np.arange(len(times)) / self.fps
+
 
 def explain_video(
     model: InferenceModel,
-    path: str | Path,
+    video: str | Path,
     method: Method | None = None,
     *,
     label: str | None = None,
@@ -114,7 +119,7 @@ def explain_video(
 
     Args:
         model: The model to explain.
-        path: The video.
+        video: The file.
         method: By default the affinity; HiResCAM for a network without nonlocal blocks.
         label: The class; by default the predicted one.
         start: Start of the clip in seconds; near the end of the video, its last whole clip is
@@ -138,16 +143,16 @@ def explain_video(
         )
     unit = _explained_unit(model, method, block)
     target = None if label is None else _class_index(model, label)
-    candidates = candidate_clips(path, model.clips, start, at)
+    candidates = candidate_clips(video, model.clips, start, at)
     if point is not None:
         candidates[0].require_visible(*point)
     config = model.config
     # With a time there is only one clip.
     frame = config.sampling.length // 2 if at is None else candidates[0].frame_at(at)
-    best = _best_clip(model, candidates, target)
-    clip, label, video = best.clip, config.labels[best.target], best.clip.video
+    clip, pixels, target, score = _best_clip(model, candidates, target)
+    label, source = config.labels[target], clip.video
 
-    inputs = model.model.pixels(best.pixels.to(model.device))
+    inputs = model.model.pixels(pixels.to(model.device))
     features, grid = feature_maps(model.network, inputs, unit)
     site = f"{config.block.name} before {unit}" if unit else "the last stage"
     quantity, marked = QUANTITIES[method], None
@@ -161,23 +166,23 @@ def explain_video(
         parts = zip(("input", "output") if unit else ("features",), features, strict=True)
         values = {f"{part} of {site}": channel_rms(tensor) for part, tensor in parts}
     else:
-        values = {f"HiResCAM of “{label}”": hires_cam(model.network, features[0], best.target)}
+        values = {f"HiResCAM of “{label}”": hires_cam(model.network, features[0], target)}
 
-    factor = min(1.0, SHORT_SIDE / min(video.size))
-    frames = video.read(clip.indices, tuple(round(length * factor) for length in video.size))
+    factor = min(1.0, SHORT_SIDE / min(source.size))
+    frames = source.read(clip.indices, tuple(round(length * factor) for length in source.size))
     arrays = {title: tensor.float().cpu().numpy() for title, tensor in values.items()}
     return Explanation(
-        video=str(path),
+        video=str(video),
         model=model.name,
         method=method,
         label=label,
-        score=best.score,
+        score=score,
         start=clip.seconds[0],
         end=clip.seconds[1],
-        fps=video.fps / config.sampling.at(video.fps).stride,
-        times=video.times[np.array(clip.indices)],
+        fps=source.fps / config.sampling.at(source.fps).stride,
+        times=source.times[np.array(clip.indices)],
         frames=frames,
-        size=video.size,
+        size=source.size,
         seen=clip.scaled_square(frames.shape[1:3]),
         maps=tuple(
             HeatMap(title, quantity, array, clip.interpolate(array, grid, frames.shape[:3]))
@@ -204,8 +209,8 @@ def explain_same_moment(
     """
     moment = {"start": explanation.start}
     if (point := explanation.point) is not None:
-        fps = open_video(explanation.video, model.clips.decoder).fps
-        if point.seconds >= explanation.start + model.config.sampling.at(fps).span / fps:
+        [clip] = candidate_clips(explanation.video, model.clips, explanation.start, at=None)
+        if point.seconds >= clip.seconds[1]:
             moment = {}
         moment |= {"point": (point.x, point.y), "at": point.seconds}
     request = {"label": label, "block": block, **moment}
@@ -217,28 +222,20 @@ def default_method(*models: InferenceModel) -> Method:
     return "affinity" if all(each.network.blocks for each in models) else "hirescam"
 
 
-@dataclass(frozen=True)
-class _ScoredClip:
-    """A clip as uint8 (1, 3, T, H, W), and its softmax score for the class `target`."""
-
-    clip: Clip
-    pixels: Tensor
-    target: int
-    score: float
-
-
-def _best_clip(model: InferenceModel, clips: list[Clip], target: int | None) -> _ScoredClip:
-    """The clip that scores highest for a class; by default the class of the highest mean score."""
+def _best_clip(
+    model: InferenceModel, clips: list[Clip], target: int | None
+) -> tuple[Clip, Tensor, int, float]:
+    """The clip that scores highest for a class, by default the class of the highest mean score; as
+    uint8 (1, 3, T, H, W); the class; and its softmax score."""
     side = model.config.preprocessing.crop
     indices = [clip.indices for clip in clips]
     read = clips[0].video.clips(indices, (side, side), clips[0].square)
     pixels = stack_clips([channels_first(frames) for frames in read]).split(1)
-    tracked = track(pixels, "scoring clips", console=Console(stderr=True))
-    scores = np.concatenate([model.scores(batch) for batch in tracked])
+    scores = np.concatenate([model.scores(batch) for batch in track(pixels, "scoring clips")])
     if target is None:
         target = int(scores.mean(axis=0).argmax())
     best = int(scores[:, target].argmax())
-    return _ScoredClip(clips[best], pixels[best], target, float(scores[best, target]))
+    return clips[best], pixels[best], target, float(scores[best, target])
 
 
 def _explained_unit(model: InferenceModel, method: Method, block: str | None) -> str | None:

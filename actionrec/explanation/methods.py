@@ -1,9 +1,4 @@
-"""The numbers behind a heat map, one for every position of a feature map (T', H', W').
-
-affinity    `affinity_row`: the weights with which one position takes features from all others
-features    `channel_rms`: the magnitude of the features at each position
-hirescam    `hires_cam`: the contribution of each position to the logit of a class
-"""
+"""The numbers behind a heat map, one for every position of a feature map (T', H', W')."""
 
 import torch
 from torch import Tensor

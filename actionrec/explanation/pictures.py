@@ -7,22 +7,21 @@ not see is dark; a ring marks the point of an affinity row, at its time.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 
 from actionrec.errors import UsageError
 from actionrec.explanation.heat_maps import Explanation, HeatMap
 from actionrec.files import replacing, require_free
+from actionrec.progress import track
 from actionrec.text import fonts_for, shorten, visible
-from actionrec.video.writer import VideoWriter
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.figure import Figure
+from actionrec.video.writer import TIME_BASE, VideoWriter
 
 DPI = 120
 SHEET_COLUMNS = 6
@@ -61,7 +60,7 @@ def write_sheet(explanations: Sequence[Explanation], path: str | Path) -> None:
         sheet(explanations).savefig(temporary)
 
 
-def sheet(explanations: Sequence[Explanation]) -> "Figure":
+def sheet(explanations: Sequence[Explanation]) -> Figure:
     """Frames of the clip in columns: a row without and one with each heat map of an explanation."""
     rows = [(explanation, heat_map) for explanation in explanations
             for heat_map in (None, *explanation.maps)]  # fmt: skip
@@ -87,8 +86,6 @@ def write_video(explanations: Sequence[Explanation], path: str | Path) -> None:
     Raises:
         ActionrecError: the file can't be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     columns = 1 + max(len(explanation.maps) for explanation in explanations)
     figure, grid = _figure(explanations, len(explanations), columns, VIDEO_PANEL)
     panels = []
@@ -108,33 +105,34 @@ def write_video(explanations: Sequence[Explanation], path: str | Path) -> None:
     width, height = (side // 2 * 2 for side in canvas.get_width_height())
     with (
         replacing(Path(path)) as temporary,
-        VideoWriter(temporary, (height, width), first.fps, options={"crf": "18"}) as writer,
+        VideoWriter(
+            temporary, (height, width), first.fps, options={"crf": "18"}, time_base=TIME_BASE
+        ) as writer,
     ):
-        for seconds in track(first.times, "writing the video", console=Console(stderr=True)):
+        moments = list(zip(first.times, first.playback, strict=True))
+        for seconds, shown in track(moments, "writing the video"):
             for panel in panels:
                 panel.show(int(np.abs(panel.explanation.times - seconds).argmin()))
             canvas.draw()
-            writer.write(np.asarray(canvas.buffer_rgba())[:height, :width, :3])
+            writer.write(np.asarray(canvas.buffer_rgba())[:height, :width, :3], shown)
 
 
 def write_overlay(explanation: Explanation, path: Path) -> None:
-    """Write an MP4 of the clip, at its rate, with its first heat map over it and a ring around the
+    """Write an MP4 of the clip, at its speed, with its first heat map over it and a ring around the
     point at its time, and nothing else.
 
     Raises:
         OSError: the file can't be written.
     """
-    from PIL import Image, ImageDraw
-
     height, width = (side // 2 * 2 for side in explanation.frames.shape[1:3])
     point, scale = explanation.point, explanation.frames.shape[1] / explanation.size[0]
-    with VideoWriter(path, (height, width), explanation.fps) as writer:
-        for frame in range(len(explanation.frames)):
+    with VideoWriter(path, (height, width), explanation.fps, time_base=TIME_BASE) as writer:
+        for frame, shown in enumerate(explanation.playback):
             picture = Image.fromarray(overlay(explanation, explanation.maps[0], frame))
             if point is not None and frame in point.frames:
                 centre = (point.x + 0.5) * scale, (point.y + 0.5) * scale
                 ImageDraw.Draw(picture).circle(centre, height // 24, outline="white", width=3)
-            writer.write(np.asarray(picture)[:height, :width])
+            writer.write(np.asarray(picture)[:height, :width], shown)
 
 
 WRITERS = {".png": write_sheet, ".mp4": write_video}
@@ -165,7 +163,7 @@ def overlay(explanation: Explanation, heat_map: HeatMap | None, frame: int) -> n
 class _Panel:
     """A picture in a figure: the frames of an explanation, with or without a heat map."""
 
-    def __init__(self, axes: "Axes", explanation: Explanation, heat_map: HeatMap | None) -> None:
+    def __init__(self, axes: Axes, explanation: Explanation, heat_map: HeatMap | None) -> None:
         self.axes, self.explanation, self.heat_map = axes, explanation, heat_map
         self.image = axes.imshow(overlay(explanation, heat_map, 0))
         self.ring = None
@@ -184,11 +182,8 @@ class _Panel:
             self.ring.set_visible(frame in self.explanation.point.frames)
 
 
-def _colour_scale(heat_map: HeatMap) -> "ScalarMappable":
+def _colour_scale(heat_map: HeatMap) -> ScalarMappable:
     """Colours from the lowest to the highest number; blue and red around 0 if some are negative."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
     least, most = float(heat_map.values.min()), float(heat_map.values.max())
     if least < 0:
         most = max(-least, most)
@@ -196,7 +191,7 @@ def _colour_scale(heat_map: HeatMap) -> "ScalarMappable":
     return ScalarMappable(Normalize(least, most), "turbo")
 
 
-def _colour_bar(figure: "Figure", heat_map: HeatMap, **layout: object) -> None:
+def _colour_bar(figure: Figure, heat_map: HeatMap, **layout: object) -> None:
     bar = figure.colorbar(_colour_scale(heat_map), **layout)
     bar.set_label(heat_map.quantity, size=7)
     bar.ax.tick_params(labelsize=7)
@@ -208,10 +203,8 @@ def _colour_bar(figure: "Figure", heat_map: HeatMap, **layout: object) -> None:
 
 def _figure(
     explanations: Sequence[Explanation], rows: int, columns: int, panel_width: float
-) -> tuple["Figure", np.ndarray]:
+) -> tuple[Figure, np.ndarray]:
     """A figure with a heading and axes (rows, columns) that have the shape of a frame."""
-    from matplotlib.figure import Figure
-
     height, width = explanations[0].frames.shape[1:3]
     row_height = panel_width * height / width + 0.3
     size = columns * panel_width + 1.3, rows * row_height + 0.35 + 0.2 * len(explanations)

@@ -35,11 +35,7 @@ class Backbone(nn.Module):
         initialise(self)
 
     def units_of(self, stage: int) -> tuple[str, ...]:
-        """The names of the units of a stage, in order.
-
-        Raises:
-            UsageError: the backbone has no such stage.
-        """
+        """The names of the units of a stage, in order."""
         if stage not in self.stages:
             raise UsageError(
                 f"This backbone has no stage {stage}; choose from "

@@ -176,16 +176,10 @@ def trained_parts(network: Backbone) -> list[TrainedPart]:
 def _part(
     name: str, normalisation: Literal["backbone", "block"], *modules: torch.nn.Module
 ) -> TrainedPart:
-    values = [value for module in modules for value in module.parameters()]
-    layers = [layer for module in modules for layer in module.modules()]
-    return TrainedPart(
-        name,
-        parameters=sum(value.numel() for value in values),
-        trained=sum(value.numel() for value in values if value.requires_grad),
-        batchnorm=normalisation
-        if any(isinstance(layer, torch.nn.BatchNorm3d) for layer in layers)
-        else "none",
-    )
+    part = torch.nn.ModuleList(modules)
+    trained = sum(value.numel() for value in part.parameters() if value.requires_grad)
+    has_norm = any(isinstance(layer, torch.nn.BatchNorm3d) for layer in part.modules())
+    return TrainedPart(name, parameters(part), trained, normalisation if has_norm else "none")
 
 
 def parts_rows(parts: Sequence[TrainedPart], freeze_batchnorm: bool) -> list[list[str]]:

@@ -83,11 +83,7 @@ def load(name: str, backbone: str) -> Checkpoint:
 
 
 def read_pickled(path: Path) -> dict[str, Any]:
-    """A checkpoint of torch.save that holds nothing but tensors and plain values.
-
-    Raises:
-        ActionrecError: the file is none, or holds something else.
-    """
+    """A checkpoint of torch.save that holds nothing but tensors and plain values."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     # A damaged pickle fails in any of Python's ways.

@@ -33,10 +33,7 @@ class MaxPoolSame(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # ceil_mode supplies the one element that SAME may add behind: no padded copy of x.
-        before = [
-            same_padding(size, kernel, stride)[0]
-            for size, kernel, stride in zip(x.shape[2:], self.kernel, self.stride, strict=True)
-        ]
+        before = [each for each, _ in map(same_padding, x.shape[2:], self.kernel, self.stride)]
         return F.max_pool3d(x, self.kernel, self.stride, padding=before, ceil_mode=True)
 
 
@@ -81,10 +78,7 @@ class ConvUnit(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         conv = self.conv
-        padding = [
-            same_padding(size, kernel, stride)
-            for size, kernel, stride in zip(x.shape[2:], conv.kernel_size, conv.stride, strict=True)
-        ]
+        padding = list(map(same_padding, x.shape[2:], conv.kernel_size, conv.stride))
         if all(before == after for before, after in padding):
             symmetric = [before for before, _ in padding]
             x = F.conv3d(x, conv.weight, conv.bias, conv.stride, symmetric)

@@ -41,11 +41,7 @@ class InferenceModel:
 
     Args:
         model: The classifier, which is not changed.
-        device: Such as "cpu" or "cuda:1"; by default the first GPU, if there is one.
-        precision: float32; bfloat16, which is slow on a device without hardware for it; or auto,
-            bfloat16 where the device has it in hardware and float32 elsewhere.
-        decoder: Library that decodes videos: pyav, decord or torchcodec.
-        topk: Number of best classes in a prediction.
+        device, precision, decoder, topk: As in `actionrec.load`.
 
     Raises:
         UsageError: `topk` is below 1.

@@ -16,7 +16,7 @@ from typing import Any, get_args, get_origin
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from actionrec.errors import ActionrecError
 from actionrec.files import replacing
@@ -62,10 +62,8 @@ def write(
     """
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(path) as temporary:
-        try:
-            save_file(stored, temporary, {METADATA_KEY: json_text(describe(config, training))})
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+        description = json_text(describe(config, training))
+        temporary.write_bytes(save(stored, {METADATA_KEY: description}))
 
 
 def locate(model: str | Path) -> Path:

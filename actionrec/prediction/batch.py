@@ -177,12 +177,8 @@ def _predict_missing(
                 journal.append(line)
     new, seconds = journal.rows - before, max(time.monotonic() - begin, 1e-9)
     logger.info(
-        "%d videos are done, %d of them failed; %d predicted in %.0f s, %.3g videos/s.",
-        journal.rows,
-        journal.failed,
-        new,
-        seconds,
-        new / seconds,
+        f"{journal.rows} videos are done, {journal.failed} of them failed; {new} predicted in "
+        f"{seconds:.0f} s, {new / seconds:.3g} videos/s."
     )
 
 

@@ -4,15 +4,13 @@
 function and a line in `TIMELINE_FORMATS` add a format, which help and error messages then name.
 """
 
-import csv
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actionrec.files import replacing
-from actionrec.text import csv_row, hours, json_text, visible
+from actionrec.text import csv_text, hours, json_text, visible
 
 if TYPE_CHECKING:
     from actionrec.prediction.timeline import Segment, Timeline
@@ -74,11 +72,7 @@ def csv_rows(timeline: "Timeline") -> Iterator[list[str | float]]:
 
 def csv_lines(timeline: "Timeline") -> Iterator[str]:
     """The head and the rows as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_HEAD)
-    writer.writerows(map(csv_row, csv_rows(timeline)))
-    yield text.getvalue()
+    yield csv_text([CSV_HEAD, *csv_rows(timeline)])
 
 
 def webvtt(timeline: "Timeline") -> Iterator[str]:

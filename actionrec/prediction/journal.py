@@ -20,7 +20,7 @@ import torch
 from actionrec.config import DecoderName
 from actionrec.devices import fastest_device, has_bfloat16
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.files import replacing
+from actionrec.files import write_whole
 from actionrec.models import model_file
 from actionrec.models.catalogue import WEIGHTS
 from actionrec.models.registry import PrecisionName
@@ -97,8 +97,7 @@ class Journal:
         if path.exists():
             self._read(settings)
         else:
-            with replacing(self.settings_path) as temporary:
-                temporary.write_text(json_text(asdict(settings)), encoding="utf-8")
+            write_whole(self.settings_path, json_text(asdict(settings)))
         # Unbuffered: a line is with the system at once, and outlives a kill of this process.
         self._file = path.open("ab", buffering=0)
         # Removes a line that was torn off when the last run ended.

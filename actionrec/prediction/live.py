@@ -26,6 +26,7 @@ from actionrec.models.inference import InferenceModel
 from actionrec.prediction.videos import LabelScore, best
 from actionrec.video.clips import ClipReader
 from actionrec.video.reader import scale
+from actionrec.video.sampling import nearest
 from actionrec.video.transforms import channels_first
 
 logger = logging.getLogger(__name__)
@@ -179,10 +180,13 @@ class NewestFrames:
         least = sampling.span / rate / 2 if hop is None else hop
         if sampling.span > len(self.frames) or self.frames[-1].time - self.scored < least:
             return None
-        return [
-            self.frames[index]
-            for index in sampling.clip(len(self.frames) - sampling.span, len(self.frames))
-        ]
+        if self.sampling.fps is None:
+            chosen = sampling.clip(len(self.frames) - sampling.span, len(self.frames))
+        else:
+            times = np.array([frame.time for frame in self.frames])
+            moments = np.linspace(times[-1] - self.seconds, times[-1], sampling.length)
+            chosen = nearest(times, moments)
+        return [self.frames[index] for index in chosen]
 
     def read(self) -> None:
         """Read a pipe to its end; open any other source again whenever it breaks off."""

@@ -7,13 +7,12 @@ decoded once more, frame by frame; the sound is copied.
 
 import io
 from bisect import bisect_right
-from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import av
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from actionrec.errors import ActionrecError, VideoError
 from actionrec.files import replacing, require_free, require_suffix
@@ -24,10 +23,7 @@ from actionrec.text import fonts_for, lacking_in, visible
 from actionrec.video.container import opened
 from actionrec.video.index import index_of
 from actionrec.video.reader import Crop, VideoReader
-from actionrec.video.writer import CONTAINERS, VideoWriter
-
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont
+from actionrec.video.writer import CONTAINERS, TIME_BASE, VideoWriter
 
 RENDERING_FORMATS = (".mp4", ".mov", ".mkv")
 # Larger frames are scaled down: an encoder of 8K takes gigabytes, and few players play 8K.
@@ -98,7 +94,7 @@ def render(timeline: Timeline, path: Path, min_score: float = 0.0) -> str | None
         if ratio and video.index.orientation.transpose:
             ratio = 1 / ratio
         # An index without time stamps has found them unreliable.
-        unit = source.time_base if video.index.pts else Fraction(1, 90_000)
+        unit = source.time_base if video.index.pts else TIME_BASE
         with VideoWriter(
             temporary, size, video.fps, time_base=unit, aspect_ratio=ratio or None, sound=container
         ) as writer:
@@ -182,8 +178,6 @@ class Drawing:
 
     def _panel(self, step: Step) -> np.ndarray:
         """The best classes of a step and their scores, uint8 RGBA (rows, columns, 4)."""
-        from PIL import Image, ImageDraw
-
         size, margin = self.text_size, self.text_size // 2
         widest = max(1, self.width - 2 * margin)
         columns = min(20 * size, widest)
@@ -214,16 +208,14 @@ def lay_over(picture: np.ndarray, drawn: np.ndarray) -> None:
 
 
 @cache
-def load_font(size: int, text: str = "") -> "FreeTypeFont":
+def load_font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
     """The font that has most of a text, at best matplotlib's own."""
-    from PIL import ImageFont
-
     text = visible(text)
     fullest = min(fonts_for(text).values(), key=lambda font: len(lacking_in(font, text)))
     return ImageFont.truetype(fullest, size)
 
 
-def fit(text: str, font: "FreeTypeFont", width: float) -> str:
+def fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """The text on one line, cut to at most `width` pixels."""
     text = visible(text)
     if font.getlength(text) <= width:

@@ -6,10 +6,11 @@ hop and gets the mean softmax score of the windows that contain its middle; the 
 with the video. Steps in a row with the same best class are a segment.
 """
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from actionrec.progress import track
 from actionrec.signals import stop_requests
 from actionrec.video.clips import read_ahead
 from actionrec.video.reader import VideoReader
-from actionrec.video.sampling import ClipSampling
+from actionrec.video.sampling import ClipSampling, FrameGrid, nearest
 from actionrec.video.transforms import channels_first, stack_clips
 
 STEP_TOPK = 3  # classes kept of each step, for `--render` to draw
@@ -92,8 +93,7 @@ def score_timeline(
         VideoError: the video can't be read at all.
     """
     video = VideoReader(path)
-    sampling = model.config.sampling.at(video.fps)
-    hop_frames = frames_of_hop(hop, sampling, video.fps)
+    sliding = SlidingWindows(model.config.sampling, video, hop)
     clock = video.clock()
     clips: list[ClipPrediction] = []
     total = np.zeros(len(model.labels))
@@ -102,22 +102,21 @@ def score_timeline(
     def seconds(frame: int) -> float:
         return round(clock(frame), 3)
 
-    def windows() -> Iterator[tuple[int, np.ndarray]]:
+    def windows() -> Iterator[tuple[int, int, np.ndarray]]:
         nonlocal total, incomplete
         batches = track(
-            score_windows(model, video, sampling, hop_frames),
+            score_windows(model, video, sliding),
             Path(path).name,
-            total=-(-count_windows(len(video), sampling.span, hop_frames) // BATCH_SIZE),
+            total=-(-len(sliding) // BATCH_SIZE),
             transient=True,
         )
         try:
-            for starts, scores in batches:
-                for start, row in zip(starts, scores, strict=True):
+            for frames, scores in batches:
+                for (start, end), row in zip(frames, scores, strict=True):
                     total += row
-                    end = min(start + sampling.span, len(video))
                     top = best(row, model.labels, model.topk)
                     clips.append(ClipPrediction(seconds(start), seconds(end), top))
-                    yield start, row
+                    yield start, end, row
                 if stop_requested():
                     incomplete = INTERRUPTED
                     return
@@ -129,7 +128,7 @@ def score_timeline(
     with stop_requests() as stop_requested:
         steps = [
             Step(seconds(start), seconds(end), best(row, model.labels, STEP_TOPK))
-            for start, end, row in step_scores(windows(), sampling.span, hop_frames, len(video))
+            for start, end, row in step_scores(windows(), sliding.steps)
         ]
     duration = seconds(len(video))
     if steps[-1].end >= duration and incomplete == INTERRUPTED:
@@ -147,43 +146,68 @@ def score_timeline(
     )
 
 
-def frames_of_hop(hop: float | None, sampling: ClipSampling, fps: float) -> int:
-    """Frames from one window to the next, for a hop in seconds; by default half a window.
+class SlidingWindows:
+    """The windows that slide over a video, as lists of its frames, and the steps that they score.
+
+    A hop in seconds, or a sampling at a target rate, is measured by the time stamps.
+
+    Attributes:
+        steps: the first frame of each step, and at the end the number of frames.
 
     Raises:
         UsageError: the hop is not above 0.
     """
-    if hop is None:
-        return max(1, sampling.span // 2)
-    if not 0 < hop < float("inf"):
-        raise UsageError(f"A hop of {hop} seconds is not possible; it must be above 0.")
-    return max(1, round(hop * fps))
+
+    def __init__(self, sampling: ClipSampling, video: VideoReader, hop: float | None) -> None:
+        if hop is not None and not 0 < hop < float("inf"):
+            raise UsageError(f"A hop of {hop} seconds is not possible; it must be above 0.")
+        self.grid = grid = FrameGrid(sampling, video)
+        if hop is None:
+            self.starts = list(grid.apart(max(1, grid.sampling.span // 2)))
+        elif grid.rate is None:
+            self.starts = frames_apart(video, hop)
+        else:
+            self.starts = list(grid.apart(max(1, round(hop * grid.rate))))
+        self.steps = [*sorted(set(grid.frames(self.starts))), len(video)]
+
+    def __len__(self) -> int:
+        last = max(self.grid.positions - self.grid.sampling.span, 0)
+        return bisect_left(self.starts, last) + 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for clip in self.grid.sampling.sliding(self.grid.positions, self.starts):
+            yield self.grid.frames(clip)
 
 
-def count_windows(frames: int, span: int, hop: int) -> int:
-    """The number of clips that `ClipSampling.sliding` gives."""
-    return -(-max(frames - span, 0) // hop) + 1
+def frames_apart(video: VideoReader, hop: float) -> list[int]:
+    """Frames, from the first one on, each the one nearest to `hop` seconds after the one before."""
+    frames, times, following = [], video.times, 0
+    while following < len(video):
+        frames.append(following)
+        following = max(following + 1, int(nearest(times, times[following] + hop)))
+    return frames
 
 
 def score_windows(
-    model: InferenceModel, video: VideoReader, sampling: ClipSampling, hop: int
-) -> Iterator[tuple[list[int], np.ndarray]]:
-    """The first frames of some windows and their softmax scores (windows, classes), in order."""
+    model: InferenceModel, video: VideoReader, sliding: SlidingWindows
+) -> Iterator[tuple[list[tuple[int, int]], np.ndarray]]:
+    """The first frame of some windows and the one after their last, and their softmax scores
+    (windows, classes), in order."""
     preprocessing = model.config.preprocessing
     size, square = (preprocessing.crop,) * 2, preprocessing.square(video.size)
-    pixels = video.stream(sampling.sliding(len(video), hop), size, square)
-    windows = zip((clip[0] for clip in sampling.sliding(len(video), hop)), pixels, strict=True)
+    windows = zip(sliding, video.stream(iter(sliding), size, square), strict=True)
 
-    def batches() -> Iterator[tuple[list[int], torch.Tensor]]:
+    def batches() -> Iterator[tuple[list[tuple[int, int]], torch.Tensor]]:
         while batch := list(islice(windows, BATCH_SIZE)):
-            yield [start for start, _ in batch], stack_clips([channels_first(w) for _, w in batch])
+            frames = [(clip[0], clip[-1] + 1) for clip, _ in batch]
+            yield frames, stack_clips([channels_first(pixels) for _, pixels in batch])
 
-    for starts, clips in read_ahead(batches()):
-        yield starts, model.scores(clips)
+    for frames, clips in read_ahead(batches()):
+        yield frames, model.scores(clips)
 
 
 def step_scores(
-    windows: Iterable[tuple[int, np.ndarray]], span: int, hop: int, frames: int
+    windows: Iterable[tuple[int, int, np.ndarray]], steps: Sequence[int]
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """Each step's first frame, the frame after its last one, and its scores (classes,): the mean
     of the windows that contain its middle or, if there is none, the window that it begins with.
@@ -192,33 +216,28 @@ def step_scores(
     the video does, the steps end as well.
 
     Args:
-        windows: First frame and scores (classes,) of each window, in order.
-        span: Frames of a window.
-        hop: Frames of a step.
-        frames: Frames of the video.
+        windows: First frame, frame after the last one, and scores (classes,) of each window, in
+            order.
+        steps: The first frame of each step, and at the end the number of frames.
     """
-    recent: deque[tuple[int, np.ndarray]] = deque()
-    begin = 0
-
-    def middle(until: int) -> float:
-        return (begin + min(begin + hop, until)) / 2
+    recent: deque[tuple[int, int, np.ndarray]] = deque()
+    waiting = deque(pairwise(steps))
 
     def step(until: int) -> tuple[int, int, np.ndarray]:
-        centre = middle(until)
-        while len(recent) > 1 and recent[0][0] + span <= centre:
+        begin, end = waiting.popleft()
+        middle = (begin + min(end, until)) / 2
+        while len(recent) > 1 and recent[0][1] <= middle:
             recent.popleft()
-        containing = [row for start, row in recent if start <= centre]
-        return begin, min(begin + hop, until), np.mean(containing, axis=0)
+        containing = [row for start, _, row in recent if start <= middle]
+        return begin, min(end, until), np.mean(containing, axis=0)
 
-    for start, row in windows:
-        while middle(frames) < start:
-            yield step(frames)
-            begin += hop
-        recent.append((start, row))
-    until = min(recent[-1][0] + span, frames)
-    while begin < until:
+    for start, end, row in windows:
+        while waiting and sum(waiting[0]) / 2 < start:
+            yield step(steps[-1])
+        recent.append((start, end, row))
+    until = recent[-1][1]
+    while waiting and waiting[0][0] < until:
         yield step(until)
-        begin += hop
 
 
 def merge(steps: Iterable[Step], min_score: float) -> Iterator[Segment]:

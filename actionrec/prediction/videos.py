@@ -45,13 +45,8 @@ class Prediction:
 def predict_videos(
     model: InferenceModel, videos: Iterable[str | Path | Failure], clips: int | None = None
 ) -> Iterator[Prediction | Failure]:
-    """Predict one video after the other; a bad one becomes a Failure and the others go on.
-
-    Args:
-        model: Its `topk` is the number of classes in each prediction.
-        videos: Files; a Failure is passed on in its place.
-        clips: Clips spread over each video; by default as many as cover it, ten at most.
-    """
+    """Predict one video after the other, as `Recognizer.predict`; a Failure among them is passed on
+    in its place."""
 
     def read() -> Iterator[tuple[str | Path, VideoClip] | Failure]:
         for video in videos:
@@ -93,13 +88,21 @@ def predict_video(model: InferenceModel, path: str | Path, clips: int | None = N
     return result
 
 
-def video_features(model: InferenceModel, path: str | Path, clips: int | None = None) -> np.ndarray:
-    """The pooled feature map of each clip of a video, float32 (clips, features).
+def video_features(
+    model: InferenceModel, video: str | Path, clips: int | None = None
+) -> np.ndarray:
+    """An embedding of each clip of a video: float32 (clips, features), the last feature map
+    averaged over time and space.
+
+    Args:
+        model: The network.
+        video: A file.
+        clips: Clips spread over the video; by default as many as cover it, ten at most.
 
     Raises:
         VideoError: the video can't be read.
     """
-    read = read_ahead(model.clips.stream(path, clips))
+    read = read_ahead(model.clips.stream(video, clips))
     return np.concatenate([model.clip_features(clip.pixels) for clip in read])
 
 

@@ -14,22 +14,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from scipy.stats import binomtest
 
 from actionrec.config import TrainConfig
+from actionrec.datasets.dataset import abridged
 from actionrec.datasets.registry import DATASETS
 from actionrec.evaluation.plots import confusion_matrix_figure, per_class_figure
-from actionrec.files import replacing
+from actionrec.files import write_whole
 from actionrec.models.complexity import PARTS_HEAD, TrainedPart, parts_rows
 from actionrec.recipes import RECIPES
 from actionrec.training.block_activity import BlockFigures
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 REPORT = "report.html"
 
@@ -147,8 +149,6 @@ def write_training_report(
     Raises:
         ActionrecError: the file can't be written.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     bad_file = folder / "bad_videos.json"
@@ -207,12 +207,10 @@ def write_training_report(
         ],
         most_bad_videos=MOST_BAD_VIDEOS,
     )
-    with replacing(folder / REPORT) as temporary:
-        # File names need not be of any encoding; odd bytes are then shown as \udc...
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+    write_whole(folder / REPORT, page)
 
 
-def embedded(figure: "Figure", dpi: float | str = "figure") -> dict[str, Any]:
+def embedded(figure: Figure, dpi: float | str = "figure") -> dict[str, Any]:
     """A figure as a base64 PNG, and its width in pixels of the page."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi)
@@ -344,18 +342,15 @@ def diagnose_classes(
     ):
         names = [labels[index] for index in np.flatnonzero(chosen)]
         if names:
-            more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
             sentences.append(
                 f"{len(names)} of {counted(total, 'class', 'classes')} {problem}: "
-                f"{', '.join(names[:MOST_NAMED])}{more}."
+                f"{abridged(names, MOST_NAMED)}."
             )
     return sentences
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     """The 95 % interval of an accuracy, `correct` of `n` independent cases (Wilson 1927)."""
-    from scipy.stats import binomtest
-
     interval = binomtest(correct, n).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -363,7 +358,7 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 # Learning curves.
 
 
-def loss_figure(epochs: Sequence[EpochFigures], best_epoch: int) -> "Figure":
+def loss_figure(epochs: Sequence[EpochFigures], best_epoch: int) -> Figure:
     """Training and validation loss over epochs."""
     [axes] = _axes("loss")
     training = _plot(axes, epochs, "train_loss", color=TRAINING, label="training")
@@ -378,7 +373,7 @@ def loss_figure(epochs: Sequence[EpochFigures], best_epoch: int) -> "Figure":
     return axes.figure
 
 
-def top1_figure(epochs: Sequence[EpochFigures], best_epoch: int) -> "Figure":
+def top1_figure(epochs: Sequence[EpochFigures], best_epoch: int) -> Figure:
     """Training and validation Top-1 over epochs, in percent."""
     [axes] = _axes("Top-1, %")
     _plot(axes, epochs, "train_top1", 100, color=TRAINING, label="training")
@@ -388,7 +383,7 @@ def top1_figure(epochs: Sequence[EpochFigures], best_epoch: int) -> "Figure":
     return axes.figure
 
 
-def pace_figure(epochs: Sequence[EpochFigures]) -> "Figure":
+def pace_figure(epochs: Sequence[EpochFigures]) -> Figure:
     """The learning rate, and the share of the time spent waiting for data, over epochs."""
     axes, below = _axes("learning rate", "waited for data, %")
     rates = _plot(axes, epochs, "learning_rate", color=OTHER)
@@ -401,7 +396,7 @@ def pace_figure(epochs: Sequence[EpochFigures]) -> "Figure":
     return axes.figure
 
 
-def penalty_figure(found: CrossValidation) -> "Figure":
+def penalty_figure(found: CrossValidation) -> Figure:
     """Held-out loss and video-level Top-1 of a head over the penalty of its weights."""
     axes, below = _axes("held-out loss", "held-out Top-1, %")
     for each, values in ((axes, found.losses), (below, 100 * np.array(found.top1))):
@@ -412,7 +407,7 @@ def penalty_figure(found: CrossValidation) -> "Figure":
     return axes.figure
 
 
-def blocks_figure(epochs: Sequence[EpochFigures]) -> "Figure":
+def blocks_figure(epochs: Sequence[EpochFigures]) -> Figure:
     """The nonlocal blocks' terms in relation to their input, gradients and norm scales."""
     all_axes = _axes("term, %", "gradient", "scale")
     noted = [each for each in epochs if each.blocks]
@@ -430,11 +425,8 @@ def blocks_figure(epochs: Sequence[EpochFigures]) -> "Figure":
     return all_axes[0].figure
 
 
-def _axes(*names: str) -> "Sequence[Axes]":
+def _axes(*names: str) -> Sequence[Axes]:
     """Axes of a new figure, one above the other, each for a quantity over epochs."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     figure = Figure(figsize=(4.6, 3.4), layout="constrained")
     all_axes = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(all_axes, names, strict=True):
@@ -448,7 +440,7 @@ def _axes(*names: str) -> "Sequence[Axes]":
 
 
 def _plot(
-    axes: "Axes", epochs: Sequence[EpochFigures], name: str, factor: float = 1, **style: Any
+    axes: Axes, epochs: Sequence[EpochFigures], name: str, factor: float = 1, **style: Any
 ) -> list[float]:
     """Plot a field of the epochs, times `factor`; returns the plotted values."""
     values = [factor * getattr(each, name) for each in epochs]
@@ -459,6 +451,6 @@ def _plot(
     return values
 
 
-def _mark_best(axes: "Axes", best_epoch: int) -> None:
+def _mark_best(axes: Axes, best_epoch: int) -> None:
     axes.axvline(best_epoch, color="#777777", linewidth=1.2, linestyle=":", label="best epoch")
     axes.figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)

@@ -48,8 +48,7 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, *_: Any) -> None:
         self.handlers.close()
 
-    def on_exception(self, *_: Any) -> None:
-        self.handlers.close()
+    on_exception = on_train_end
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         progress = trainer.fit_loop.epoch_loop.batch_progress
@@ -125,11 +124,7 @@ def newest_progress(checkpoint: Path) -> tuple[Path | None, Progress | None]:
 
 
 def read_progress(checkpoint: Path) -> Progress:
-    """The progress of the run that wrote this checkpoint, all of whose checksums are right.
-
-    Raises:
-        ActionrecError: it is damaged or from another version.
-    """
+    """The progress of the run that wrote this checkpoint, all of whose checksums are right."""
     try:
         with ZipFile(checkpoint) as parts:
             if damaged := parts.testzip():

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from actionrec.video.decoders import open_video
-from actionrec.video.reader import VideoReader
-from actionrec.video.sampling import ClipSampling
+from actionrec.video.sampling import ClipSampling, FrameGrid
 from actionrec.video.transforms import Preprocessing, channels_first, random_area, stack_clips
 
 MOST_CLIPS = 10
@@ -69,12 +68,12 @@ class ClipReader:
             VideoError: the video can't be read.
         """
         video = open_video(path, self.decoder)
-        sampling = self.sampling.at(video.fps)
+        grid = FrameGrid(self.sampling, video)
         if clips is None:
-            chosen = sampling.covering(len(video), at_most=MOST_CLIPS)
+            chosen = grid.sampling.covering(grid.positions, at_most=MOST_CLIPS)
         else:
-            chosen = sampling.uniform(len(video), clips)
-        chosen = [self.in_time(video, clip) for clip in chosen]
+            chosen = grid.sampling.uniform(grid.positions, clips)
+        chosen = [grid.frames(clip) for clip in chosen]
         side = self.preprocessing.crop
         if crops == 1:
             read = video.clips(chosen, (side, side), self.preprocessing.square(video.size))
@@ -86,10 +85,6 @@ class ClipReader:
         for indices, pixels in zip(chosen, squares, strict=True):
             seconds = (clock(indices[0]), clock(indices[-1] + 1))
             yield VideoClip(pixels, seconds, last=indices is chosen[-1])
-
-    def in_time(self, video: VideoReader, clip: list[int]) -> list[int]:
-        """A clip sampled at a target rate, in the frames of a video whose own rate may vary."""
-        return clip if self.sampling.fps is None else video.at_constant_rate(clip)
 
     def read(self, path: str | Path, clips: int | None = None, crops: int = 1) -> VideoClips:
         """All clips of `stream` together.
@@ -121,7 +116,8 @@ class ClipReader:
             VideoError: the video can't be read.
         """
         video = open_video(path, self.decoder)
-        indices = self.in_time(video, self.sampling.at(video.fps).random(len(video), generator))
+        grid = FrameGrid(self.sampling, video)
+        indices = grid.frames(grid.sampling.random(grid.positions, generator))
         if crop_area:
             crop = random_area(video.size, crop_area, generator)
         else:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 import av
+import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 
 from actionrec.errors import ActionrecError, VideoError
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 Access = Literal["count", "skip", "time", "keys"]
 
 # Raise it with every change of what a scan finds, so that files are scanned anew.
-VERSION = 4
+VERSION = 5
 # A file that was changed a moment ago may be changed again without a new size or time.
 SETTLED = 2.0  # seconds
 CACHE = "frame_indices.sqlite"
@@ -54,8 +55,6 @@ TIMED_CONTAINERS = {"matroska,webm", "flv", "asf"}
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 # Frames times pixels of a file whose shortcut is proven by decoding all of it: some seconds.
 MOST_PROVEN_PIXELS = 2 * 10**8
-# A header's frame rate may be rounded; beyond, the time stamps are believed.
-RATE_TOLERANCE = 0.01
 # MPEG-4: what begins a picture, and how long a packet can be that only says "as before". Of two
 # pictures packed into one packet, the second has its place held by such a packet.
 PICTURE_START = b"\x00\x00\x01\xb6"
@@ -449,15 +448,15 @@ def _mpeg4_avi(survey: _Survey) -> tuple[int, Access] | None:
 
 
 def _frame_rate(survey: _Survey, stamps: Sequence[int]) -> float:
-    """Frames a second: as the header states it, unless the time stamps say otherwise."""
-    times = stamps or sorted({dts for dts in survey.dts if dts is not None})
+    """Frames a second: as the header states it, unless a time stamp is half a frame off."""
+    times = np.array(stamps or sorted({dts for dts in survey.dts if dts is not None}), float)
     stated = float(survey.rate) if survey.rate else 0.0
     if len(times) < 2 or times[-1] == times[0]:
         return stated or 25.0
-    measured = (len(times) - 1) / float((times[-1] - times[0]) * survey.time_base)
-    if stated and abs(stated / measured - 1) <= RATE_TOLERANCE + 1 / len(times):
+    seconds = (times - times[0]) * float(survey.time_base)
+    if stated and np.abs(seconds - np.arange(len(times)) / stated).max() < 0.5 / stated:
         return stated
-    return measured
+    return float((len(times) - 1) / seconds[-1])
 
 
 def _orientation(frame: av.VideoFrame) -> Orientation:

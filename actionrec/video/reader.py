@@ -93,20 +93,12 @@ class VideoReader:
         times = self.times
         return lambda index: float(times[min(index, len(self))])
 
-    def at_constant_rate(self, clip: Sequence[int]) -> list[int]:
-        """The frames shown when frames of a constant `fps` would be: those nearest in time.
-
-        For clips that are sampled in time from a video of variable rate; a video of constant rate
-        gives `clip` itself.
-        """
-        times = self.times
-        if np.abs(times - times[0] - np.arange(len(times)) / self.fps).max() < 0.5 / self.fps:
-            return list(clip)
-        wanted = times[0] + np.asarray(clip) / self.fps
-        after = np.searchsorted(times[:-1], wanted).clip(1, max(1, len(self) - 1))
-        before = after - 1
-        nearer = wanted - times[before] <= times[after.clip(0, len(self) - 1)] - wanted
-        return np.where(nearer, before, after).clip(0, len(self) - 1).tolist()
+    @cached_property
+    def has_constant_rate(self) -> bool:
+        """Whether every frame is shown when frames of a constant `fps` would be, give or take half
+        a frame."""
+        even = self.times[0] + np.arange(len(self.times)) / self.fps
+        return bool(np.abs(self.times - even).max() < 0.5 / self.fps)
 
     def read(
         self, indices: Sequence[int], size: Size = None, crop: Crop | None = None

@@ -4,12 +4,14 @@ A clip of a shorter video begins with its first frame and repeats its last one: 
 skipped or dropped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from actionrec.errors import UsageError
+from actionrec.video.reader import VideoReader
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,67 @@ class ClipSampling:
         """As many evenly spread clips as it takes to leave no gap between them, or `at_most`."""
         return self.uniform(frames, min(-(-frames // self.span), at_most))
 
-    def sliding(self, frames: int, hop: int) -> Iterator[list[int]]:
-        """Clips that start `hop` frames apart, from the first frame on; the last one ends with the
-        video and may overlap more.
-
-        Raises:
-            UsageError: the hop is less than 1.
-        """
-        if hop < 1:
-            raise UsageError(f"A hop of {hop} frames is not possible; it must be at least 1.")
+    def sliding(self, frames: int, starts: Iterable[int]) -> Iterator[list[int]]:
+        """The clips from `starts` on, as far as they fit, and one that ends with the video."""
         last = max(frames - self.span, 0)
-        for start in range(0, last, hop):
-            yield self.clip(start, frames)
+        for start in starts:
+            if start < last:
+                yield self.clip(start, frames)
         yield self.clip(last, frames)
+
+
+class FrameGrid:
+    """The positions in one video that its clips are sampled from.
+
+    These are its frames. Only where a sampling at a target rate meets a video of variable rate,
+    they are moments, evenly spaced at the target rate; at each the frame nearest in time is seen.
+
+    Attributes:
+        sampling: the sampling in positions.
+        positions: their number.
+    """
+
+    def __init__(self, sampling: ClipSampling, video: VideoReader) -> None:
+        self.times, self.rate = video.times[:-1], sampling.fps
+        if sampling.fps is None or video.has_constant_rate:
+            self.rate, self.sampling, self.positions = None, sampling.at(video.fps), len(video)
+        else:
+            self.sampling = replace(sampling, fps=None)
+            self.positions = round((self.times[-1] - self.times[0]) * sampling.fps) + 1
+
+    def frames(self, positions: Sequence[int]) -> list[int]:
+        """The frame at each of the positions, which must not decrease."""
+        if self.rate is None:
+            return list(positions)
+        return nearest(self.times, self.times[0] + np.asarray(positions) / self.rate).tolist()
+
+    def position(self, frame: int) -> int:
+        """The position nearest to a frame."""
+        if self.rate is None:
+            return frame
+        return round((self.times[frame] - self.times[0]) * self.rate)
+
+    def apart(self, hop: int) -> Iterator[int]:
+        """Positions `hop` apart, without those from which a clip shows the same frame throughout
+        as the one before: a gap may last for years."""
+        position = 0
+        while position < self.positions:
+            yield position
+            following = position + hop
+            if self.rate is not None:
+                change = (self._end(position) - self.sampling.span) // hop * hop
+                following = max(following, int(change))
+            position = following
+
+    def _end(self, position: int) -> float:
+        """Where the frame seen at a position gives way to the next one."""
+        frame = self.frames([position])[0]
+        middle = self.times[frame : frame + 2].mean() - self.times[0]
+        return middle * self.rate
+
+
+def nearest(times: np.ndarray, wanted: ArrayLike) -> np.ndarray:
+    """Index of the nearest of some `times`, which increase, for each `wanted` one."""
+    after = np.searchsorted(times, wanted).clip(min(1, len(times) - 1), len(times) - 1)
+    before = np.maximum(after - 1, 0)
+    return np.where(wanted - times[before] <= times[after] - wanted, before, after)

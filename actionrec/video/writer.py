@@ -18,6 +18,8 @@ from actionrec.errors import VideoError
 
 # The fastest preset that looks good; it also keeps the fewest frames in memory.
 H264 = {"preset": "veryfast", "crf": "20"}
+# Of times in seconds that come from no file: MPEG's.
+TIME_BASE = Fraction(1, 90_000)
 # FFmpeg's names of the containers, by suffix.
 CONTAINERS = {
     ".avi": "avi",
