@@ -86,6 +86,8 @@ class TrainConfig:
         train_from: Trained part: all, everything from a stage on (stage4), only the nonlocal blocks
             and the head (block), or only the head (head), which is then fitted to the features
             of the frozen network in seconds; the rest keeps its weights and statistics (recipe).
+        fit_head: Fit the head to the features of the pretrained network before the first epoch, so
+            that its first gradients disturb the rest less (Kumar et al. 2022) (recipe).
         epochs: Passes over the training videos (recipe).
         batch_size: Clips of one step, on all devices together (recipe).
         accumulate: Number of batches whose gradients are added for one step.
@@ -145,6 +147,7 @@ class TrainConfig:
     mix: MixName = "none"
     flip: bool | None = None
     train_from: TrainFromName | None = None
+    fit_head: bool | None = None
     epochs: PositiveInt | None = None
     batch_size: PositiveInt | None = None
     accumulate: PositiveInt = 1

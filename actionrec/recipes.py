@@ -37,6 +37,7 @@ RECIPES: dict[str, Recipe] = {
             "gamma": 1.0,
             "augment": "none",
             "train_from": "all",
+            "fit_head": False,
             "epochs": 100,
             "batch_size": 16,
             "lr": 0.01,
@@ -53,9 +54,9 @@ RECIPES: dict[str, Recipe] = {
             "block": "snl",
             "clip_length": 16,
             "stride": 2,
-            "gamma": 1.0,
             "augment": "none",
-            "train_from": "all",
+            "train_from": "stage5",
+            "fit_head": True,
             "epochs": 12,
             "batch_size": 8,
             "lr": 0.005,
@@ -73,6 +74,7 @@ RECIPES: dict[str, Recipe] = {
 # more than those of 16.
 HEAD_ALONE: dict[str, Any] = {
     "block": "none",
+    "fit_head": True,
     "epochs": 1,
     "warmup": 0,
     "clip_length": 32,

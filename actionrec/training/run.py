@@ -37,8 +37,8 @@ from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClas
 from actionrec.models.complexity import parts_table, trained_parts
 from actionrec.processes import reader_failures_as_errors
 from actionrec.recipes import FOR_THE_PAPER, HEAD_ALONE, RECIPES, choose_recipe
-from actionrec.training.clips import loaders
-from actionrec.training.head import train_head
+from actionrec.training.clips import gamma_for, loaders
+from actionrec.training.head import fit_head, train_head
 from actionrec.training.module import Training
 from actionrec.training.precision import LIGHTNING_PRECISION, resolved_precision
 from actionrec.training.report import as_flag, write_training_report
@@ -118,6 +118,9 @@ def _fit(
     if config.compile:
         model.network.compile()
     resume_from, resumed = newest_progress(checkpoint)
+    if config.fit_head and devices.is_first() and not resumed:
+        # The others get it with the first one's weights.
+        fit_head(model, config, dataset.train)
     # Another machine may see other files. The processes have met in `setup`.
     facts = dataset.facts() | {"place to go on from": resumed}
     settings = asdict(config).items()
@@ -206,15 +209,19 @@ def resolve(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainCo
 def fill_in(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainConfig:
     """The settings with the recipe's values for those that are not given."""
     name = config.recipe
-    if name == "auto" and config.dataset in FOR_THE_PAPER:
+    # A network without weights has nothing to keep.
+    if name == "auto" and (config.dataset in FOR_THE_PAPER or config.weights == "none"):
         name = "paper"
-    elif name == "auto":
+    if name != "paper":
         dataset = dataset or open_dataset(config.dataset, config.root, config.split)
+    if name == "auto":
         name = choose_recipe(len(dataset.train))
     recipe = RECIPES[name].settings
     if config.train_from == "head":
         recipe = recipe | HEAD_ALONE
     filled = {key: value for key, value in recipe.items() if getattr(config, key) is None}
+    if config.gamma is None and "gamma" not in recipe:
+        filled["gamma"] = gamma_for(dataset.train, config.decoder)
     config = replace(config, recipe=name, **filled)
     if filled:
         log.info(
