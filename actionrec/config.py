@@ -37,6 +37,8 @@ RecipeName = Literal["auto", *RECIPES]
 
 Below1 = restricted_number_type("Below1", float, [(">=", 0), ("<", 1)])
 Area = restricted_number_type("Area", float, [(">", 0), ("<=", 1)])
+# The numbers that NumPy's generators begin with.
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 
 
 @dataclass
@@ -170,7 +172,7 @@ class TrainConfig:
     nodes: PositiveInt = 1
     workers: NonNegativeInt = 2
     decoder: DecoderName = "pyav"
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     max_bad: ClosedUnitInterval = 0.01
     output: str | None = None
     resume: Literal["never", "auto"] = "never"

@@ -564,6 +564,7 @@ def test_gradients_that_are_added_up_are_in_no_checkpoint(longer, tmp_path, monk
         ({"accumulate": 1.5}, "accumulate is 1.5; it must be a whole number"),
         ({"workers": -1}, "workers is -1; it must be at least 0"),
         ({"ema": 1.0}, "ema is 1.0; it must be at least 0 and below 1"),
+        ({"seed": 2**32}, "seed is 4294967296; it must be at least 0 and below 4294967296"),
         ({"ema": "much"}, "ema is much; it must be a number"),
         ({"max_bad": 2}, "max_bad is 2; it must be at least 0 and at most 1"),
         ({"lr_for_batch": 0}, "lr_for_batch is 0; it must be above 0"),

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -9,9 +10,10 @@ from dataclasses import replace
 
 import av
 import pytest
+from PIL import Image
 
 from actionrec.errors import VideoError
-from actionrec.video import index
+from actionrec.video import container, index
 from actionrec.video.index import FrameIndex, Orientation, index_of, scan
 from actionrec.video.reader import VideoReader
 
@@ -210,10 +212,34 @@ def test_what_is_missing_says_so(tmp_path):
         index_of("nul\0.avi")
 
 
-def test_frames_larger_than_any_camera_gives_are_refused_before_memory_runs_out(
-    encode, tmp_path, monkeypatch
-):
-    path = encode(tmp_path / "v.mp4", "libx264", frames=5)
-    monkeypatch.setattr(index, "MOST_PIXELS", 64 * 48 - 1)
-    with pytest.raises(VideoError, match="has frames of 64x48 pixels, which no camera gives"):
-        scan(path)
+@pytest.mark.parametrize("verb", ["predict", "timeline", "check"])
+def test_a_picture_larger_than_any_camera_gives_takes_no_memory(tmp_path, model, verb):
+    """A GIF of 45 bytes that announces 11000 x 11000 pixels, half a gigabyte a frame."""
+    huge = tmp_path / "huge.gif"
+    Image.new("P", (1, 1)).save(huge)
+    data = bytearray(huge.read_bytes())
+    data[6:10] = struct.pack("<HH", 11000, 11000)
+    huge.write_bytes(data)
+    (tmp_path / "videos.csv").write_text("path,label,split\nhuge.gif,a,val\n")
+    words = {"check": ["data", "check", "csv", "--root", tmp_path / "videos.csv"]}
+    words = words.get(verb, [verb, huge, "--model", model])
+    script = (
+        "import resource as r; from actionrec.cli.main import main; code = main();"
+        "assert max(r.getrusage(who).ru_maxrss for who in (0, -1)) < 1.5e6; raise SystemExit(code)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, *map(str, words)], capture_output=True, text=True
+    )
+    assert run.returncode == 1, run.stderr
+    assert "has frames of 11000x11000 pixels, more than 12K (12288x8192)" in run.stdout + run.stderr
+
+
+def test_frames_that_grow_too_large_in_the_middle_are_refused(encode, tmp_path, monkeypatch):
+    small = encode(tmp_path / "small.h264", "libx264", frames=5)
+    large = encode(tmp_path / "large.h264", "libx264", frames=5, size=(640, 480))
+    both = tmp_path / "both.h264"
+    both.write_bytes(small.read_bytes() + large.read_bytes())
+    assert scan(both).frames == 10
+    monkeypatch.setattr(container, "MOST_PIXELS", 320 * 240)
+    with pytest.raises(VideoError, match="both.h264 could not be read as a video"):
+        scan(both)

@@ -21,6 +21,9 @@ BARE_FRAMES = {"m4v", "h264", "hevc", "vvc", "obu", "mjpeg"}
 # PyAV below 19 raises UnicodeDecodeError at a title, say, that isn't UTF-8, unless told otherwise;
 # later it never does, and has no such argument.
 OPTIONS = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+# The whole sensor of a 12K camera. FFmpeg and the scaling need up to 20 bytes for each pixel.
+LARGEST = 12288, 8192
+MOST_PIXELS = LARGEST[0] * LARGEST[1]
 
 
 @contextmanager
@@ -54,6 +57,9 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
                     f"{path} is damaged or has a codec that FFmpeg can't decode; encode "
                     "it again, for example as H.264."
                 )
+            _require_readable_size(path, stream)
+            # Frames may grow in the middle of a file.
+            stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
             stream.codec_context.thread_type = "NONE"
             yield container, stream
     # PyAV's, where a stream comes up in the middle of a file that its beginning does not announce.
@@ -72,6 +78,16 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
             f"{path} could not be read as a video ({reason}); it is damaged, "
             "incomplete or in a format that FFmpeg does not know."
         ) from error
+
+
+def _require_readable_size(path: Path, stream: av.VideoStream) -> None:
+    """Refuse frames that are too large, before memory is taken for one."""
+    if stream.width * stream.height > MOST_PIXELS:
+        raise VideoError(
+            f"{path} has frames of {stream.width}x{stream.height} pixels, more than 12K "
+            f"({LARGEST[0]}x{LARGEST[1]}), the most that is read; it is damaged, or must be scaled "
+            "down."
+        )
 
 
 def is_whole(path: Path, container: str) -> bool:

@@ -59,8 +59,6 @@ MOST_PROVEN_PIXELS = 2 * 10**8
 # pictures packed into one packet, the second has its place held by such a packet.
 PICTURE_START = b"\x00\x00\x01\xb6"
 NOT_CODED_SIZE = 8  # bytes
-# More than any camera has, and as many as a damaged header may ask memory for.
-MOST_PIXELS = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -364,7 +362,6 @@ def _survey(path: Path) -> _Survey:
                 if survey.first is None:
                     survey.first = next(iter(packet.decode()), None)
                     if survey.first is not None:
-                        _require_camera_size(path, survey.first)
                         survey.pixels = survey.first.width * survey.first.height
         survey.pixels *= survey.packets
     return survey
@@ -389,14 +386,6 @@ def _count(survey: _Survey, packet: av.Packet, timed: bool) -> None:
             survey.not_coded += 1
         else:
             survey.pictures += bytes(packet).count(PICTURE_START)
-
-
-def _require_camera_size(path: Path, frame: av.VideoFrame) -> None:
-    if frame.width * frame.height > MOST_PIXELS:
-        raise VideoError(
-            f"{path} has frames of {frame.width}x{frame.height} pixels, which no camera gives; it "
-            "is damaged: copy or download it again."
-        )
 
 
 def _require_whole(path: Path, survey: _Survey) -> None:

@@ -45,7 +45,7 @@ def decode_once(path: Path, strict: bool = False) -> list[Decoded]:
         VideoError: the file can't be read, or is `strict` and the decoder finds an error in it.
     """
     with opened(path) as (container, stream):
-        stream.codec_context.options = FAST | STRICT if strict else FAST
+        stream.codec_context.options |= FAST | STRICT if strict else FAST
         return [_decoded(frame) for frame in container.decode(stream)]
 
 
@@ -72,7 +72,7 @@ def _gives(path: Path, seek: int, frames: Sequence[Decoded]) -> bool:
     expected = deque(frames)
     # Opened anew: some decoders keep pictures beyond a seek.
     with opened(path) as (container, stream):
-        stream.codec_context.options = FAST
+        stream.codec_context.options |= FAST
         container.seek(seek, stream=stream, backward=True)
         for picture in container.decode(stream) if expected else ():
             frame = _decoded(picture)
