@@ -93,7 +93,7 @@ class FrameIndex:
     `access` says how frames are found: "count", by decoding from the start and counting; "skip",
     the same, but frames that no other one refers to needn't be decoded on the way; "time", by
     their time stamps, beginning at a key frame, which a decode of the whole file has proven to be
-    exact; "keys", likewise but unproven, with checks on the way.
+    exact; "keys", likewise but proven in parts, with checks on the way.
 
     `pts` holds the time stamp of every frame in order, where stamps are in the order of the frames;
     else it is empty. `keys` holds that of every key frame and the time to seek it by. Both are in
