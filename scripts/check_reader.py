@@ -22,6 +22,7 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -48,7 +49,11 @@ def whole(path: Path) -> list[np.ndarray]:
         streams = container.streams.video
         stream = next(s for s in streams if not s.disposition & av.stream.Disposition.attached_pic)
         stream.thread_type = "NONE"
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        frames = container.decode(stream)
+        first = next(frames)
+        # A video may change its size; what is read has that of the first frame throughout.
+        size = {"format": "rgb24", "width": first.width, "height": first.height}
+        return [frame.to_ndarray(**size) for frame in chain([first], frames)]
 
 
 def check(path: Path, reads: int) -> tuple[str, str]:

@@ -131,7 +131,7 @@ def test_a_head_is_a_model_like_any_other_and_its_features_are_kept(command, wor
     )
     assert json.loads(evaluated.stdout)["clip"]["top1"] == results["last"]["clip"]["top1"]
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "fitted head" in page and "cross-validation" in page
+    assert "fitted head" in page and "Cross-validation" in page
 
     again = command("train", *flags, "--output", tmp_path / "again", env=environment)
     assert again.returncode == 0 and "computing features" not in again.stderr

@@ -71,12 +71,50 @@ def test_a_healthy_file_keeps_its_shortcut(encode, tmp_path):
     assert_exact_from_everywhere(path)
 
 
-def test_a_file_too_long_to_prove_is_read_with_checks(encode, tmp_path, monkeypatch):
+@pytest.fixture
+def long(encode, tmp_path, monkeypatch):
+    """A video too long to be decoded whole before it is read."""
     monkeypatch.setattr("actionrec.video.index.MOST_PROVEN_PIXELS", 0)
-    source = encode(tmp_path / "v.mp4", "libx264", frames=60, options=B_FRAMES)
-    assert scan(source).access == "keys"
-    assert_exact_from_everywhere(source)
-    assert_exact_from_everywhere(remux(source, tmp_path / "lies.mp4", stamp_as_decoded))
+    return encode(tmp_path / "v.mp4", "libx264", frames=160, options=B_FRAMES)
+
+
+def test_a_long_file_is_read_with_checks(long):
+    assert scan(long).access == "keys"
+    assert_exact_from_everywhere(long)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_long_file_whose_parts_disprove_it_is_decoded_whole(long, tmp_path, suffix):
+    path = remux(long, tmp_path / f"lies.{suffix}", stamp_as_decoded)
+    assert scan(path).access == "count"
+    assert_exact_from_everywhere(path)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_long_recording_that_begins_between_two_key_frames_counts_what_can_be_shown(
+    long, tmp_path, suffix
+):
+    path = tmp_path / f"begun.{suffix}"
+    with av.open(str(long)) as file, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(file.streams.video[0])
+        for packet in [packet for packet in file.demux(video=0) if packet.size][5:]:
+            packet.stream = stream
+            output.mux(packet)
+    assert_exact_from_everywhere(path)
+
+
+def test_a_frame_that_refers_to_a_lost_chunk_of_an_avi_is_not_counted(encode, tmp_path):
+    path = encode(tmp_path / "v.avi", frames=60, options={"bf": "2", "g": "12"})
+    avi = bytearray(path.read_bytes())
+    places, movi = avi.rindex(b"idx1") + 8, avi.index(b"movi")
+    for frame in range(4, 60, 9):
+        offset, size = struct.unpack_from("<II", avi, places + 16 * frame + 8)
+        # Filler from here on: the chunk itself has no bytes.
+        filler = struct.pack("<I4sI", 0, b"JUNK", size + size % 2 - 8)
+        avi[movi + offset + 4 : movi + offset + 4 + len(filler)] = filler
+        struct.pack_into("<I", avi, places + 16 * frame + 12, 0)
+    path.write_bytes(avi)
+    assert_exact_from_everywhere(path)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (18, 34)])
@@ -131,6 +169,19 @@ def test_a_header_that_announces_too_much_is_no_cut(encode, tmp_path):
     path.write_bytes(data[: 2 * len(data) // 3])
     with pytest.raises(VideoError, match="cut off"):
         VideoReader(path)
+
+
+@pytest.mark.parametrize(("start", "seconds"), [(0, 0.4), (17, 1.2), (30, 0.2)])
+def test_a_video_that_a_phone_has_trimmed_is_no_cut_one(encode, tmp_path, start, seconds):
+    """Trimming keeps all frames in the file and shows a part of them, by an edit list."""
+    path = encode(tmp_path / "v.mp4", "libx264", frames=60, options=B_FRAMES)
+    data = bytearray(path.read_bytes())
+    edit = data.index(b"elst") + 12
+    unit = struct.unpack_from(">I", data, data.index(b"mdhd") + 16)[0]
+    [begin] = struct.unpack_from(">i", data, edit + 4)
+    struct.pack_into(">Ii", data, edit, round(1000 * seconds), begin + start * unit // 25)
+    path.write_bytes(data)
+    assert_exact_from_everywhere(path)
 
 
 def test_other_content_under_the_same_size_and_time_is_noticed(encode, tmp_path):

@@ -30,7 +30,7 @@ from actionrec.errors import ActionrecError, VideoError
 from actionrec.files import cache_folder
 from actionrec.text import json_text
 from actionrec.video.container import is_whole, opened
-from actionrec.video.proof import decode_once, prove_shortcut
+from actionrec.video.proof import decode_once, prove_parts, prove_shortcut
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +52,12 @@ ANNOUNCED_SHARE = 0.98
 # Containers whose header states a duration but no number of frames.
 TIMED_CONTAINERS = {"matroska,webm", "flv", "asf"}
 # Containers whose time stamps tell the frames apart and whose key frames can be sought.
-SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+MOV = "mov,mp4,m4a,3gp,3g2,mj2"
+SEEKABLE = {MOV, "matroska,webm"}
 # Frames times pixels of a file whose shortcut is proven by decoding all of it: some seconds.
 MOST_PROVEN_PIXELS = 2 * 10**8
+# Parts of a longer one are proven if it has this many key frames; else they were nearly all of it.
+FEWEST_KEYS = 10
 # MPEG-4: what begins a picture, and how long a packet can be that only says "as before". Of two
 # pictures packed into one packet, the second has its place held by such a packet.
 PICTURE_START = b"\x00\x00\x01\xb6"
@@ -89,7 +92,7 @@ class FrameIndex:
     `access` says how frames are found: "count", by decoding from the start and counting; "skip",
     the same, but frames that no other one refers to needn't be decoded on the way; "time", by
     their time stamps, beginning at a key frame, which a decode of the whole file has proven to be
-    exact; "keys", likewise but unproven, with checks on the way.
+    exact; "keys", likewise but proven in parts, with checks on the way.
 
     `pts` holds the time stamp of every frame in order, where stamps are in the order of the frames;
     else it is empty. `keys` holds that of every key frame and the time to seek it by. Both are in
@@ -261,6 +264,7 @@ class _Survey:
     not_coded: int = 0
     pictures: int = 0
     corrupt: int = 0
+    cuts: int = 0
     ends_corrupt: bool = False
     end: float = 0.0
     pixels: int = 0
@@ -280,8 +284,8 @@ def scan(path: Path) -> FrameIndex:
     MPEG-4 in AVI, the format of UCF-101, is counted packet by packet, which takes milliseconds.
     Every other file is decoded once from its start: that tells the number of frames and their
     order. Time stamps and key frames become a shortcut only if they pass `prove_shortcut`.
-    Files that are too long for that are read from their key frames with checks (see
-    `VideoReader`).
+    Of files that are too long for that only parts must pass, and they are read from their key
+    frames with checks (see `VideoReader`).
 
     Raises:
         VideoError: the file is no video, has no frames, or was cut off.
@@ -301,7 +305,13 @@ def scan(path: Path) -> FrameIndex:
     if found is not None:
         frames, access = found
         stamps = []
-    elif timed and survey.pixels > MOST_PROVEN_PIXELS and not damage:
+    elif (
+        timed
+        and survey.pixels > MOST_PROVEN_PIXELS
+        and len(survey.keys) >= FEWEST_KEYS
+        and not (damage or survey.cuts)
+        and prove_parts(path, stamps, sorted(survey.keys))
+    ):
         frames, access = len(stamps), "keys"
     else:
         # What a decoder makes of an error depends on the frames before it.
@@ -341,10 +351,14 @@ def _survey(path: Path) -> _Survey:
     with opened(path) as (container, stream):
         kind = container.format.name
         start = container.start_time
+        announced = stream.frames
+        # An edit list leaves frames out; FFmpeg lists those that stay.
+        if kind == MOV and (listed := len(stream.index_entries)):
+            announced = min(announced, listed)
         survey = _Survey(
             codec=stream.codec_context.name,
             container=kind,
-            announced=stream.frames,
+            announced=announced,
             seconds=(container.duration or 0) / av.time_base,
             rate=stream.average_rate or stream.guessed_rate,
             time_base=stream.time_base,
@@ -375,6 +389,8 @@ def _count(survey: _Survey, packet: av.Packet, timed: bool) -> None:
     survey.corrupt += packet.is_corrupt
     survey.ends_corrupt = packet.is_corrupt
     survey.empty += packet.size == 0
+    # What an edit list leaves out at the beginning is no cut.
+    survey.cuts += packet.is_discard and bool(survey.pts)
     if packet.is_keyframe:
         # Matroska's index is by the time a frame is shown, MP4's by that of decoding.
         survey.keys.append((packet.pts, packet.pts if timed else packet.dts))
@@ -426,6 +442,9 @@ def _require_whole(path: Path, survey: _Survey) -> None:
 
 def _mpeg4_avi(survey: _Survey) -> tuple[int, Access] | None:
     """Frames and access of MPEG-4 in AVI, as far as packets tell; None where they don't."""
+    # A chunk that was lost or left empty: frames that refer to it may not come out.
+    if None in survey.dts or any(after != before + 1 for before, after in pairwise(survey.dts)):
+        return None
     pairs = survey.pictures - (survey.packets - survey.not_coded)
     if survey.not_coded == 0 and pairs == 0 and not survey.empty:
         return len(survey.pts), "skip"

@@ -11,7 +11,7 @@ they believed, and the finding is kept with the file's index.
 import zlib
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,23 +67,65 @@ def prove_shortcut(path: Path, frames: Sequence[Decoded], keys: Sequence[tuple[i
         return False
 
 
+def prove_parts(path: Path, stamps: Sequence[int], keys: Sequence[tuple[int, int]]) -> bool:
+    """As `prove_shortcut`, for parts of a long file: its beginning, middle and end.
+
+    Args:
+        path: The file.
+        stamps: The stamps of its packets, in order.
+        keys: The stamp of each of its key frames and the time to seek it by, in order.
+    """
+    parts = (0, len(keys) // 2 - 1, len(keys) - 2)
+    try:
+        return all(_part_is_exact(path, stamps, keys, part) for part in parts)
+    except VideoError:
+        return False
+
+
+def _part_is_exact(
+    path: Path, stamps: Sequence[int], keys: Sequence[tuple[int, int]], part: int
+) -> bool:
+    """Whether the two groups of frames from key frame number `part` on have all their stamps, the
+    first of them at the beginning of the file, and the second may be begun at."""
+    (begin, seek), (middle, seek_middle) = keys[part], keys[part + 1]
+    end = keys[part + 2][0] if part + 2 < len(keys) else float("inf")
+    frames = []
+    for frame in _decode_from(path, seek if part else None):
+        if frame.pts is None or frame.pts >= end:
+            break
+        frames.append(frame)
+    first = middle if part else min(begin, stamps[0])
+    frames = [frame for frame in frames if frame.pts >= first]
+    announced = list(stamps[bisect_left(stamps, first) : bisect_left(stamps, end)])
+    second = [frame for frame in frames if frame.pts >= middle]
+    return [frame.pts for frame in frames] == announced and _gives(path, seek_middle, second)
+
+
 def _gives(path: Path, seek: int, frames: Sequence[Decoded]) -> bool:
     """Whether a new decoder that begins at the key frame `seek` gives these frames."""
     expected = deque(frames)
-    # Opened anew: some decoders keep pictures beyond a seek.
+    for frame in _decode_from(path, seek) if expected else ():
+        if frame.pts is None or frame.pts < expected[0].pts:
+            continue
+        following = expected.popleft()
+        if (frame.pts, frame.checksum) != (following.pts, following.checksum):
+            return False
+        if not expected:
+            return True
+    return not expected
+
+
+def _decode_from(path: Path, seek: int | None) -> Iterator[Decoded]:
+    """The frames of a new decoder from a key frame on, or from the start.
+
+    Opened anew: some decoders keep pictures beyond a seek.
+    """
     with opened(path) as (container, stream):
         stream.codec_context.options |= FAST
-        container.seek(seek, stream=stream, backward=True)
-        for picture in container.decode(stream) if expected else ():
-            frame = _decoded(picture)
-            if frame.pts is None or frame.pts < expected[0].pts:
-                continue
-            following = expected.popleft()
-            if (frame.pts, frame.checksum) != (following.pts, following.checksum):
-                return False
-            if not expected:
-                return True
-    return not expected
+        if seek is not None:
+            container.seek(seek, stream=stream, backward=True)
+        for picture in container.decode(stream):
+            yield _decoded(picture)
 
 
 def _decoded(frame: av.VideoFrame) -> Decoded:

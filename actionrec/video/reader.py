@@ -344,9 +344,10 @@ class VideoReader:
     def _decode_with_checks(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode from a key frame earlier than needed, and every frame from there on.
 
-        Nothing has proven this file's time stamps and key frames. Frames whose stamps do not
-        increase, that are not the next ones of the index, or that the decoder finds damaged end
-        the shortcut. A key frame that is no clean beginning shows in the frames before the next.
+        Only parts of this file have proven its time stamps and key frames. Frames whose stamps do
+        not increase, that are not the next ones of the index, or that the decoder finds damaged
+        end the shortcut. A key frame that is no clean beginning shows in the frames before the
+        next.
         """
         pts = self.index.pts
         with opened(self.path) as (container, stream):

@@ -94,11 +94,11 @@ class FrameGrid:
     """
 
     def __init__(self, sampling: ClipSampling, video: VideoReader) -> None:
-        self.times, self.rate = video.times[:-1], sampling.fps
         if sampling.fps is None or video.has_constant_rate:
             self.rate, self.sampling, self.positions = None, sampling.at(video.fps), len(video)
         else:
-            self.sampling = replace(sampling, fps=None)
+            self.rate, self.sampling = sampling.fps, replace(sampling, fps=None)
+            self.times = video.times[:-1]
             self.positions = round((self.times[-1] - self.times[0]) * sampling.fps) + 1
 
     def frames(self, positions: Sequence[int]) -> list[int]:
