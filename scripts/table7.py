@@ -6,13 +6,14 @@
     python scripts/table7.py --config table7/i3d.yaml --root UCF-101 -- --weights FILE.pth
     python scripts/table7.py --config table7/weizmann.yaml --root weizmann.csv --split group
 
-A row is a block in the network, i3d the network without one; any other block that `actionrec
-train` knows can be a row too. What follows a lone -- are more flags of `actionrec train`. Every
-row and seed has a folder, OUTPUT/ROW-seedN, and a log beside it; with --split, every row, split
-and seed has one, OUTPUT/ROW-splitS-seedN. The same command goes on where it was stopped, however
-that was, and skips what is finished; more rows, splits or seeds can be added. A run that fails is
-reported, the others go on, and the exit code is 1. With --split group, each group of a CSV file is
-a split: it validates, all others train.
+A row is a block in the network, i3d the network without one, head the head alone, fitted to frozen
+features (--train-from head); any other block that `actionrec train` knows can be a row too. What
+follows a lone -- are more flags of `actionrec train`. Every row and seed has a folder,
+OUTPUT/ROW-seedN, and a log beside it; with --split, every row, split and seed has one,
+OUTPUT/ROW-splitS-seedN. The same command goes on where it was stopped, however that was, and skips
+what is finished; more rows, splits or seeds can be added. A run that fails is reported, the others
+go on, and the exit code is 1. With --split group, each group of a CSV file is a split: it
+validates, all others train.
 
 With --minutes N the script ends within N minutes: it stops the training that is at work, which goes
 on in the next call, and its exit code is 3. With --results FILE.csv every run that is finished
@@ -55,9 +56,11 @@ from actionrec.datasets.registry import open_dataset
 from actionrec.devices import fastest_device
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
+from actionrec.recipes import RECIPES
 from actionrec.training.run import check_output, resolve
 
 BASE = "i3d"
+HEAD = "head"
 FIGURES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
 # A run is known by these columns of a file of results.
 KEY = ("data", "division", "split", "seed", "block", "recipe", "clips", "crops")
@@ -65,7 +68,7 @@ GROUP = "group"
 # Settings that a recipe tells in words, and those that belong to the run or the machine.
 TOLD = ("backbone", "weights", "clip_length", "crop", "stride", "epochs", "batch_size", "lr")
 TOLD += ("schedule", "freeze_batchnorm", "precision")
-NO_RECIPE = ("dataset", "root", "split", "block", "seed", "output", "resume")
+NO_RECIPE = ("recipe", "dataset", "root", "split", "block", "seed", "output", "resume")
 NO_RECIPE += ("devices", "nodes", "workers", "decoder", "max_bad")
 SECONDS_TO_STOP = 25  # for a step, or a validation, and a checkpoint
 RUNS_TO_TELL = 3  # with fewer, the spread of the differences is hardly known itself
@@ -105,6 +108,7 @@ class Run:
     Attributes:
         root: Data set that was asked for; that of `config` may be a list made from it.
         division: How training and validation are told apart.
+        study: The settings that it shares with the other rows, in words.
         recorded: Its row in the file of results, from this call or an earlier one.
     """
 
@@ -117,6 +121,7 @@ class Run:
     crops: int
     root: str | None = None
     division: str = ""
+    study: str = ""
     recorded: dict[str, str] | None = None
 
     @property
@@ -166,8 +171,8 @@ class Run:
             "division": self.division,
             "split": self.split or self.config.split,
             "seed": self.seed,
-            "block": self.config.block,
-            "recipe": recipe(self.config),
+            "block": HEAD if self.row == HEAD else self.config.block,
+            "recipe": self.study,
             "clips": self.clips,
             "crops": self.crops,
         }
@@ -208,7 +213,8 @@ def plan(arguments: argparse.Namespace, train_flags: Sequence[str]) -> list[Run]
             folder = arguments.output / name
             own = {
                 "root": listing,
-                "block": "none" if row == BASE else row,
+                "train_from": HEAD if row == HEAD else None,
+                "block": {BASE: "none", HEAD: None}.get(row, row),
                 "seed": seed,
                 "output": folder,
                 "resume": "auto",
@@ -221,7 +227,9 @@ def plan(arguments: argparse.Namespace, train_flags: Sequence[str]) -> list[Run]
             remove_unfinished_files(folder)
             check_output(config, folder)
             counts = arguments.clips, arguments.crops
-            run = Run(row, split, seed, config, tuple(words), *counts, asked.root, division)
+            # The head alone is a row of the table of the networks that are trained.
+            study = recipe(resolve(asked) if row == HEAD else config)
+            run = Run(row, split, seed, config, tuple(words), *counts, asked.root, division, study)
             runs.append(replace(run, recorded=recorded.get(tuple(run.key.values()))))
     return runs
 
@@ -251,10 +259,11 @@ def lists_by_group(config: TrainConfig, output: Path) -> dict[str, str]:
         path = output / "groups" / f"{name}.csv"
         with replacing(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["path", "label", "split"])
+            writer.writerow(["path", "label", "group", "split"])
             for video in videos:
                 side = "val" if video.group == group else "train"
-                writer.writerow([video.path.resolve(), dataset.labels[video.label], side])
+                label = dataset.labels[video.label]
+                writer.writerow([video.path.resolve(), label, video.group or "", side])
         lists[name] = str(path)
     if not lists:
         raise UsageError(f"{config.root} names no groups; leave out --split {GROUP}.")
@@ -276,7 +285,7 @@ def division_of(config: TrainConfig, splits: Sequence[str] | None) -> str:
 
 def recipe(config: TrainConfig) -> str:
     """The settings on which a run's figures depend, but for block, split and seed, in words."""
-    defaults = asdict(TrainConfig(config.dataset))
+    defaults = asdict(TrainConfig(config.dataset)) | RECIPES["paper"].settings
     others = {
         key: value
         for key, value in asdict(config).items()
@@ -881,14 +890,14 @@ def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]
         help=f"as for `actionrec train`; several, such as 1 2 3; or {GROUP}, each group of a CSV "
         "file",
     )
-    choices = list(dict.fromkeys([*PAPER, *get_args(BlockName)]))
+    choices = list(dict.fromkeys([*PAPER, HEAD, *get_args(BlockName)]))
     parser.add_argument(
         "--rows",
         nargs="+",
         choices=choices,
         default=list(PAPER),
         metavar="ROW",
-        help=f"blocks, {BASE} for none; by default {' '.join(PAPER)}",
+        help=f"blocks, {BASE} for none, {HEAD} for the head alone; by default {' '.join(PAPER)}",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
     parser.add_argument("--clips", type=int, default=10, help="of a video, when evaluating")

@@ -42,7 +42,10 @@ log = logging.getLogger(__name__)
 CLIPS = 3
 FOLDS = 5
 # Weights of the penalty for standardised features.
-PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)
+# A head that fine-tuning starts from is to be less sure than the best one alone: its weights would
+# be so large that the first steps tear the pretrained layers apart.
+LEAST_PENALTY_TO_START = 0.003
 SAVE_EVERY = 200  # videos
 
 
@@ -55,7 +58,10 @@ class ClipFeatures:
 
 
 def fit_head(
-    model: VideoClassifier, config: TrainConfig, videos: Sequence[LabelledVideo]
+    model: VideoClassifier,
+    config: TrainConfig,
+    videos: Sequence[LabelledVideo],
+    least_penalty: float = 0.0,
 ) -> tuple[ClipFeatures, list[Failure], CrossValidation | None]:
     """Fit the head of `model`, in place, to the features of training videos.
 
@@ -79,6 +85,7 @@ def fit_head(
         log.warning(
             "All training videos are of one group, so the head is fitted without cross-validation."
         )
+    penalty = max(penalty, least_penalty)
     weight, bias = logistic_regression(features.values, labels, head.out_features, penalty)
     with torch.no_grad():
         head.weight.copy_(weight)

@@ -44,9 +44,9 @@ def resolved_precision(config: TrainConfig) -> str:
         raise UsageError(
             "--compile and --precision bfloat16 go together on a GPU only; leave out one of them."
         )
-    if precision == "auto" and config.train_from == "head" and has_bfloat16(torch.device("cpu")):
-        # Features need no gradients, and prediction computes in bfloat16 as well.
-        return "bfloat16"
+    if precision == "auto" and config.recipe == "small" and not config.compile:
+        # The recipe was measured in it.
+        return "bfloat16" if has_bfloat16(torch.device("cpu")) else "float32"
     return "float32" if precision == "auto" else precision
 
 

@@ -38,7 +38,7 @@ from actionrec.models.complexity import parts_table, trained_parts
 from actionrec.processes import reader_failures_as_errors
 from actionrec.recipes import FOR_THE_PAPER, HEAD_ALONE, RECIPES, choose_recipe
 from actionrec.training.clips import gamma_for, loaders
-from actionrec.training.head import fit_head, train_head
+from actionrec.training.head import LEAST_PENALTY_TO_START, fit_head, train_head
 from actionrec.training.module import Training
 from actionrec.training.precision import LIGHTNING_PRECISION, resolved_precision
 from actionrec.training.report import as_flag, write_training_report
@@ -120,7 +120,7 @@ def _fit(
     resume_from, resumed = newest_progress(checkpoint)
     if config.fit_head and devices.is_first() and not resumed:
         # The others get it with the first one's weights.
-        fit_head(model, config, dataset.train)
+        fit_head(model, config, dataset.train, LEAST_PENALTY_TO_START)
     # Another machine may see other files. The processes have met in `setup`.
     facts = dataset.facts() | {"place to go on from": resumed}
     settings = asdict(config).items()
