@@ -71,6 +71,9 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+# Settings that a head alone depends on, too.
+OF_CLIPS = {"clip_length", "stride", "fps", "gamma"}
+
 # For a head alone, whatever the recipe: there are no steps, and frozen features of 32 frames tell
 # more than those of 16.
 HEAD_ALONE: dict[str, Any] = {

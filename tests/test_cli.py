@@ -62,7 +62,10 @@ def test_the_help_of_train_is_ordered_by_topic(command):
 def test_help_names_each_flag_once_with_its_choices_and_default_and_no_type_of_python(command):
     said = command("train", "--help").stdout
     options = said.partition("options:")[2]
-    assert "--freeze-batchnorm {true,false}" in options and "(default: 0.01)" in options
+    assert "--freeze-batchnorm {true,false}" in options and "(default: 0.9)" in options
+    assert "--schedule {step,cosine}" in options and "--block {none,nl,nl_dot" in options
+        options.split()
+    )
     assert not re.search(r"--\w+_\w+|type:|Literal|None", options)
     paths = command("predict", "--help").stdout.partition("positional arguments:")[2]
     assert "(required)" not in paths.partition("options:")[0]

@@ -102,6 +102,7 @@ def test_a_head_that_knows_the_recordings_is_no_better_than_chance_across_them()
     assert max(at_random.top1) == 1
     assert by_group.top1[by_group.best] < 0.7
     assert by_group.groups and not at_random.groups
+    assert "no signal" in by_group.sentence() and "no signal" not in at_random.sentence()
 
 
 def test_there_is_no_cross_validation_of_one_recording(features):

@@ -12,7 +12,7 @@ from copy import copy
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
@@ -41,6 +41,9 @@ class Parser(ArgumentParser):
         self.exit(2)
 
 
+BOOLEAN = {bool: ("true", "false")}
+
+
 class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Keeps the line ends of descriptions, so that examples can be copied; leaves out Python's
     types, empty defaults, second spellings, and from the usage line all flags but required ones."""
@@ -59,6 +62,10 @@ class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
     def _format_action_invocation(self, action: Action) -> str:
         action = copy(action)
         action.option_strings = [name for name in action.option_strings if "_" not in name]
+        # jsonargparse names the choices of a setting only if it can't be left open.
+        given, *rest = get_args(getattr(action, "_typehint", None)) or (None,)
+        if rest == [type(None)] and (choices := get_args(given) or BOOLEAN.get(given)):
+            action.metavar = f"{{{','.join(choices)}}}"
         return super()._format_action_invocation(action)
 
     def _get_help_string(self, action: Action) -> str:

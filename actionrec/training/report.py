@@ -101,6 +101,7 @@ class CrossValidation:
         videos: Number of judged videos.
         folds: Number of parts.
         groups: Whether groups of the data set kept recordings on one side.
+        most_frequent: Share of the most frequent class, in [0, 1].
     """
 
     penalties: tuple[float, ...]
@@ -109,6 +110,7 @@ class CrossValidation:
     videos: int
     folds: int
     groups: bool
+    most_frequent: float
 
     @property
     def best(self) -> int:
@@ -123,6 +125,12 @@ class CrossValidation:
             f"cross-validation, {self.folds} parts of {sides} held out in turn: video-level Top-1 "
             f"{self.top1[self.best]:.1%} of {self.videos} training videos (95 % interval "
             f"{low:.1%} to {high:.1%}), with the penalty {self.penalties[self.best]:g}"
+            + (
+                ""
+                if low > self.most_frequent
+                else f"; this is not clearly above the {self.most_frequent:.1%} of always "
+                "predicting the most frequent class, so the features show no signal of the labels"
+            )
         )
 
 

@@ -36,7 +36,7 @@ from actionrec.models import conversion
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
 from actionrec.models.complexity import parts_table, trained_parts
 from actionrec.processes import reader_failures_as_errors
-from actionrec.recipes import FOR_THE_PAPER, HEAD_ALONE, RECIPES, choose_recipe
+from actionrec.recipes import FOR_THE_PAPER, HEAD_ALONE, OF_CLIPS, RECIPES, choose_recipe
 from actionrec.training.clips import gamma_for, loaders
 from actionrec.training.head import LEAST_PENALTY_TO_START, fit_head, train_head
 from actionrec.training.module import Training
@@ -223,13 +223,13 @@ def fill_in(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainCo
     if config.gamma is None and "gamma" not in recipe:
         filled["gamma"] = gamma_for(dataset.train, config.decoder)
     config = replace(config, recipe=name, **filled)
-    if filled:
-        log.info(
-            "recipe %s, for %s: %s",
-            name,
-            RECIPES[name].description,
-            ", ".join(f"{key} {as_flag(value)}" for key, value in filled.items()),
-        )
+    # A head that is fitted has no steps to tell of.
+    told = filled.keys() & OF_CLIPS if config.train_from == "head" else filled.keys()
+    settings = ", ".join(f"{key} {as_flag(filled[key])}" for key in filled if key in told)
+    if settings and config.train_from == "head":
+        log.info(f"clips for a head alone: {settings}")
+    elif settings:
+        log.info(f"recipe {name}, for {RECIPES[name].description}: {settings}")
     return config
 
 
@@ -310,7 +310,7 @@ def check_dataset(dataset: VideoDataset, config: TrainConfig) -> None:
         absent = absent_classes(dataset.labels, {video.label for video in videos})
         if absent:
             log.warning("%d %s videos%s", len(videos), side, absent)
-    if config.batch_size > len(dataset.train):
+    if config.batch_size > len(dataset.train) and config.train_from != "head":
         log.warning(
             f"a step has {len(dataset.train)} clips, not {config.batch_size}: there are no more "
             "training videos"
