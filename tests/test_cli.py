@@ -64,8 +64,6 @@ def test_help_names_each_flag_once_with_its_choices_and_default_and_no_type_of_p
     options = said.partition("options:")[2]
     assert "--freeze-batchnorm {true,false}" in options and "(default: 0.9)" in options
     assert "--schedule {step,cosine}" in options and "--block {none,nl,nl_dot" in options
-        options.split()
-    )
     assert not re.search(r"--\w+_\w+|type:|Literal|None", options)
     paths = command("predict", "--help").stdout.partition("positional arguments:")[2]
     assert "(required)" not in paths.partition("options:")[0]
