@@ -282,7 +282,7 @@ class Plan:
         command += ["--results", self.output / "table7_runs.csv"]
         command += ["--split", *DATA[name]] if DATA[name] else []
         if self.is_tiny:
-            command += ["--rows", "i3d", "snl", "--", "--weights", "none", "--workers", "0"]
+            command += ["--rows", "snl", "--", "--weights", "none", "--workers", "0"]
             command += "--backbone c3d_small --clip-length 4 --stride 1 --crop 32".split()
             command += "--short-side 36 --epochs 1 --batch-size 2".split()
         else:
