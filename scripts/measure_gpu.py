@@ -291,6 +291,8 @@ class Plan:
         run = subprocess.run([str(word) for word in command], stderr=subprocess.PIPE, text=True)
         if run.returncode == 3:
             raise Unfinished("the minutes are over")
+        if run.returncode < 0:
+            raise ActionrecError(f"table7.py was ended by signal {-run.returncode}.")
         if run.returncode:
             lines = [line for line in run.stderr.splitlines() if line.strip()]
             raise ActionrecError(lines[-1] if lines else f"exit code {run.returncode}")
