@@ -278,7 +278,7 @@ class Plan:
         command = [sys.executable, PROJECT / "scripts" / "table7.py"]
         command += ["--config", f"table7/{name}.yaml", "--root", listing, "--seeds", seed]
         command += ["--clips", "1" if self.is_tiny else "3", "--jobs", jobs(self.is_tiny)]
-        command += ["--minutes", max(1, seconds - 5) / 60, "--output", self.work / name]
+        command += ["--minutes", max(1, seconds - 10) / 60, "--output", self.work / name]
         command += ["--results", self.output / "table7_runs.csv"]
         command += ["--split", *DATA[name]] if DATA[name] else []
         if self.is_tiny:
@@ -450,6 +450,9 @@ def run_parts(plan: Plan, parts: Sequence[Part], deadline: float) -> int:
         begun = time.monotonic()
         limit = left if part.slice == "table7" else min(left, 10 * part.seconds)
         outcome, remark = finish(part, limit)
+        if (part.slice, outcome) == ("table7", "stopped"):
+            # Its trainings are resumed, so it is no attempt that was lost.
+            outcome = "goes on"
         taken = time.monotonic() - begun
         say(f"{part.slice}: {part.name}: {outcome} in {taken:.0f} s{remark and ': '}{remark}")
         row = {"slice": part.slice, "part": part.name, "outcome": outcome, "remark": remark}
