@@ -278,11 +278,11 @@ class Plan:
         command = [sys.executable, PROJECT / "scripts" / "table7.py"]
         command += ["--config", f"table7/{name}.yaml", "--root", listing, "--seeds", seed]
         command += ["--clips", "1" if self.is_tiny else "3", "--jobs", jobs(self.is_tiny)]
-        command += ["--minutes", max(1, seconds - 5) / 60, "--output", self.work / name]
+        command += ["--minutes", max(1, seconds - 10) / 60, "--output", self.work / name]
         command += ["--results", self.output / "table7_runs.csv"]
         command += ["--split", *DATA[name]] if DATA[name] else []
         if self.is_tiny:
-            command += ["--rows", "i3d", "snl", "--", "--weights", "none", "--workers", "0"]
+            command += ["--rows", "snl", "--", "--weights", "none", "--workers", "0"]
             command += "--backbone c3d_small --clip-length 4 --stride 1 --crop 32".split()
             command += "--short-side 36 --epochs 1 --batch-size 2".split()
         else:
@@ -291,6 +291,8 @@ class Plan:
         run = subprocess.run([str(word) for word in command], stderr=subprocess.PIPE, text=True)
         if run.returncode == 3:
             raise Unfinished("the minutes are over")
+        if run.returncode < 0:
+            raise ActionrecError(f"table7.py was ended by signal {-run.returncode}.")
         if run.returncode:
             lines = [line for line in run.stderr.splitlines() if line.strip()]
             raise ActionrecError(lines[-1] if lines else f"exit code {run.returncode}")
@@ -448,6 +450,9 @@ def run_parts(plan: Plan, parts: Sequence[Part], deadline: float) -> int:
         begun = time.monotonic()
         limit = left if part.slice == "table7" else min(left, 10 * part.seconds)
         outcome, remark = finish(part, limit)
+        if (part.slice, outcome) == ("table7", "stopped"):
+            # Its trainings are resumed, so it is no attempt that was lost.
+            outcome = "goes on"
         taken = time.monotonic() - begun
         say(f"{part.slice}: {part.name}: {outcome} in {taken:.0f} s{remark and ': '}{remark}")
         row = {"slice": part.slice, "part": part.name, "outcome": outcome, "remark": remark}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from stopwatch import device_name
+from stopwatch import device_model
 
 from actionrec.errors import ActionrecError
 
@@ -17,7 +17,7 @@ from actionrec.errors import ActionrecError
 def machine(device: str | torch.device) -> dict[str, str]:
     """Where and with which versions something is measured."""
     return {
-        "device": device_name(device),
+        "device": device_model(device),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

@@ -1,7 +1,10 @@
 """Times of several ways to do the same thing, for the benchmarks beside this module."""
 
+import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,10 +13,20 @@ from rich.progress import track
 
 
 def device_name(device: str | torch.device) -> str:
-    """A GPU's name, or the number of CPU threads."""
+    """The model of a GPU, or that of the CPU with the number of threads."""
+    threads = f", {torch.get_num_threads()} threads"
+    return device_model(device) + ("" if torch.device(device).type == "cuda" else threads)
+
+
+def device_model(device: str | torch.device) -> str:
+    """A GPU's name, or the CPU's where Linux tells it, else the machine type."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"CPU {line.partition(':')[2].strip()}"
+    return f"CPU {platform.machine()}"
 
 
 def seconds_of(run: Callable[[], object]) -> float:

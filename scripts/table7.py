@@ -41,6 +41,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -236,9 +237,13 @@ def plan(arguments: argparse.Namespace, train_flags: Sequence[str]) -> list[Run]
 
 def config_of(words: Sequence[str]) -> TrainConfig:
     """The settings that `actionrec train` takes from these words."""
-    values = vars(build_parser().parse_args(["train", *words]).train)
+    values = vars(train_parser().parse_args(["train", *words]).train)
     del values["config"]
     return TrainConfig(**values)
+
+
+# Building it takes longer than a hundred uses of it.
+train_parser = cache(build_parser)
 
 
 def lists_by_group(config: TrainConfig, output: Path) -> dict[str, str]:
@@ -306,13 +311,13 @@ def recipe(config: TrainConfig) -> str:
     return ", ".join(words)
 
 
-def recorded_runs(results: Path) -> dict[tuple[str, ...], dict[str, str]]:
+def recorded_runs(results: Path) -> dict[tuple[str | None, ...], dict[str, str]]:
     """The rows of runs on this device with these versions, by the values of `Run.key`."""
     here = measurements.machine(fastest_device())
     return {
-        tuple(row[name] for name in KEY): row
+        tuple(row.get(name) for name in KEY): row
         for row in measurements.read(results)
-        if all(row[name] == value for name, value in here.items())
+        if here.items() <= row.items()
     }
 
 
@@ -466,7 +471,7 @@ def last_line(log: Path) -> str:
 
 
 def run_all(
-    runs: list[Run], arguments: argparse.Namespace, lock: int
+    runs: list[Run], arguments: argparse.Namespace, lock: int, deadline: float | None
 ) -> tuple[list[Run], dict[str, str]]:
     """Finish the runs, `arguments.jobs` at once.
 
@@ -476,7 +481,7 @@ def run_all(
     if len(waiting) < len(runs):
         say(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already")
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs) if arguments.jobs > 1 else None
-    workplace = Workplace(lock, threads, deadline_of(arguments.minutes), arguments.results)
+    workplace = Workplace(lock, threads, deadline, arguments.results)
     now = {run.name: run for run in runs}
     failures: dict[str, str] = {}
     start = time.monotonic()
@@ -507,7 +512,7 @@ def run_all(
 
 
 def deadline_of(minutes: float | None) -> float | None:
-    """When to begin to stop, by the monotonic clock, so that all is over after `minutes`."""
+    """When to begin to stop, by the monotonic clock, so that all is over `minutes` from now."""
     if minutes is None:
         return None
     return time.monotonic() + 60 * minutes - min(SECONDS_TO_STOP + 5, 20 * minutes)
@@ -925,10 +930,11 @@ def main(words: Sequence[str]) -> int:
     """Returns the exit code: 0 done, 1 a run failed or videos were left out, 2 wrong usage, 3 the
     minutes are over and runs are left."""
     arguments, train_flags = parse_arguments(words)
+    deadline = deadline_of(arguments.minutes)
     try:
         with alone(arguments.output) as lock:
             runs = plan(arguments, train_flags)
-            runs, failures = run_all(runs, arguments, lock)
+            runs, failures = run_all(runs, arguments, lock, deadline)
             table = Table.of(runs)
             write_all(table, arguments.output)
     except ActionrecError as error:

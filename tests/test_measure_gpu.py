@@ -14,6 +14,7 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "measure_gpu.py"
 if not SCRIPT.exists():
     pytest.skip("not run from a checkout", allow_module_level=True)
 measure_gpu = import_module("measure_gpu")
+SLICES = ("tests", "precision", "blocks", "training", "prediction", "table7")
 
 
 def call(output, *arguments):
@@ -44,25 +45,30 @@ def test_calls_go_on_until_everything_is_measured_once_or_has_failed_with_its_re
     data, tmp_path
 ):
     output = tmp_path / "results"
-    calls = []
-    while len(calls) < 40:
-        start = time.monotonic()
-        done = call(output, "--minutes", "1", "--data", data)
-        calls.append(done)
-        assert time.monotonic() - start < 75 and "Traceback" not in done.stderr
+    first = call(output, "--only", "precision")
+    assert first.returncode == 0, first.stderr
+    before = {path: path.read_bytes() for path in output.iterdir()}
+    assert {path.name for path in before} == {"precision.csv", "measure_gpu.csv"}
+    plan = call(output, "--dry-run").stdout.splitlines()
+    states = {slice: [line for line in plan if line.startswith(slice)] for slice in SLICES}
+    assert states["precision"] and all(line.endswith("over") for line in states["precision"])
+    assert "about" in states["blocks"][0] and not states["table7"]
+    for _ in range(5):
+        done = call(output, "--data", data)
         if done.returncode != 3:
             break
         assert "the same command goes on from here" in done.stderr
-    assert len(calls) > 1 and done.returncode == 1, done.stderr
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    for path, content in before.items():
+        assert path.read_bytes().startswith(content)
+    assert call(output, "--only", "precision").returncode == 0
     ended = [row for row in rows_of(output / "measure_gpu.csv") if row["outcome"] != "goes on"]
     failed = [row["part"] for row in ended if row["outcome"] == "failed"]
     assert sorted(failed) == 2 * ["arid6 seed 0"] + 2 * ["fights seed 0"]
     assert all("There is no" in row["remark"] for row in ended if row["outcome"] == "failed")
     parts = [row["part"] for row in ended if row["outcome"] == "done"]
     assert len(set(parts)) == len(parts) and "weizmann seed 0" in parts
-    assert {row["slice"] for row in ended} == set(
-        "tests precision blocks training prediction table7".split()
-    )
+    assert {row["slice"] for row in ended} == set(SLICES)
     [tests] = rows_of(output / "tests.csv")
     assert int(tests["passed"]) >= 1 and tests["failed"] == "0"
     distances = {
@@ -76,28 +82,7 @@ def test_calls_go_on_until_everything_is_measured_once_or_has_failed_with_its_re
         assert rows and all(row["device"].startswith("CPU") and row["date"] for row in rows)
     assert float(rows_of(output / "training.csv")[0]["share_of_matrix_product"]) > 0
     runs = [(run["block"], run["split"]) for run in rows_of(output / "table7_runs.csv")]
-    people = ("daria", "denis", "eli", "ido", "ira")
-    assert runs == [(block, person) for person in people for block in ("none", "snl")]
-
-
-@pytest.mark.slow
-def test_a_second_call_repeats_nothing_and_other_slices_are_left_out(tmp_path):
-    output = tmp_path / "results"
-    for _ in range(10):
-        done = call(output, "--only", "precision")
-        if done.returncode != 3:
-            break
-    assert done.returncode == 0, done.stderr
-    before = {path: path.read_bytes() for path in output.iterdir()}
-    assert {path.name for path in before} == {"precision.csv", "measure_gpu.csv"}
-    assert call(output, "--only", "precision").returncode == 0
-    assert {path: path.read_bytes() for path in output.iterdir()} == before
-    plan = call(output, "--dry-run")
-    assert plan.returncode == 0 and "blocks     4x32x32 stage 4" in plan.stdout
-    assert [line.split()[-1] for line in plan.stdout.splitlines() if "precision" in line] == [
-        "over",
-        "over",
-    ]
+    assert runs == [("snl", person) for person in ("daria", "denis", "eli", "ido", "ira")]
 
 
 def part(measure, name="a part"):
