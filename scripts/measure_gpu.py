@@ -171,7 +171,11 @@ class Plan:
             command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
             command += [f"tests/{file}", f"--junitxml={report}", "-m", "not slow and not network"]
             command += ["-k", "gradient_of_its_own_shape"] if self.is_tiny else []
-            run = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+            # Without it the tests hide the GPU.
+            environment = os.environ | {"ACTIONREC_TESTS": "gpu"}
+            run = subprocess.run(
+                command, cwd=PROJECT, capture_output=True, text=True, env=environment
+            )
             if not report.exists():
                 lines = (run.stderr or run.stdout).strip().splitlines()
                 raise ActionrecError(f"pytest gave no report: {lines[-1] if lines else ''}")
