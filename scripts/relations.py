@@ -17,10 +17,10 @@ cases. One nonlocal block goes before its last convolution.
 
 Each run trains until the last 25 batches are 98 % right, or to the last step, and adds a line to
 results/relations.csv. The same command goes on where it was stopped. The table is printed as
-Markdown: `rate` is the block's learning rate in relation to that of the rest, `solved` the runs that
-ended early, and `steps` their median; accuracies are on 512 other clips, in percent, with the block
-and with it taken out afterwards. The 95 % interval is that of the difference from `none`, seed by
-seed.
+Markdown: `rate` is the block's learning rate in relation to that of the rest, `solved` counts the
+runs that ended early, and `steps` is their median; accuracies are on 512 other clips, in percent,
+with the block and with it taken out afterwards. The 95 % interval is that of the difference from
+`none`, seed by seed.
 """
 
 import argparse
@@ -359,9 +359,11 @@ def say(message: str) -> None:
 # The table.
 
 HEAD = (
-    *("block", "rate", "Phi, Psi", "runs", "solved", "steps", "accuracy", "over none (95 %)"),
-    *("block taken out", "term / input, %", "norm scale"),
-)
+    "block | rate | Phi, Psi | steps at most | runs | solved | steps | accuracy | "
+    "over none (95 %) | block taken out | term / input, % | norm scale"
+).split(" | ")
+# What the runs of a line have in common.
+KIND = ("block", "rate_factor", "init", "max_steps")
 
 
 def table(rows: list[dict[str, str]]) -> str:
@@ -370,26 +372,22 @@ def table(rows: list[dict[str, str]]) -> str:
     for task in dict.fromkeys(row["task"] for row in rows):
         own = [row for row in rows if row["task"] == task]
         base = {row["seed"]: float(row["accuracy"]) for row in own if row["block"] == "none"}
-        kinds = dict.fromkeys((row["block"], row["rate_factor"], row["init"]) for row in own)
         order = ["none", *BLOCKS]
+        kinds = {(order.index(row["block"]), *(row[key] for key in KIND)) for row in own}
         lines += ["", f"**{task}**", ""]
         lines += [f"| {' | '.join(HEAD)} |", f"|{' --- |' * 3}{' ---: |' * (len(HEAD) - 3)}"]
-        for kind in sorted(kinds, key=lambda kind: (order.index(kind[0]), float(kind[1]), kind[2])):
-            of_kind = [
-                row for row in own if (row["block"], row["rate_factor"], row["init"]) == kind
-            ]
-            lines.append(f"| {' | '.join(cells(kind, of_kind, base))} |")
+        for _, *kind in sorted(kinds):
+            of_kind = [row for row in own if [row[key] for key in KIND] == kind]
+            lines.append(f"| {' | '.join(cells(of_kind, base))} |")
     return "\n".join(lines[1:])
 
 
-def cells(
-    kind: tuple[str, str, str], rows: Sequence[dict[str, str]], base: dict[str, float]
-) -> Iterable[str]:
+def cells(rows: Sequence[dict[str, str]], base: dict[str, float]) -> Iterable[str]:
     """A line of the table."""
-    block, factor, init = kind
+    block, factor, init, at_most = (rows[0][key] for key in KIND)
     pairs = [float(r["accuracy"]) - base[r["seed"]] for r in rows if r["seed"] in base]
     steps = [int(row["steps"]) for row in rows if row["solved"] == "True"]
-    yield from (block, f"x{float(factor):g}", init, str(len(rows)))
+    yield from (block, f"x{float(factor):g}", init, at_most, str(len(rows)))
     yield f"{len(steps)} of {len(rows)}"
     yield f"{statistics.median(steps):.0f}" if steps else "-"
     yield spread([float(row["accuracy"]) for row in rows])

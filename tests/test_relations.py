@@ -137,3 +137,8 @@ def test_the_small_initialisation_is_that_of_phi_and_psi_alone(relations):
     assert small.projection.weight[:phi_and_psi].std().item() == pytest.approx(0.01, rel=0.2)
     for block in (ours, small):
         assert block.projection.weight[phi_and_psi:].std() > 0.1
+
+
+def test_the_tables_of_the_page_are_those_of_the_measured_runs(relations):
+    page = (SCRIPT.parents[1] / "docs" / "blocks.md").read_text(encoding="utf-8")
+    assert relations.table(relations.read_rows(relations.RESULTS)) in page
