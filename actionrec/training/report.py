@@ -268,8 +268,8 @@ def diagnose_blocks(epochs: Sequence[EpochFigures]) -> list[str]:
         elif not block.term <= 1:
             sentences.append(
                 f"The nonlocal block before {name} overwhelms its input: what it adds is "
-                f"{block.term:.1f} times as large (norm), and pretrained layers behind it see other "
-                "features than they know; try a smaller --lr, --warmup or --clip-gradient."
+                f"{block.term:.1f} times as large (norm), and pretrained layers behind it see "
+                "features that they don't know; try a smaller --lr, --warmup or --clip-gradient."
             )
     return sentences
 
