@@ -46,7 +46,7 @@ MOST_BAD_VIDEOS = 100
 MUCH_WAITING = 0.2  # of the time
 WIDE_GAP = 0.25  # between training and validation Top-1
 DIVERGED = 1.5, 0.2  # factor of the lowest training loss, and margin above that
-ASLEEP = 0.02  # a block's term in relation to its input: see docs/blocks.md
+ASLEEP = 0.02  # of its input; measured terms from 6 % on can matter: see docs/blocks.md
 RISEN = 1.1, 0.05  # factor of the lowest validation loss, and margin above that
 SETTLED = 3  # epochs that must all have risen, since validation loss is noisy
 
@@ -315,8 +315,8 @@ def diagnose_blocks(epochs: Sequence[EpochFigures]) -> list[str]:
         elif not block.term <= 1:
             sentences.append(
                 f"The nonlocal block before {name} overwhelms its input: what it adds is "
-                f"{block.term:.1f} times as large (norm); try a smaller --lr, --warmup or "
-                "--clip-gradient."
+                f"{block.term:.1f} times as large (norm), and pretrained layers behind it see "
+                "features that they don't know; try a smaller --lr, --warmup or --clip-gradient."
             )
     return sentences
 
