@@ -112,7 +112,7 @@ class TrainConfig:
         ema: Decay of a moving average of the weights, such as 0.999, or 0.99 for short runs, which
             is then validated and saved; 0 for none (recipe).
         precision: Numbers of the forward and backward pass, the weights stay float32; auto is
-            bfloat16 on a GPU that has it, else float32. A CPU with bfloat16 is faster with it, too.
+            bfloat16 on a GPU that has it, with the recipe small on such a CPU too, else float32.
         compile: Compile the network with torch.compile: faster on a GPU after a slow first step.
         devices: GPUs (or, without a GPU, processes) of this machine.
         nodes: Number of machines with as many devices each; start with torchrun or Slurm.

@@ -116,7 +116,7 @@ def test_every_run_is_one_line_and_is_done_once(tmp_path):
     again = run(output, *SMALL, "--rate-factors", 1)
     assert "8 of 8 runs are done already" in again.stderr
     assert output.read_bytes() == before
-    assert again.stdout == first.stdout and "| snl | x1 | ours | 2 |" in again.stdout
+    assert again.stdout == first.stdout and "| snl | x1 | ours | 2 | 2 |" in again.stdout
 
 
 def test_a_file_of_something_else_is_left_alone(tmp_path):
