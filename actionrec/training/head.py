@@ -112,8 +112,8 @@ def cross_validate(
     fold, truth = fold_of_video[features.videos], labels[features.videos]
     losses = np.zeros(len(PENALTIES))
     hits = np.zeros(len(PENALTIES))
-    judged, judged_clips = int(np.sum(fold_of_video >= 0)), int(np.sum(fold >= 0))
-    for part in range(folds):
+    judged, judged_clips = len(np.unique(features.videos[fold >= 0])), int(np.sum(fold >= 0))
+    for part in track(range(folds), "fitting the head", transient=True):
         fitted, held_out = fold != part, fold == part
         if not held_out.any():
             continue
