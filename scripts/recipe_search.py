@@ -175,7 +175,11 @@ def train_split(
     inputs: Mapping[Path, VideoInputs],
     head: Head | None,
 ) -> list[float]:
-    """Video-level Top-1 in percent after each epoch of a training from the inputs of its stage."""
+    """Video-level Top-1 in percent after each epoch of a training from the inputs of its stage.
+
+    Raises:
+        ActionrecError: the training diverges.
+    """
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)
     model = build_classifier(config, dataset.labels).to(fastest_device()).eval()
@@ -190,7 +194,7 @@ def train_split(
     optimizer, scheduler = optimisation["optimizer"], optimisation["lr_scheduler"]
     size = min(config.batch_size, len(dataset.train))
     curve = []
-    for _ in range(config.epochs):
+    for epoch in range(1, config.epochs + 1):
         network.dropout.train()
         order = generator.permutation(len(dataset.train))
         for batch in order[: len(order) // size * size].reshape(-1, size):
@@ -201,6 +205,11 @@ def train_split(
             labels = torch.tensor([video.label for video in videos], device=device)
             with autocast(config, device), sound_gradients(device):
                 loss = F.cross_entropy(network(clips), labels)
+            if not torch.isfinite(loss):
+                raise ActionrecError(
+                    f"the loss is {loss.item()} in epoch {epoch}; try a smaller lr or a longer "
+                    "warmup."
+                )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -330,24 +339,28 @@ def search(arguments: argparse.Namespace, splits: Mapping[str, VideoDataset]) ->
     if any(config.fit_head for config in candidates):
         heads = {name: fit_head(dataset, inputs) for name, dataset in readable.items()}
     rows = []
-    for number, config in enumerate(candidates, start=1):
+    for number, (name, config) in enumerate(zip(arguments.candidate, candidates, strict=True), 1):
         own = heads if config.fit_head else {}
-        curves = [
-            train_split(config, dataset, inputs, own.get(name))
-            for name, dataset in readable.items()
-        ]
+        try:
+            curves = [
+                train_split(config, dataset, inputs, own.get(split))
+                for split, dataset in readable.items()
+            ]
+        except ActionrecError as error:
+            say(f"[{number}/{len(candidates)}] {name} failed: {error}")
+            continue
         row = settings_row(arguments, config, splits, own) | figures(curves)
         rows.append(row)
         say(
-            f"[{number}/{len(candidates)}] {arguments.candidate[number - 1]}: video-level Top-1 "
-            f"{row['video_top1']} %, spread {row['spread']}"
+            f"[{number}/{len(candidates)}] {name}: video-level Top-1 {row['video_top1']} %, "
+            f"spread {row['spread']}"
         )
         if arguments.results:
             measurements.append(arguments.results, row, fastest_device())
     shown = ("penalty", *SEARCHED, "video_top1", "spread")
     table = ([str(row[name]) for name in shown] for row in rows)
     print("\n".join(markdown_table(shown, table)))
-    return 0 if readable == splits else 1
+    return 0 if readable == splits and len(rows) == len(candidates) else 1
 
 
 def only_readable(
@@ -399,7 +412,7 @@ def say(message: str) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 failed or videos were left out, 2 wrong usage."""
+    """Returns the exit code: 0 done, 1 something failed or was left out, 2 wrong usage."""
     arguments = parse_arguments(words)
     try:
         with TemporaryDirectory() as folder:
@@ -409,7 +422,7 @@ def main(words: Sequence[str] | None = None) -> int:
         say(str(error))
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        say("interrupted; the rows of finished candidates are kept.")
+        say("interrupted; the rows of finished candidates stay in --results.")
         return 130
 
 
