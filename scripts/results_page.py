@@ -15,6 +15,7 @@ import measurements
 from table7 import (
     BASE,
     FIGURES,
+    HEAD,
     RUNS_TO_TELL,
     Result,
     Row,
@@ -110,6 +111,12 @@ def blocks_on_videos(studies: dict[tuple[str, ...], list[dict[str, str]]]) -> It
         yield from markdown_table(head, (cells(row, base) for row in rows))
         yield ""
         yield sentence(rows)
+        if any(row.name == HEAD for row in rows):
+            yield ""
+            yield (
+                "`head` is the head alone, fitted to the frozen features of clips of 32 frames "
+                "(`--train-from head`)."
+            )
         yield ""
 
 
