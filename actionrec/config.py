@@ -5,6 +5,7 @@ its YAML files and the record beside its results.
 """
 
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
@@ -14,9 +15,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import (
     ClosedUnitInterval,
-    NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     restricted_number_type,
 )
@@ -35,6 +34,9 @@ MixName = Literal["none", "mixup", "cutmix", "both"]
 DatasetName = Literal[*DATASETS]
 RecipeName = Literal["auto", *RECIPES]
 
+# Numbers that are finite.
+Positive = restricted_number_type("Positive", float, [(">", 0), ("<", math.inf)])
+NotNegative = restricted_number_type("NotNegative", float, [(">=", 0), ("<", math.inf)])
 Below1 = restricted_number_type("Below1", float, [(">=", 0), ("<", 1)])
 Area = restricted_number_type("Area", float, [(">", 0), ("<=", 1)])
 # The numbers that NumPy's generators begin with.
@@ -140,10 +142,10 @@ class TrainConfig:
     units: PositiveInt = 1
     clip_length: PositiveInt | None = None
     stride: PositiveInt | None = None
-    fps: PositiveFloat | None = None
+    fps: Positive | None = None
     short_side: PositiveInt = 128
     crop: PositiveInt = 124
-    gamma: PositiveFloat | None = None
+    gamma: Positive | None = None
     crop_area: list[Area] | None = None
     augment: AugmentName | None = None
     mix: MixName = "none"
@@ -153,16 +155,16 @@ class TrainConfig:
     epochs: PositiveInt | None = None
     batch_size: PositiveInt | None = None
     accumulate: PositiveInt = 1
-    clip_gradient: PositiveFloat | None = None
+    clip_gradient: Positive | None = None
     label_smoothing: Below1 = 0.0
-    lr: PositiveFloat | None = None
+    lr: Positive | None = None
     lr_for_batch: PositiveInt | None = None
-    lr_new: PositiveFloat | None = None
+    lr_new: Positive | None = None
     warmup: NonNegativeInt | None = None
     schedule: Literal["step", "cosine"] | None = None
     lr_step: PositiveInt | None = None
     momentum: Below1 = 0.9
-    weight_decay: NonNegativeFloat = 1e-4
+    weight_decay: NotNegative = 1e-4
     freeze_batchnorm: bool | None = None
     sync_batchnorm: bool = False
     ema: Below1 | None = None
@@ -243,11 +245,19 @@ def type_sentence(message: str) -> str:
     expected = next((match.expand(words) for match, words in found if match), None)
     if not key or not value or not expected:
         return " ".join(message.split())
-    for sign, word in {">=": "at least ", "<=": "at most ", ">": "above ", "<": "below "}.items():
-        expected = expected.replace(f"v{sign}", word)
+    for bound, words in BOUNDS.items():
+        expected = expected.replace(bound, words)
     return f"{key[1]} is {value[1]}; it must be {expected}.".replace("'", "")
 
 
+# Its words for the bounds of a number, and ours.
+BOUNDS = {
+    "v<inf": "finite",
+    "v>=": "at least ",
+    "v<=": "at most ",
+    "v>": "above ",
+    "v<": "below ",
+}
 # Parts of jsonargparse's messages that tell the expected values, and our words for these.
 EXPECTED = {
     r"restriction (v.*)": r"\1",

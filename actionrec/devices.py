@@ -24,7 +24,12 @@ from actionrec.errors import ActionrecError, UsageError
 
 Value = TypeVar("Value")
 
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # set by torchrun, Lightning and Slurm
+# Set by torchrun, Lightning, Slurm and LSF.
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+for name in RANK_VARIABLES:
+    # Lightning and torchmetrics fail while they are imported where it is no number.
+    if not os.environ.get(name, "0").isdecimal():
+        del os.environ[name]
 
 
 def fastest_device() -> str:

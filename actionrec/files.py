@@ -1,6 +1,7 @@
 """Files: find videos, write a file whole or not at all, keep other processes away from one."""
 
 import glob
+import hashlib
 import logging
 import os
 import re
@@ -22,6 +23,7 @@ VIDEO_SUFFIXES = frozenset(
     ".webm .wmv .wtv .y4m".split()
 )
 
+LONGEST_NAME = 255  # bytes
 # In the names of half-written files, between the beginning of the file's name and eight letters.
 TEMPORARY = ".actionrec."
 
@@ -176,7 +178,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         target = Path(path).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Short, whatever the length of the name: a file system allows 255 bytes.
+        # Short, whatever the length of the name.
         suffix = target.suffix if len(target.suffix) < 16 else ""
         prefix = f".{target.stem[:32]}{TEMPORARY}"
         handle, name = tempfile.mkstemp(suffix, prefix, target.parent)
@@ -202,6 +204,14 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def short_enough(name: str) -> str:
+    """The name, or if it is too long for a file system its first letters, a checksum and suffix."""
+    data = os.fsencode(name)
+    if len(data) <= LONGEST_NAME:
+        return name
+    return f"{name[:32]}.{hashlib.sha256(data).hexdigest()[:16]}{os.path.splitext(name)[1]}"
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -231,7 +241,8 @@ def _sync_folder(folder: Path) -> None:
 def exclusive(path: Path, message: str) -> Iterator[None]:
     """Keep other processes that ask for the same `path` out while the block runs.
 
-    Meanwhile the lock is the file .NAME.lock beside the file that `path` leads to.
+    Meanwhile the lock is the file .NAME.lock beside the file that `path` leads to, or one with a
+    shorter name (see `short_enough`).
 
     Raises:
         ActionrecError: another process holds the lock; `message` tells the user.
@@ -242,7 +253,7 @@ def exclusive(path: Path, message: str) -> Iterator[None]:
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        lock = path.with_name(f".{path.name}.lock")
+        lock = path.with_name(short_enough(f".{path.name}.lock"))
         with FileLock(lock, timeout=0):
             try:
                 yield

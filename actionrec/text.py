@@ -40,12 +40,13 @@ def visible(text: object) -> str:
 
 
 def csv_row(cells: Iterable[Any]) -> list[Any]:
-    """The cells of a CSV file; text that a spreadsheet would run as a formula begins with an
-    apostrophe."""
-    return [
-        "'" + cell if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
-        for cell in cells
-    ]
+    """The cells of a CSV file: text is `visible`, with an apostrophe before what a spreadsheet
+    would run as a formula."""
+
+    def defused(text: str) -> str:
+        return "'" * text.startswith(FORMULA_STARTS) + visible(text)
+
+    return [defused(cell) if isinstance(cell, str) else cell for cell in cells]
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:

@@ -61,7 +61,9 @@ def served(model, temporary):
     process = subprocess.Popen(
         [sys.executable, "-m", "actionrec", "app", *map(str, arguments)]
         + ["--precision", "float32"],
-        env=os.environ | {"TMPDIR": str(temporary), "GRADIO_ALLOWED_PATHS": "/etc"},
+        env=os.environ
+        | {"TMPDIR": str(temporary), "GRADIO_ALLOWED_PATHS": "/etc"}
+        | {"ALL_PROXY": "socks5://127.0.0.1:9"},
         cwd=temporary,
         stdout=subprocess.PIPE,
         stderr=(temporary / "stderr").open("w"),

@@ -75,6 +75,15 @@ def test_missing_folder_and_usage(tmp_path):
         open_dataset("films", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["run\x1b[2J", "run\x7f", "run\nwalk"])
+def test_a_label_with_a_control_character_is_a_sentence(tmp_path, name):
+    touch(tmp_path, f"train/{name}/x.mp4", f"val/{name}/y.mp4")
+    with pytest.raises(ActionrecError) as refused:
+        open_dataset("folder", tmp_path)
+    sentence = f"{tmp_path} has the label {name!r} with a control character; rename it."
+    assert str(refused.value) == sentence
+
+
 def test_a_name_in_two_forms_of_unicode_is_one_class(tmp_path, caplog):
     touch(tmp_path, "train/caf\u00e9/x.mp4", "train/cafe\u0301/y.mp4", "val/cafe\u0301/z.mp4")
     touch(tmp_path, "train/caf\u00e9/notes.txt")

@@ -231,6 +231,8 @@ def test_processes_that_cannot_share_the_work_are_wrong_usage(config, change, wo
         | {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "1"},
         {"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job"},
         {"LOCAL_RANK": "1"},
+        # No numbers: an empty variable, and one of another program.
+        {"RANK": "", "LOCAL_RANK": "x", "SLURM_PROCID": "-", "JSM_NAMESPACE_RANK": ""},
         {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "bash"},
         # MPI, LSF and a TPU, none of which may speak for a process that was not told so.
         {"PMI_RANK": "1", "PMI_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}

@@ -57,6 +57,10 @@ def test_names_as_long_as_a_file_system_allows_are_written(tmp_path, name):
     with replacing(tmp_path / name) as temporary:
         temporary.write_text("long")
     assert os.listdir(tmp_path) == [name]
+    with exclusive(tmp_path / name, "busy"), pytest.raises(ActionrecError, match="busy"):
+        with exclusive(tmp_path / name, "busy"):
+            pass
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_a_file_system_without_permissions_is_written_to(tmp_path, monkeypatch):

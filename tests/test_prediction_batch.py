@@ -235,6 +235,15 @@ def test_one_file_by_another_name_is_not_written_twice(videos, model, capsys, ou
     assert "Another actionrec is writing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_file_may_have_the_longest_name_that_there_is(videos, model, suffix):
+    words = [*videos[:1], "--model", str(model), "--workers", "1"]
+    output = "n" * (255 - len(suffix)) + suffix
+    assert main(["predict", *words, "--output", output]) == 0
+    assert main(["predict", *words, "--output", output]) == 0
+    assert Path(output).stat().st_size > 0
+
+
 def test_without_parquet_is_refused_before_any_work(videos, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert main(["predict", "a.avi", "--output", "new.parquet"]) == 1

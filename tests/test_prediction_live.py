@@ -3,6 +3,7 @@ come back, pipes that end."""
 
 import json
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from itertools import islice, pairwise
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from actionrec.errors import ActionrecError
 from actionrec.models.inference import InferenceModel
@@ -281,6 +283,16 @@ def test_a_packet_that_cannot_be_decoded_costs_its_frames_alone(encode, tmp_path
     path.write_bytes(data)
     indices = [index_of(frame.to_ndarray(format="rgb24")) for frame, _ in decode(str(path))]
     assert set(range(60)) - set(indices) == {30}
+
+
+def test_a_source_of_pictures_that_are_too_large_takes_no_memory(tmp_path):
+    huge = tmp_path / "huge.gif"
+    Image.new("P", (1, 1)).save(huge)
+    data = bytearray(huge.read_bytes())
+    data[6:10] = struct.pack("<HH", 11000, 11000)
+    huge.write_bytes(data)
+    with pytest.raises(ActionrecError, match="huge.gif has frames of 11000x11000 pixels, more"):
+        next(decode(str(huge)))
 
 
 def test_a_source_without_pictures_is_a_sentence(tmp_path):

@@ -41,7 +41,8 @@ def test_log_messages_are_one_visible_line():
 
 def test_no_cell_of_a_csv_file_is_a_formula():
     cells = ["=1+1", "+1", "-v.mp4", "@x", "\tx", "a=b", "", -0.5, None]
-    assert csv_row(cells) == ["'=1+1", "'+1", "'-v.mp4", "'@x", "'\tx", "a=b", "", -0.5, None]
+    defused = ["'=1+1", "'+1", "'-v.mp4", "'@x", r"'\tx", "a=b", "", -0.5, None]
+    assert csv_row([*cells, HOSTILE]) == [*defused, SHOWN]
 
 
 def test_json_is_strict_and_null_stands_for_what_is_no_number():
@@ -75,7 +76,7 @@ def test_any_name_is_printed_in_any_locale(command, encode, model, tmp_path, enc
     assert r"latin\udce9.mp4  (" in printed["table"]
     assert r"跳\n\x1b[2J.mp4  (" in printed["table"]
     videos = {row["video"] for row in csv.DictReader(printed["csv"].splitlines(True))}
-    assert {r"latin\udce9.mp4", "跳\n\x1b[2J.mp4", "'=SUM(1).mp4"} <= videos
+    assert {r"latin\udce9.mp4", r"跳\n\x1b[2J.mp4", "'=SUM(1).mp4"} <= videos
     assert json.loads(printed["json"])[0]["video"] == "latin\udce9.mp4"
 
 

@@ -291,6 +291,18 @@ def test_a_finished_run_is_not_trained_again(config, tmp_path, caplog):
     assert (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_run_that_lost_its_best_model_is_a_sentence(config, tmp_path):
+    train(replace(config, epochs=1))
+    (tmp_path / "run" / "model.safetensors").unlink()
+    with pytest.raises(ActionrecError, match="run has lost its model.safetensors") as stopped:
+        train(replace(config, epochs=1, resume="auto"))
+    assert stopped.value.exit_code == 1
+    for checkpoint in (tmp_path / "run").glob("*.ckpt"):
+        checkpoint.unlink()
+    train(replace(config, epochs=1, resume="auto"))
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"\xff\x00", b"[]", b"[" * 20_000, b'{"best": 1, "last": 2}', b"null"]
@@ -400,7 +412,7 @@ def test_a_signal_to_all_processes_of_a_run_costs_no_more_than_going_on(
 def test_a_folder_with_another_run_is_left_alone(config, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("precious")
-    with pytest.raises(UsageError, match="already holds a run"):
+    with pytest.raises(UsageError, match="run holds no run but files such as notes.txt; choose"):
         train(config)
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"dataset": "ucf101"}))
     with pytest.raises(UsageError, match="already holds a run with another dataset"):
@@ -558,6 +570,8 @@ def test_gradients_that_are_added_up_are_in_no_checkpoint(longer, tmp_path, monk
         ({"momentum": None}, "momentum is None; leave it out"),
         ({"lr": -1}, "lr is -1; it must be above 0"),
         ({"lr": math.nan}, "lr is nan; it must be above 0"),
+        ({"lr": math.inf}, "lr is inf; it must be above 0 and finite"),
+        ({"weight_decay": "1e400"}, "weight_decay is 1e400; it must be at least 0 and finite"),
         ({"momentum": 1}, "momentum is 1; it must be at least 0 and below 1"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0; it must be at least 0 and below 1"),
         ({"clip_gradient": 0.0}, "clip_gradient is 0.0; it must be above 0"),
@@ -602,6 +616,7 @@ def test_settings_are_plain_numbers_whatever_they_were_given_as():
         ({"weights": "kinetics400"}, "no Kinetics-400 weights for c3d_small"),
         ({"crop": 64}, "A crop of 64 does not fit"),
         ({"stages": [7]}, "no stage 7"),
+        ({"stages": [9], "block": "none"}, "no stage 9; choose from 2, 3, 4"),
     ],
 )
 def test_settings_that_do_not_fit_each_other_are_refused_before_anything_is_written(

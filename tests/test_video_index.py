@@ -9,8 +9,9 @@ import time
 from dataclasses import replace
 
 import av
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from actionrec.errors import VideoError
 from actionrec.video import container, index
@@ -210,6 +211,24 @@ def test_what_is_missing_says_so(tmp_path):
         index_of(tmp_path / "no.avi")
     with pytest.raises(VideoError, match="is not a file; check the path"):
         index_of("nul\0.avi")
+
+
+@pytest.mark.skipif(av.library_versions["libavcodec"][0] < 62, reason="FFmpeg ignores EXIF")
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_side_data_without_a_name_in_pyav_is_read_past(tmp_path, orientation):
+    """MJPEG of a camera, whose EXIF says which way is up."""
+    columns = np.linspace(40, 200, 64, dtype=np.uint8)[None, :, None]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "camera.mjpeg"
+    Image.fromarray(np.tile(columns, (48, 1, 3))).save(path, "JPEG", exif=exif)
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(path)), dtype=int)
+    path.write_bytes(path.read_bytes() * 5)
+    with av.open(str(path)) as file, pytest.raises(ValueError, match="is not a valid Type"):
+        next(file.decode(video=0)).side_data.get("DISPLAYMATRIX")
+    video = VideoReader(path)
+    assert (len(video), video.size) == (5, shown.shape[:2])
+    assert np.abs(video.read([4])[0] - shown).mean() < 3
 
 
 @pytest.mark.parametrize("verb", ["predict", "timeline", "check"])

@@ -6,6 +6,8 @@ What a file says of its order, key frames, number of frames, rate and length nee
 import logging
 import os
 import struct
+from fractions import Fraction
+from itertools import chain
 
 import av
 import numpy as np
@@ -100,6 +102,49 @@ def test_a_long_recording_that_begins_between_two_key_frames_counts_what_can_be_
         for packet in [packet for packet in file.demux(video=0) if packet.size][5:]:
             packet.stream = stream
             output.mux(packet)
+    assert_exact_from_everywhere(path)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_video_that_can_only_be_decoded_from_a_later_key_frame_says_so(encode, tmp_path, suffix):
+    whole = encode(tmp_path / f"whole.{suffix}", "libvpx-vp9", frames=20, options={"g": "12"})
+    path = tmp_path / f"begun.{suffix}"
+    with av.open(str(whole)) as file, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(file.streams.video[0])
+        for packet in [packet for packet in file.demux(video=0) if packet.size][5:]:
+            packet.stream = stream
+            output.mux(packet)
+    with pytest.raises(VideoError, match=f"begun.{suffix} begins between two key frames, so its"):
+        VideoReader(path)
+
+
+def test_colours_that_differ_behind_a_key_frame_are_seen(tmp_path):
+    """Lossless video that grows in its middle, which the container does not say: the decoder gives
+    the same brightness from a key frame on as from the start, and other colours."""
+    generator = np.random.default_rng(4)
+    for name, width, height in (("small", 64, 48), ("large", 128, 96)):
+        with av.open(str(tmp_path / f"{name}.mkv"), "w") as output:
+            stream = output.add_stream("ffv1", rate=25)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            squares = generator.integers(0, 255, (height // 4, width // 4, 3), np.uint8)
+            scene = squares.repeat(8, 0).repeat(8, 1)
+            for top in range(0, 30):
+                picture = np.ascontiguousarray(scene[top : top + height, top : top + width])
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            output.mux(stream.encode(None))
+    path, number = tmp_path / "both.mkv", 0
+    with (
+        av.open(str(tmp_path / "small.mkv")) as small,
+        av.open(str(tmp_path / "large.mkv")) as large,
+        av.open(str(path), "w") as output,
+    ):
+        stream = output.add_stream_from_template(small.streams.video[0])
+        for packet in chain(small.demux(video=0), large.demux(video=0)):
+            if packet.size:
+                packet.pts = packet.dts = number
+                packet.time_base, packet.stream = Fraction(1, 25), stream
+                output.mux(packet)
+                number += 1
     assert_exact_from_everywhere(path)
 
 

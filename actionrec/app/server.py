@@ -108,8 +108,11 @@ def remove_left_over() -> None:
 def confine_gradio(folder: Path) -> None:
     """Let Gradio write into `folder` only and send nothing to anyone, whatever the user's
     environment says."""
-    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
-        del os.environ[name]
+    for name, value in list(os.environ.items()):
+        # A proxy of the kind SOCKS, which Gradio asks nobody through, stops its import.
+        socks = name.lower().endswith("_proxy") and value.lower().startswith("socks")
+        if name.startswith("GRADIO_") or socks:
+            del os.environ[name]
     # Gradio calls itself once, which no proxy can do for it.
     others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     os.environ |= {

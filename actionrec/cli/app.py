@@ -1,7 +1,8 @@
 """`actionrec app`: a web page on this machine."""
 
-from jsonargparse.typing import PositiveFloat, restricted_number_type
+from jsonargparse.typing import restricted_number_type
 
+from actionrec.config import Positive
 from actionrec.models.registry import PrecisionName
 
 Port = restricted_number_type("Port", int, [(">", 0), ("<", 65536)])
@@ -10,8 +11,8 @@ Port = restricted_number_type("Port", int, [(">", 0), ("<", 65536)])
 def app(
     model: str = "kinetics400-i3d",
     port: Port = 7860,
-    max_seconds: PositiveFloat = 600,
-    max_megabytes: PositiveFloat = 500,
+    max_seconds: Positive = 600,
+    max_megabytes: Positive = 500,
     precision: PrecisionName = "auto",
     open: bool = False,
 ) -> int:

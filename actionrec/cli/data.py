@@ -5,11 +5,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse.typing import PositiveFloat, PositiveInt
+from jsonargparse.typing import PositiveInt
 
 from actionrec.cli.parser import complain
 from actionrec.cli.printing import Format, print_csv, print_json, print_rows, print_table, say
-from actionrec.config import DatasetName
+from actionrec.config import DatasetName, Positive
 from actionrec.datasets.registry import DATASETS, open_dataset
 
 
@@ -99,7 +99,7 @@ def data_check(
     root: str | None = None,
     split: str | None = None,
     workers: PositiveInt | None = None,
-    timeout: PositiveFloat = 300,
+    timeout: Positive = 300,
     memory: PositiveInt = 4096,
     again: bool = False,
     format: Format = "table",
@@ -145,7 +145,7 @@ def data_shrink(
     root: str | None = None,
     short_side: PositiveInt = 128,
     workers: PositiveInt | None = None,
-    timeout: PositiveFloat = 300,
+    timeout: Positive = 300,
     memory: PositiveInt = 4096,
 ) -> int:
     """Copy a data set with smaller videos, for faster training.

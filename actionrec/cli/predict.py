@@ -5,11 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from actionrec.cli.parser import complain
 from actionrec.cli.printing import Format, print_predictions, print_timelines
-from actionrec.config import DecoderName
+from actionrec.config import DecoderName, Positive
 from actionrec.errors import ActionrecError, Failure, UsageError, VideoError
 from actionrec.files import find_videos, require_free, require_suffix
 from actionrec.models.registry import PrecisionName
@@ -38,7 +38,7 @@ def predict(
     output: str | None = None,
     workers: PositiveInt | None = None,
     shard: str | None = None,
-    timeout: PositiveFloat | None = None,
+    timeout: Positive | None = None,
     memory: PositiveInt | None = None,
 ) -> int:
     """Name the action in each video.
@@ -110,7 +110,7 @@ def predict(
 def timeline(
     paths: list[str],
     model: str = "kinetics400-i3d",
-    hop: PositiveFloat | None = None,
+    hop: Positive | None = None,
     min_score: ClosedUnitInterval = 0.2,
     topk: PositiveInt = 5,
     precision: PrecisionName = "auto",
@@ -196,7 +196,7 @@ def timeline(
 def watch(
     source: str,
     model: str = "kinetics400-i3d",
-    hop: PositiveFloat | None = None,
+    hop: Positive | None = None,
     topk: PositiveInt = 5,
     precision: PrecisionName = "auto",
 ) -> int:

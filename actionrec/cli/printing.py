@@ -47,8 +47,7 @@ def print_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a CSV table."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(head)
-    for row in map(csv_row, rows):
-        writer.writerow(map(visible, row) if sys.stdout.isatty() else row)
+    writer.writerows(map(csv_row, rows))
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], format: Format) -> None:

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple, TypeVar
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.datasets.registry import dataset_kind, open_dataset
 from actionrec.errors import ActionrecError, Failure
-from actionrec.files import write_whole
+from actionrec.files import short_enough, write_whole
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
 from actionrec.text import json_text
 from actionrec.video.reader import VideoReader
@@ -251,7 +251,9 @@ def every_video(
 def report_file(dataset: VideoDataset) -> Path:
     """The path of a data set's report: in its folder, or beside the file that lists its videos."""
     root = dataset.root
-    return root / REPORT if root.is_dir() else root.with_name(f"{root.stem}.check.json")
+    return (
+        root / REPORT if root.is_dir() else root.with_name(short_enough(f"{root.stem}.check.json"))
+    )
 
 
 def without_damaged_videos(

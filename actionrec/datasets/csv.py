@@ -23,7 +23,7 @@ from unicodedata import normalize
 
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset, deal_groups
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.files import replacing
+from actionrec.files import remote_failure, replacing
 
 logger = logging.getLogger("actionrec")
 
@@ -135,6 +135,8 @@ def _read(path: Path) -> list[Row]:
         for name in COLUMNS:
             if name in row and name != "group" and not row[name]:
                 raise ActionrecError(f"{where} has no {name}; fill it in.")
+        if (remote := remote_failure(record[names.index("path")])) is not None:
+            raise ActionrecError(f"{where}: {remote.error}")
         row["path"] = _path_here(path.parent, record[names.index("path")])
         file = os.path.normpath(row["path"])
         if file in lines:

@@ -9,6 +9,7 @@ in `DATASETS`. Help texts, `actionrec data list` and error messages follow from 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unicodedata import category
 
 from actionrec.datasets import csv, demo, folder, hmdb51, kinetics, ucf101
 from actionrec.datasets.dataset import VideoDataset
@@ -126,6 +127,10 @@ def open_dataset(
                 f"missing videos{', choose another split' if kind.splits else ''} or check that "
                 "list files and videos belong together."
             )
+    if odd := [label for label in dataset.labels if any(category(c) == "Cc" for c in label)]:
+        raise ActionrecError(
+            f"{root} has the label {odd[0]!r} with a control character; rename it."
+        )
     return replace(dataset, root=dataset.root or Path(root))
 
 

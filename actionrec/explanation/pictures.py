@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from actionrec.errors import UsageError
 from actionrec.explanation.heat_maps import Explanation, HeatMap
-from actionrec.files import replacing, require_free
+from actionrec.files import replacing, require_free, short_enough
 from actionrec.progress import track
 from actionrec.text import fonts_for, shorten, visible
 from actionrec.video.writer import TIME_BASE, VideoWriter
@@ -44,7 +44,8 @@ def picture_paths(output: str | Path, video: str | Path) -> list[Path]:
     elif output.is_file() or (output.suffix and not output.is_dir()):
         raise UsageError(f"{output} must end in .png (a sheet) or .mp4 (a video), or be a folder.")
     else:
-        paths = [output / f"{Path(video).stem}_explanation{suffix}" for suffix in WRITERS]
+        name = f"{Path(video).stem}_explanation"
+        paths = [output / short_enough(f"{name}{suffix}") for suffix in WRITERS]
     for path in paths:
         require_free(path)
     return paths

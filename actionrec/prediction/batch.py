@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from actionrec.errors import ActionrecError, Failure, Stopped, UsageError, VideoError
-from actionrec.files import exclusive, find_videos, remote_failure
+from actionrec.files import exclusive, find_videos, remote_failure, short_enough
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction import parquet
@@ -124,7 +124,7 @@ def predict_to_file(
     if output.is_symlink():
         output = output.resolve()
     to_parquet = output.suffix.lower() == ".parquet"
-    lines = output.with_name(f"{output.name}.jsonl") if to_parquet else output
+    lines = output.with_name(short_enough(f"{output.name}.jsonl")) if to_parquet else output
     if to_parquet:
         parquet.require_pyarrow()
     busy = (

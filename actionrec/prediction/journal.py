@@ -20,7 +20,7 @@ import torch
 from actionrec.config import DecoderName
 from actionrec.devices import fastest_device, has_bfloat16
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.files import write_whole
+from actionrec.files import short_enough, write_whole
 from actionrec.models import model_file
 from actionrec.models.catalogue import WEIGHTS
 from actionrec.models.registry import PrecisionName
@@ -91,7 +91,7 @@ class Journal:
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path = path
-        self.settings_path = path.with_name(f"{path.name}.settings.json")
+        self.settings_path = path.with_name(short_enough(f"{path.name}.settings.json"))
         self.rows = self.failed = self._size = 0
         self.videos: set[str] = set()
         if path.exists():

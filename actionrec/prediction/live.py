@@ -25,6 +25,7 @@ from actionrec.errors import ActionrecError
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction.videos import LabelScore, best
 from actionrec.video.clips import ClipReader
+from actionrec.video.container import limit_size
 from actionrec.video.reader import scale
 from actionrec.video.sampling import nearest
 from actionrec.video.transforms import channels_first
@@ -258,13 +259,14 @@ def decode(
     the frames are never much older than the newest packet. Ends with the source or once `closed`.
 
     Raises:
-        ActionrecError: the source has no video.
+        ActionrecError: the source has no video, or too large frames.
         av.FFmpegError: the source can't be opened, or breaks off.
     """
     with open_source(source) as container:
         [stream, *_] = container.streams.video or [None]
-        if stream is None:
+        if stream is None or stream.codec_context is None:
             raise ActionrecError(f"{source} has no pictures; choose a source of video.")
+        limit_size(source, stream)
         backlog = Backlog()
         behind_since, warned = np.inf, False
         packets = container.demux(stream)

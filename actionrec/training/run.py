@@ -76,6 +76,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         check_output(config, output)
     _, resumed = newest_progress(checkpoint)
     check_dataset(dataset, config)
+    if resumed and resumed.epoch and devices.is_first():
+        require_best_model(output)
     if resumed and resumed.epoch >= config.epochs:
         log.info("%s is finished: nothing is left to train.", output)
         return read_results(output / "results.json") | {"output": str(output), "bad_videos": {}}
@@ -245,17 +247,31 @@ def check_output(config: TrainConfig, output: Path) -> None:
     if not output.exists() or all(path.name.startswith(".") for path in output.iterdir()):
         return
     saved = output / "config.yaml"
-    other = read_yaml(saved) if saved.is_file() else None
+    if not saved.is_file():
+        one = max(path.name for path in output.iterdir())
+        raise UsageError(
+            f"{output} holds no run but files such as {one}; choose a new folder with --output."
+        )
+    other = read_yaml(saved)
     mine = asdict(config)
     # A setting that is newer than the run had the value that is its default now.
     paper = RECIPES["paper"].settings
-    its = asdict(TrainConfig(config.dataset, recipe="paper", **paper)) | (other or {})
+    its = asdict(TrainConfig(config.dataset, recipe="paper", **paper)) | other
     differing = [key for key in mine if key not in MAY_DIFFER and its[key] != mine[key]]
-    if config.resume == "never" or other is None or differing:
-        why = f" with another {differing[0]}" if other and differing else ""
-        hint = "" if other is None or differing else ", or continue it with --resume auto"
+    if config.resume == "never" or differing:
+        why = f" with another {differing[0]}" if differing else ""
+        hint = "" if differing else ", or continue it with --resume auto"
         raise UsageError(
             f"{output} already holds a run{why}; choose another folder with --output{hint}."
+        )
+
+
+def require_best_model(output: Path) -> None:
+    """Raise ActionrecError if a run that has finished an epoch lacks the model of its best one."""
+    if not (output / "model.safetensors").is_file():
+        raise ActionrecError(
+            f"{output} has lost its model.safetensors, the best epoch's, which no checkpoint "
+            "holds; use its last.safetensors, or delete the folder's *.ckpt to train anew."
         )
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from actionrec.config import TrainConfig
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.files import replacing, require_free
+from actionrec.files import replacing, require_free, short_enough
 from actionrec.training.clips import Batch, loaders
 from actionrec.training.module import Training
 from actionrec.training.run import (
@@ -89,7 +89,7 @@ def find_learning_rate(config: TrainConfig) -> tuple[float, Path]:
     """
     config = resolved_for_one_process(config)
     output = Path(config.output)
-    curve = output.with_name(f"{output.name}-lr.png")
+    curve = output.with_name(short_enough(f"{output.name}-lr.png"))
     require_free(curve)
     trial = Trial(config)
     with tuner(trial) as search:

@@ -57,9 +57,7 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
                     f"{path} is damaged or has a codec that FFmpeg can't decode; encode "
                     "it again, for example as H.264."
                 )
-            _require_readable_size(path, stream)
-            # Frames may grow in the middle of a file.
-            stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
+            limit_size(path, stream)
             stream.codec_context.thread_type = "NONE"
             yield container, stream
     # PyAV's, where a stream comes up in the middle of a file that its beginning does not announce.
@@ -80,11 +78,16 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
         ) from error
 
 
-def _require_readable_size(path: Path, stream: av.VideoStream) -> None:
-    """Refuse frames that are too large, before memory is taken for one."""
+def limit_size(source: str | Path, stream: av.VideoStream) -> None:
+    """Refuse frames that are too large before memory is taken for one, also those that grow later.
+
+    Raises:
+        VideoError: the stream announces such frames.
+    """
+    stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
     if stream.width * stream.height > MOST_PIXELS:
         raise VideoError(
-            f"{path} has frames of {stream.width}x{stream.height} pixels, more than 12K "
+            f"{source} has frames of {stream.width}x{stream.height} pixels, more than 12K "
             f"({LARGEST[0]}x{LARGEST[1]}), the most that is read; it is damaged, or must be scaled "
             "down."
         )

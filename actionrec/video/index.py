@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 Access = Literal["count", "skip", "time", "keys"]
 
 # Raise it with every change of what a scan finds, so that files are scanned anew.
-VERSION = 5
+VERSION = 6
 # A file that was changed a moment ago may be changed again without a new size or time.
 SETTLED = 2.0  # seconds
 CACHE = "frame_indices.sqlite"
@@ -374,11 +374,23 @@ def _survey(path: Path) -> _Survey:
             if packet.stream.index == stream.index:
                 _count(survey, packet, timed)
                 if survey.first is None:
-                    survey.first = next(iter(packet.decode()), None)
+                    survey.first = _first_frame(path, packet, survey)
                     if survey.first is not None:
                         survey.pixels = survey.first.width * survey.first.height
         survey.pixels *= survey.packets
     return survey
+
+
+def _first_frame(path: Path, packet: av.Packet, survey: _Survey) -> av.VideoFrame | None:
+    try:
+        return next(iter(packet.decode()), None)
+    except av.error.InvalidDataError as error:
+        if survey.keys:
+            raise
+        raise VideoError(
+            f"{path} begins between two key frames, so its first frames can't be decoded; encode "
+            "it again, or cut it at a key frame."
+        ) from error
 
 
 def _count(survey: _Survey, packet: av.Packet, timed: bool) -> None:

@@ -8,6 +8,7 @@ decoded once from its start; then from every key frame again. Only if stamps and
 they believed, and the finding is kept with the file's index.
 """
 
+import math
 import zlib
 from bisect import bisect_left
 from collections import deque
@@ -24,8 +25,6 @@ from actionrec.video.container import opened
 # Pictures without the deblocking filter show a missing reference all the same, and cost less.
 FAST = {"skip_loop_filter": "all"}
 STRICT = {"err_detect": "explode"}
-# Every fourth row of the brightness is enough to tell one picture from another.
-ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +128,14 @@ def _decode_from(path: Path, seek: int | None) -> Iterator[Decoded]:
 
 
 def _decoded(frame: av.VideoFrame) -> Decoded:
-    plane = frame.planes[0]
-    layout = frame.format
-    bits = layout.padded_bits_per_pixel if len(frame.planes) == 1 else layout.components[0].bits
-    rows = np.frombuffer(plane, np.uint8)[: frame.height * plane.line_size]
-    # Beyond the width lies memory that nobody has set.
-    used = rows.reshape(frame.height, plane.line_size)[::ROWS, : frame.width * ((bits + 7) // 8)]
-    return Decoded(frame.pts, zlib.crc32(np.ascontiguousarray(used)), frame.is_corrupt)
+    checksum, components = 0, frame.format.components
+    for number, plane in enumerate(frame.planes):
+        bits = [each.bits for each in components if each.plane == number]
+        size = sum((each + 7) // 8 for each in bits)
+        if len(frame.planes) == 1:
+            size = frame.format.padded_bits_per_pixel / 8
+        rows = np.frombuffer(plane, np.uint8)[: plane.height * plane.line_size]
+        # Beyond the width lies memory that nobody has set.
+        used = rows.reshape(plane.height, plane.line_size)[:, : math.ceil(plane.width * size)]
+        checksum = zlib.crc32(np.ascontiguousarray(used), checksum)
+    return Decoded(frame.pts, checksum, frame.is_corrupt)
