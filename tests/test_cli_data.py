@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -217,3 +218,12 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     script = f"{sys.executable} -m actionrec data list folder --root {tmp_path} | true"
     run = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert "Traceback" not in run.stderr and "Error" not in run.stderr
+
+
+def test_limits_that_are_given_reach_the_processes_that_read(command, class_folders, tmp_path):
+    root = shutil.copytree(class_folders, tmp_path / "data")
+    checked = command(
+        *("data", "check", "folder", "--root", root, "--timeout", 50.5, "--memory", 4000)
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert "Traceback" not in checked.stderr

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse import Namespace
 
@@ -121,7 +121,15 @@ def run(options: Namespace) -> int:
         del arguments["config"]
         positional = [arguments.pop("what")] if name == "tune" else []
         return VERBS[name].function(*positional, TrainConfig(**arguments))
-    return VERBS[name].function(**arguments)
+    return VERBS[name].function(**{key: _plain(value) for key, value in arguments.items()})
+
+
+def _plain(value: Any) -> Any:
+    """A number of a type with bounds as Python's own, which other processes can read."""
+    for number in (float, int):
+        if isinstance(value, number) and not isinstance(value, bool):
+            return number(value)
+    return value
 
 
 def _dashed_file_as_path(word: str) -> str:
