@@ -7,6 +7,7 @@ its YAML files and the record beside its results.
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -220,6 +221,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         settings = yaml.safe_load(text) or {}
         if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
             raise ValueError("it is no list of names and values")
+        keys = Counter(key.value for key, _ in yaml.compose(text).value) if settings else {}
+        if twice := [key for key, count in keys.items() if count > 1]:
+            raise ValueError(f"it sets {twice[0]} twice")
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{path} can't be read as settings ({reason}); mend it.") from error

@@ -687,6 +687,7 @@ DAMAGED = {
     "no text": b"\x80\xff: [",
     "a list": b"- 1\n",
     "no YAML": b"epochs: {",
+    "a name twice": b"lr: 0.1\nlr: 0.2\n",
 }
 
 
