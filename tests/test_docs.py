@@ -89,7 +89,10 @@ def run(words):
     if arguments[0] in ("train", "tune"):
         if "--output" not in arguments and "--dataset" in arguments:
             dataset = arguments[arguments.index("--dataset") + 1]
-            arguments += ["--output", f"runs/{dataset}-i3d-snl"]  # as with the default backbone
+            # As with the default backbone and recipe.
+            block = "none" if dataset in ("folder", "csv") else "snl"
+            name = "head" if "head" in arguments else block
+            arguments += ["--output", f"runs/{dataset}-i3d-{name}"]
         arguments += SMALL_TRAINING
     elif (
         arguments[0] in ("predict", "timeline", "explain", "export") and "--model" not in arguments

@@ -37,7 +37,7 @@ def test_the_files_hold_the_segments_in_their_formats(tmp_path):
     assert json.loads((tmp_path / "t.json").read_text()) == [expected]
     with (tmp_path / "t.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["label"] for row in rows] == [segments[0].label, segments[1].label, ""]
+    assert [row["label"] for row in rows] == ["a\\n--> <b> & c", segments[1].label, ""]
     assert rows[2]["error"] == "cut off"
 
 

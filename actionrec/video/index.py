@@ -54,6 +54,8 @@ TIMED_CONTAINERS = {"matroska,webm", "flv", "asf"}
 # Containers whose time stamps tell the frames apart and whose key frames can be sought.
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 SEEKABLE = {MOV, "matroska,webm"}
+# Codecs whose decoders give nothing before a key frame.
+BEGIN_AT_KEY_FRAMES = {"av1", "vp9"}
 # Frames times pixels of a file whose shortcut is proven by decoding all of it: some seconds.
 MOST_PROVEN_PIXELS = 2 * 10**8
 # Parts of a longer one are proven if it has this many key frames; else they were nearly all of it.
@@ -385,7 +387,9 @@ def _first_frame(path: Path, packet: av.Packet, survey: _Survey) -> av.VideoFram
     try:
         return next(iter(packet.decode()), None)
     except av.error.InvalidDataError as error:
-        if survey.keys:
+        # Other decoders than these say so of damage, and begin between key frames all the same.
+        codec = packet.stream.codec_context.codec.canonical_name
+        if survey.keys or codec not in BEGIN_AT_KEY_FRAMES:
             raise
         raise VideoError(
             f"{path} begins between two key frames, so its first frames can't be decoded; encode "
