@@ -78,7 +78,6 @@ OF_CLIPS = {"clip_length", "stride", "fps", "gamma"}
 # more than those of 16.
 HEAD_ALONE: dict[str, Any] = {
     "block": "none",
-    "fit_head": True,
     "epochs": 1,
     "warmup": 0,
     "clip_length": 32,

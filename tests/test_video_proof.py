@@ -92,28 +92,28 @@ def test_a_long_file_whose_parts_disprove_it_is_decoded_whole(long, tmp_path, su
     assert_exact_from_everywhere(path)
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_a_long_recording_that_begins_between_two_key_frames_counts_what_can_be_shown(
-    long, tmp_path, suffix
-):
-    path = tmp_path / f"begun.{suffix}"
-    with av.open(str(long)) as file, av.open(str(path), "w") as output:
+def without_first_packets(source, path):
+    """A copy that begins between two key frames."""
+    with av.open(str(source)) as file, av.open(str(path), "w") as output:
         stream = output.add_stream_from_template(file.streams.video[0])
         for packet in [packet for packet in file.demux(video=0) if packet.size][5:]:
             packet.stream = stream
             output.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_long_recording_that_begins_between_two_key_frames_counts_what_can_be_shown(
+    long, tmp_path, suffix
+):
+    path = without_first_packets(long, tmp_path / f"begun.{suffix}")
     assert_exact_from_everywhere(path)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_a_video_that_can_only_be_decoded_from_a_later_key_frame_says_so(encode, tmp_path, suffix):
     whole = encode(tmp_path / f"whole.{suffix}", "libvpx-vp9", frames=20, options={"g": "12"})
-    path = tmp_path / f"begun.{suffix}"
-    with av.open(str(whole)) as file, av.open(str(path), "w") as output:
-        stream = output.add_stream_from_template(file.streams.video[0])
-        for packet in [packet for packet in file.demux(video=0) if packet.size][5:]:
-            packet.stream = stream
-            output.mux(packet)
+    path = without_first_packets(whole, tmp_path / f"begun.{suffix}")
     with pytest.raises(VideoError, match=f"begun.{suffix} begins between two key frames, so its"):
         VideoReader(path)
 

@@ -22,7 +22,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from actionrec import devices
 from actionrec.config import TrainConfig
 from actionrec.errors import ActionrecError, Failure
-from actionrec.files import replacing
+from actionrec.files import write_whole
 from actionrec.models.backbone import Backbone
 from actionrec.models.classifier import VideoClassifier
 from actionrec.text import json_text
@@ -354,5 +354,4 @@ def parameter_groups(network: Backbone, lr: float, factor: float) -> list[dict[s
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json_text(value, indent=2) + "\n")
+    write_whole(path, json_text(value, indent=2) + "\n")

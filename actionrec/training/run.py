@@ -31,7 +31,7 @@ from actionrec.datasets.check import without_damaged_videos
 from actionrec.datasets.dataset import VideoDataset, absent_classes
 from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, Failure, UsageError
-from actionrec.files import exclusive, replacing
+from actionrec.files import exclusive, write_whole
 from actionrec.models import conversion
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
 from actionrec.models.complexity import parts_table, trained_parts
@@ -101,8 +101,7 @@ def _fit(
     if devices.is_first():
         # Again, because another training may have come first.
         check_output(config, output)
-        with replacing(output / "config.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+        write_whole(output / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
     parts = trained_parts(model.network)
     table = parts_table(parts, config.freeze_batchnorm)
     log.info("%s with block %s:", config.backbone, config.block)
@@ -115,14 +114,14 @@ def _fit(
     several = config.devices * config.nodes > 1
     if config.sync_batchnorm and several:
         devices.synchronise_batchnorm(model.network)
-    training = Training(model, config, output, len(dataset.train))
-    training.record_failures(damaged)
-    if config.compile:
-        model.network.compile()
     resume_from, resumed = newest_progress(checkpoint)
     if config.fit_head and devices.is_first() and not resumed:
         # The others get it with the first one's weights.
         fit_head(model, config, dataset.train, LEAST_PENALTY_TO_START)
+    training = Training(model, config, output, len(dataset.train))
+    training.record_failures(damaged)
+    if config.compile:
+        model.network.compile()
     # Another machine may see other files. The processes have met in `setup`.
     facts = dataset.facts() | {"place to go on from": resumed}
     settings = asdict(config).items()
@@ -225,13 +224,13 @@ def fill_in(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainCo
     if config.gamma is None and "gamma" not in recipe:
         filled["gamma"] = gamma_for(dataset.train, config.decoder)
     config = replace(config, recipe=name, **filled)
-    # A head that is fitted has no steps to tell of.
-    told = filled.keys() & OF_CLIPS if config.train_from == "head" else filled.keys()
-    settings = ", ".join(f"{key} {as_flag(filled[key])}" for key in filled if key in told)
-    if settings and config.train_from == "head":
-        log.info(f"clips for a head alone: {settings}")
-    elif settings:
-        log.info(f"recipe {name}, for {RECIPES[name].description}: {settings}")
+    title = f"recipe {name}, for {RECIPES[name].description}"
+    if config.train_from == "head":
+        # It has no steps to tell of.
+        title = "clips for a head alone"
+        filled = {key: value for key, value in filled.items() if key in OF_CLIPS}
+    if filled:
+        log.info(f"{title}: {', '.join(f'{key} {as_flag(x)}' for key, x in filled.items())}")
     return config
 
 
