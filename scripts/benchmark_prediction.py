@@ -131,7 +131,7 @@ def measure_network(
     ways = {PLAIN: forward(plain_network(recognizer), normalised(recognizer, pixels))}
     for precision in precisions(device):
         ready = InferenceModel(recognizer, device, precision)
-        ways[f"actionrec, {precision}"] = forward(ready.model, pixels)
+        ways[f"actionrec, {precision}"] = forward(ready.logits, pixels)
     block = "" if config.block.name == "none" else f"+{config.block.name}"
     what = f"forward of {config.backbone}{block}"
     seconds = take_turns(ways, rounds, what)
@@ -154,7 +154,7 @@ def normalised(recognizer: VideoClassifier, pixels: torch.Tensor) -> torch.Tenso
     return recognizer.config.preprocessing.normalise(pixels).contiguous()
 
 
-def forward(network: nn.Module, clips: torch.Tensor) -> Callable[[], None]:
+def forward(network: Callable[[torch.Tensor], object], clips: torch.Tensor) -> Callable[[], None]:
     """A forward pass."""
 
     @torch.inference_mode()

@@ -73,19 +73,19 @@ class ConvUnit(nn.Module):
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
-        self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, bias=False)
+        self.kernel, self.stride = kernel, stride
+        # Without a stride, and only then, SAME is the same on both sides and at every size.
+        self.strided = stride != (1, 1, 1)
+        padding = (0, 0, 0) if self.strided else tuple(size // 2 for size in kernel)
+        self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=False)
         self.bn = BatchNormNoScale(out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        conv = self.conv
-        padding = list(map(same_padding, x.shape[2:], conv.kernel_size, conv.stride))
-        if all(before == after for before, after in padding):
-            symmetric = [before for before, _ in padding]
-            x = F.conv3d(x, conv.weight, conv.bias, conv.stride, symmetric)
-        else:
+        if self.strided:
+            padding = list(map(same_padding, x.shape[2:], self.kernel, self.stride))
             # F.pad counts from the last axis to the first.
-            x = conv(F.pad(x, [n for pair in reversed(padding) for n in pair]))
-        return F.relu(self.bn(x), inplace=True)
+            x = F.pad(x, [n for pair in reversed(padding) for n in pair])
+        return F.relu(self.bn(self.conv(x)), inplace=True)
 
 
 class Mixed(nn.Module):

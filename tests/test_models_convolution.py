@@ -1,0 +1,73 @@
+"""Fast convolutions of a CPU are the plain ones, to rounding."""
+
+import copy
+import platform
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from actionrec.models.convolution import DirectConv3d, WinogradConv3d, speed_up
+from actionrec.models.i3d import I3D
+
+pytestmark = pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="only x86 has fast convolutions"
+)
+
+
+@pytest.mark.parametrize(
+    ("time", "height", "width"), [(1, 5, 12), (3, 7, 14), (8, 4, 28), (9, 6, 17), (17, 12, 31)]
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_winograd_is_the_convolution_to_rounding(time, height, width, bias):
+    torch.manual_seed(0)
+    plain = nn.Conv3d(32, 48, 3, padding=1, bias=bias)
+    x = torch.randn(2, 32, time, height, width).to(memory_format=torch.channels_last_3d)
+    weights = [None if each is None else each.double() for each in (plain.weight, plain.bias)]
+    with torch.inference_mode():
+        expected = F.conv3d(x.double(), *weights, padding=1)
+        result = WinogradConv3d(plain)(x)
+    assert result.shape == expected.shape
+    assert (result - expected).abs().max() < 1e-4 * expected.std()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_direct_convolution_keeps_stride_padding_and_bias(kernel, stride):
+    torch.manual_seed(0)
+    plain = nn.Conv3d(16, 24, kernel, stride, padding=kernel // 2)
+    x = torch.randn(1, 16, 5, 9, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(DirectConv3d(plain)(x), plain(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_fast_network_shares_its_weights_and_leaves_the_plain_one_alone(dtype):
+    torch.manual_seed(0)
+    network = I3D(classes=5).eval().to(dtype)
+    before = copy.deepcopy(network.state_dict())
+    fast = speed_up(network)
+    clips = torch.randn(1, 3, 8, 64, 64, dtype=dtype)
+    with torch.inference_mode():
+        expected, result = network(clips), fast(clips)
+    torch.testing.assert_close(result, expected, atol=1e-3 * expected.std().item(), rtol=1e-3)
+    assert fast.head.weight is network.head.weight
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    kinds = {type(module) for module in fast.modules()}
+    assert (WinogradConv3d in kinds) == (dtype == torch.float32)
+    assert not any(isinstance(module, DirectConv3d) for module in network.modules())
+
+
+def test_a_fast_network_takes_clips_of_other_sizes_than_the_last():
+    """The width decides whether Winograd's algorithm gains: it is looked at in each call."""
+    torch.manual_seed(0)
+    network = I3D(classes=5).eval()
+    fast = speed_up(network)
+    with torch.inference_mode():
+        for size in ((1, 3, 16, 112, 96), (2, 3, 5, 33, 62), (1, 3, 1, 32, 32)):
+            clips = torch.randn(size)
+            expected = network(clips)
+            torch.testing.assert_close(
+                fast(clips), expected, atol=1e-3 * expected.std().item(), rtol=1e-3
+            )
