@@ -1,4 +1,4 @@
-"""Predict any number of videos, in several processes, and go on after any interruption.
+"""Predict any number of videos, which several processes read, and go on after any interruption.
 
     actionrec predict --files-from videos.txt --output actions.jsonl --workers 8
     actionrec predict --files-from videos.txt --output part3.parquet --shard 3/8
