@@ -11,6 +11,7 @@ others, as it can with pebble, loky and concurrent.futures.
 
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 import time
@@ -19,11 +20,15 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.queues import Queue
 from pathlib import Path
+from types import GeneratorType
 from typing import Generic, TypeVar
+
+import numpy as np
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.progress import track
@@ -35,8 +40,7 @@ OUT_OF_MEMORY = 77  # an exit code that neither Python nor the shell uses
 KILL_TIMEOUT = 5.0  # seconds; a process that waits for a lost network disk may not end
 SAVED_EVERY = 10.0  # seconds
 TICK = 0.5  # seconds
-# Loaded once and shared by all workers: it takes most of the time of starting one.
-PRELOADED = ["actionrec.video.reader"]
+PIECE = 1 << 18  # bytes; Python's connections take four times as long for a clip in one piece
 
 
 class WorkerError(ActionrecError):
@@ -76,18 +80,26 @@ STANDARD_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
+class Part(Generic[Result]):
+    """What a generator function has yielded for a file; its result follows."""
+
+    item: Result
+
+
+Answer = tuple[Path, Part[Result] | Result | ActionrecError]
+
+
+@dataclass(frozen=True)
 class _Task(Generic[Result]):
-    function: Callable[..., Result]
+    function: Callable[[Path], Result]
     limits: Limits
-    prepare: Callable[[int], object] | None
 
 
 def run_each(
-    function: Callable[..., Result],
+    function: Callable[[Path], Result],
     paths: Iterable[Path],
     workers: int | None = None,
     limits: Limits = STANDARD_LIMITS,
-    prepare: Callable[[int], object] | None = None,
 ) -> Iterator[tuple[Path, Result | ActionrecError]]:
     """Call `function` with every path, each in one of `workers` processes (None: one a core).
 
@@ -97,47 +109,83 @@ def run_each(
 
     Args:
         function: A function of a module, or a `functools.partial` of one: it is sent to processes.
-        prepare: Each process first calls it with its number, 0 to workers - 1, and hands the result
-            to `function` as second argument. A model that is loaded here takes nothing of the
-            first file's time and memory. A replacement has the number of the process that died.
 
     Raises:
         UsageError: `workers` is below 1.
         WorkerError: no process can be started.
-        ActionrecError: `prepare` raised it.
     """
-    workers = cores() if workers is None else workers
-    if workers < 1:
-        raise UsageError(f"--workers {workers} is too few: at least one is needed.")
-    task = _Task(function, limits, prepare)
-    source = iter(paths)
-    waiting = deque(islice(source, workers))
-    pool = [_Worker(task, number) for number in range(len(waiting))]
-    last = time.monotonic()
-    try:
-        while pool:
-            wait([worker.pipe for worker in pool], TICK)
-            # A longer time means that this process was paused, or its caller busy.
-            elapsed, last = min(time.monotonic() - last, 2 * TICK), time.monotonic()
-            for worker in pool:
-                worker.count(elapsed)
-            for worker in [worker for worker in pool if worker.has_answered or worker.is_late]:
-                path, answer = worker.path, worker.answer()
-                if waiting and worker.alive:
-                    worker.begin(waiting.popleft())
-                    waiting.extend(islice(source, 1))
-                else:
-                    worker.kill()
-                    pool.remove(worker)
-                    if waiting:
-                        pool.append(_Worker(task, worker.number))
-                # The first answer of a new worker only says that it is ready.
-                if path is not None:
-                    yield path, answer
-                elif isinstance(answer, ActionrecError):
-                    raise answer
-    finally:
-        for worker in pool:
+    with closing(Workers(function, paths, workers, limits)) as pool:
+        while pool.at_work:
+            yield from pool.answers()
+
+
+class Workers(Generic[Result]):
+    """The processes of `run_each`, for a caller that does other work beside theirs.
+
+    If `function` is a generator function, each item comes as a `Part` at once. A process whose
+    item nobody takes waits, and that takes nothing of its file's time.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Path], Result],
+        paths: Iterable[Path],
+        workers: int | None = None,
+        limits: Limits = STANDARD_LIMITS,
+    ) -> None:
+        workers = cores() if workers is None else workers
+        if workers < 1:
+            raise UsageError(f"--workers {workers} is too few: at least one is needed.")
+        self._task = _Task(function, limits)
+        self._source = iter(paths)
+        self._waiting = deque(islice(self._source, workers))
+        self._pool = [_Worker(self._task) for _ in self._waiting]
+        self._last = time.monotonic()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether more answers will come."""
+        return bool(self._pool)
+
+    def answers(self, timeout: float = TICK, most: int | None = None) -> Iterator[Answer]:
+        """What the processes have sent, one message of each and of `most` of them.
+
+        Time limits are kept only if this is called again within a second.
+
+        Args:
+            timeout: Seconds to wait if nothing has come.
+            most: The processes that have to wait until the next call are those that began last.
+        """
+        ready = wait([worker.pipe for worker in self._pool], timeout)
+        # A longer time means that this process was paused, or its caller busy.
+        elapsed, self._last = min(time.monotonic() - self._last, 2 * TICK), time.monotonic()
+        for worker in self._pool:
+            worker.count(elapsed, waits_for_us=worker.pipe in ready)
+        answered = [worker for worker in self._pool if worker.pipe in ready][:most]
+        late = [worker for worker in self._pool if worker.is_late and worker.pipe not in ready]
+        for worker in answered + late:
+            path, answer = worker.path, worker.answer()
+            if not isinstance(answer, Part):
+                self._begin_next(worker)
+            # The first answer of a new worker only says that it is ready.
+            if path is not None:
+                yield path, answer
+            elif isinstance(answer, ActionrecError):
+                raise answer
+
+    def _begin_next(self, worker: "_Worker") -> None:
+        if self._waiting and worker.alive:
+            worker.begin(self._waiting.popleft())
+            self._waiting.extend(islice(self._source, 1))
+            return
+        worker.kill()
+        self._pool.remove(worker)
+        if self._waiting:
+            self._pool.append(_Worker(self._task))
+
+    def close(self) -> None:
+        """Kill the processes."""
+        for worker in self._pool:
             worker.kill()
 
 
@@ -175,16 +223,15 @@ def cores() -> int:
 class _Worker:
     """A process and the pipe to it: a path goes there, an answer comes back."""
 
-    def __init__(self, task: _Task, number: int) -> None:
+    def __init__(self, task: _Task) -> None:
         self.limits = task.limits
-        self.number = number
         self.path: Path | None = None
         self.worked = self.processor_time = 0.0
         self.alive = True
-        context = _context()
+        context = _context(task.function)
         self.pipe, other = context.Pipe()
         # A daemon: it ends with this process, however that ends.
-        self.process = context.Process(target=_work, args=(other, task, number), daemon=True)
+        self.process = context.Process(target=_work, args=(other, task), daemon=True)
         self.process.start()
         # While this end is open here too, the pipe would not end with the process.
         other.close()
@@ -197,26 +244,24 @@ class _Worker:
             self.pipe.send(path)
 
     @property
-    def has_answered(self) -> bool:
-        """Whether the process sent something or has died."""
-        return bool(wait([self.pipe], 0))
-
-    @property
     def is_late(self) -> bool:
         return self.path is not None and self.worked >= self.limits.timeout
 
-    def count(self, elapsed: float) -> None:
+    def count(self, elapsed: float, waits_for_us: bool) -> None:
         """Add what counts of the last `elapsed` seconds to the work on the file."""
         state, used = _state(self.process.pid)
         busy, self.processor_time = used - self.processor_time, used
         # Sleeping, it waits for something; running (R) or stopped (T), it may get no processor.
-        self.worked += min(elapsed, busy) if state in ("R", "T", "t") else elapsed
+        only_busy = waits_for_us or state in ("R", "T", "t")
+        self.worked += min(elapsed, busy) if only_busy else elapsed
 
     def answer(self) -> object:
         """The message of the process, or a WorkerError if it is dead or, being too late, killed."""
         try:
-            if self.has_answered:
-                return self.pipe.recv()
+            if wait([self.pipe], 0):
+                message = _receive(self.pipe)
+                if not (self.is_late and isinstance(message, Part)):
+                    return message
         except (EOFError, OSError):
             self.process.join(KILL_TIMEOUT)
             code = self.process.exitcode
@@ -258,13 +303,36 @@ class _Worker:
         self.pipe.close()
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def _context(function: Callable) -> multiprocessing.context.BaseContext:
     """Clean new processes: a fork of this one would inherit its threads' locks as they are."""
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
+        # Loaded once and shared by all workers: it takes most of the time of starting one.
+        called = function.func if isinstance(function, partial) else function
+        context.set_forkserver_preload([called.__module__])
         return context
     return multiprocessing.get_context("spawn")
+
+
+def _send(pipe: Connection, message: object) -> None:
+    """Send a message, arrays in it without a copy."""
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
+    arrays = [buffer.raw() for buffer in buffers]
+    pipe.send((data, [len(array) for array in arrays]))
+    for array in arrays:
+        for begin in range(0, len(array), PIECE):
+            pipe.send_bytes(array[begin : begin + PIECE])
+
+
+def _receive(pipe: Connection) -> object:
+    """The next message that `_send` sends at the other end."""
+    data, sizes = pipe.recv()
+    arrays = [np.empty(size, np.uint8) for size in sizes]
+    for array in arrays:
+        for begin in range(0, len(array), PIECE):
+            pipe.recv_bytes_into(array[begin : begin + PIECE])
+    return pickle.loads(data, buffers=arrays)
 
 
 def _state(pid: int) -> tuple[str, float]:
@@ -277,42 +345,41 @@ def _state(pid: int) -> tuple[str, float]:
     return fields[0], (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _work(pipe: Connection, task: _Task, number: int) -> None:
+def _work(pipe: Connection, task: _Task) -> None:
     """The life of a worker, which ends with its parent's."""
     make_logs_visible()
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        try:
-            prepared = () if task.prepare is None else (task.prepare(number),)
-        except ActionrecError as error:
-            pipe.send(error)
-            return
         if task.limits.memory is not None:
             _limit_memory(task.limits.memory)
-        pipe.send(None)
+        _send(pipe, None)
         while True:
-            path = pipe.recv()
-            pipe.send(_outcome(task, path, prepared))
+            for message in _messages(task, pipe.recv()):
+                _send(pipe, message)
 
 
-def _outcome(task: _Task[Result], path: Path, prepared: tuple) -> Result | ActionrecError:
-    """The result for a path or the error; ends the process where the memory doesn't do."""
+def _messages(task: _Task[Result], path: Path) -> Iterator[Part[Result] | Result | ActionrecError]:
+    """The items for a path, if the function yields any, and its result or the error; ends the
+    process where the memory doesn't do."""
     before = _resident_memory("VmRSS")
     try:
-        return task.function(path, *prepared)
+        result = task.function(path)
+        if isinstance(result, GeneratorType):
+            result = yield from map(Part, result)
+        yield result
     except ActionrecError as error:
         # Some decoders call the data invalid when they don't get memory.
         most = _resident_memory("VmHWM") - before
         starved = task.limits.memory is not None and 2 * most > task.limits.memory * 2**20
         if isinstance(error.__cause__, MemoryError) or starved:
             os._exit(OUT_OF_MEMORY)
-        return error
+        yield error
     # Memory that it has allocated may never be freed, so the next file gets a new process.
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
     except Exception as error:
-        return WorkerError(
+        yield WorkerError(
             f"{path} could not be read ({type(error).__name__}: {error}); it is damaged, "
             "or this is a fault of actionrec."
         )

@@ -6,9 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -17,7 +20,9 @@ from actionrec.errors import ActionrecError, UsageError, VideoError
 from actionrec.processes import (
     KilledFromOutside,
     Limits,
+    Part,
     WorkerError,
+    Workers,
     reader_failures_as_errors,
     run_each,
     run_each_with_progress,
@@ -139,33 +144,60 @@ def note_pid(path, folder):
         time.sleep(600)
 
 
-def place_and_time_of_preparation(place):
-    return place, time.monotonic_ns()
+def count_up(path):
+    """Yield as many arrays as the file's name says, and then do what follows the number."""
+    count, _, then = path.name.partition(" ")
+    for number in range(int(count)):
+        yield np.full((3, 2**18), number)
+    act(Path(then))
 
 
-def place_and_time(path, prepared):
-    if path.name == "crash":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    return prepared
+def parts_and_results(pool, taken=lambda: None, most=None):
+    """The parts of each path, checked, by number; and its result."""
+    parts, results = defaultdict(list), {}
+    with closing(pool):
+        while pool.at_work:
+            for path, answer in pool.answers(most=most):
+                if isinstance(answer, Part):
+                    assert (answer.item == answer.item[0, 0]).all()
+                    parts[path.name].append(int(answer.item[0, 0]))
+                else:
+                    results[path.name] = answer
+            taken()
+    return parts, results
 
 
 @posix
-def test_what_a_process_prepares_once_is_handed_to_the_function_also_in_its_place_taker():
-    paths = map(Path, ["a", "b", "crash", "c", "d", "e", "f", "g"])
-    results = dict(run_each(place_and_time, paths, 2, Limits(), place_and_time_of_preparation))
-    assert isinstance(results.pop(Path("crash")), WorkerError)
-    assert {place for place, _ in results.values()} <= {0, 1}
-    # Two processes, and one in place of that which crashed.
-    assert len(set(results.values())) <= 3
+def test_large_items_come_whole_and_in_order_also_beside_processes_that_end_in_the_middle():
+    names = ["3", "2 crash", "40", "1 hang", "2 error", "2 killed", "0", "5"]
+    pool = Workers(count_up, map(Path, names), 3, Limits(timeout=1))
+    parts, results = parts_and_results(pool, most=2)
+    for name in names:
+        assert parts[name] == list(range(int(name.split()[0])))
+    assert [results[name] for name in ("3", "40", "0", "5")] == [None] * 4
+    assert "crashes the decoder" in str(results["2 crash"])
+    assert "was given up after 1 s" in str(results["1 hang"])
+    assert isinstance(results["2 error"], VideoError)
+    assert isinstance(results["2 killed"], KilledFromOutside)
 
 
-def prepare_in_vain(place):
-    raise ActionrecError(f"Nothing for place {place}.")
+def test_waiting_until_an_item_is_wanted_is_no_work_of_the_file():
+    pool = Workers(count_up, [Path("4")], 1, Limits(timeout=1))
+    parts, results = parts_and_results(pool, taken=lambda: time.sleep(0.9))
+    assert parts["4"] == [0, 1, 2, 3] and results == {"4": None}
 
 
-def test_a_preparation_that_fails_is_the_error_of_the_whole():
-    with pytest.raises(ActionrecError, match="Nothing for place 0"):
-        list(run_each(place_and_time, [Path("a")], 1, Limits(), prepare_in_vain))
+def count_for_ever(path):
+    while True:
+        begin = time.process_time()
+        while time.process_time() < begin + 0.01:
+            pass
+        yield np.zeros((1, 1))
+
+
+def test_a_file_that_never_ends_is_given_up_although_it_always_answers():
+    parts, results = parts_and_results(Workers(count_for_ever, [Path("a")], 1, Limits(timeout=1)))
+    assert "a was given up after 1 s" in str(results["a"]) and len(parts["a"]) > 10
 
 
 def test_paths_are_taken_as_they_are_needed():

@@ -43,7 +43,8 @@ def predict(
 ) -> int:
     """Name the action in each video.
 
-    With --output, worker processes predict any number of videos and write each result at once.
+    With --output, processes read any number of videos, clips of several videos share a batch, and
+    each result is written at once.
     After an interruption, the same command continues.
 
     Examples:
@@ -60,11 +61,10 @@ def predict(
             on hardware that supports it.
         files_from: Text file with one path on each line, or - for standard input.
         output: File for the results; the suffix selects the format.
-        workers: Number of processes for --output, about 1 GB of memory each; by default one for
-            each GPU or, without a GPU, one for each core, at most four.
+        workers: Number of processes that read videos for --output; by default one for each core.
         shard: Part of the list for --output, such as 3/8 on the third of eight machines.
-        timeout: Time limit for one video with --output, in seconds; by default 300.
-        memory: Limit for one video with --output, in MiB; by default 4096 without a GPU.
+        timeout: Time limit for reading one video with --output, in seconds; by default 300.
+        memory: Limit for reading one video with --output, in MiB; by default 4096.
     """
     if not paths and files_from is None:
         raise UsageError("No paths are given; name videos or folders, or a list with --files-from.")

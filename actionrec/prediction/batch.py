@@ -1,4 +1,4 @@
-"""Predict any number of videos, in several processes, and go on after any interruption.
+"""Predict any number of videos, which several processes read, and go on after any interruption.
 
     actionrec predict --files-from videos.txt --output actions.jsonl --workers 8
     actionrec predict --files-from videos.txt --output part3.parquet --shard 3/8
@@ -21,32 +21,26 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from actionrec.errors import ActionrecError, Failure, Stopped, UsageError, VideoError
 from actionrec.files import exclusive, find_videos, remote_failure, short_enough
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.inference import InferenceModel
+from actionrec.models.shared_batches import ScoredVideo, score_videos
 from actionrec.prediction import parquet
 from actionrec.prediction.journal import Journal, Settings
-from actionrec.prediction.videos import predict_video
-from actionrec.processes import (
-    STANDARD_LIMITS,
-    KilledFromOutside,
-    Limits,
-    WorkerError,
-    cores,
-    run_each,
-)
+from actionrec.prediction.videos import prediction
+from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, cores
 from actionrec.progress import track
 from actionrec.signals import sigterm_as_interrupt
 from actionrec.text import json_text
 
 logger = logging.getLogger("actionrec")
 
-# A process a core is faster than one process with as many threads, but takes about 1 GB; with more
-# cores than this, each process has several threads.
-MOST_WORKERS = 4
+# With more cores, each network has several: every batch needs about 1 GB.
+MOST_NETWORKS = 4
 
 
 def list_videos(
@@ -108,9 +102,8 @@ def predict_to_file(
         videos: Of `list_videos`.
         output: *.jsonl or *.parquet.
         settings: The model, and what else the results depend on.
-        workers: Processes, each with the model in its memory, that share the GPUs or the processor
-            cores; by default one a GPU or, without one, one a core, four at most.
-        limits: Time and memory for one video; with GPUs, memory is not limited.
+        workers: Processes that read videos; by default one a core.
+        limits: Time and memory for reading one video.
         complain: Called with the reason of each failure.
 
     Raises:
@@ -185,71 +178,64 @@ def _predict_missing(
 def _lines(
     videos: list[str | Failure], settings: Settings, workers: int | None, limits: Limits
 ) -> Iterator[tuple[str, str | ActionrecError]]:
-    """Each video with its line or the error, as soon as it is known. A video whose process was
-    killed from outside is tried once more after the others, alone."""
+    """Each video with its line or the error, as soon as it is known."""
     paths = [Path(video) for video in videos if not isinstance(video, Failure)]
     for video in videos:
         if isinstance(video, Failure):
             yield video.video, VideoError(video.error)
     if not paths:
         return
-    gpus = torch.cuda.device_count()
-    if gpus:
-        limits = Limits(limits.timeout, memory=None)
-    # A worker without a video would only take cores from the others.
-    workers = min(workers or gpus or min(cores(), MOST_WORKERS), len(paths))
-    predict = partial(predict_line, clips=settings.clips)
-    prepare = partial(_load, settings, workers, gpus)
-    killed = []
-    with closing(run_each(predict, paths, workers, limits, prepare)) as results:
-        for path, line in results:
-            if isinstance(line, KilledFromOutside):
-                killed.append(path)
+    models = _load(settings)
+    networks = [partial(_scores, model) for model in models]
+    reader = models[0].clips
+    scored = score_videos(networks, reader, paths, settings.clips, 1, workers, limits)
+    with closing(scored) as results:
+        for path, result in results:
+            if isinstance(result, ScoredVideo):
+                result = prediction(models[0], path, result.seconds, result.answers[:, 0])
+                yield str(path), json_text(asdict(result))
             else:
-                yield str(path), line
-    for path, line in run_each(predict, killed, 1, limits, prepare):
-        yield str(path), line
+                yield str(path), result
 
 
-def _load(settings: Settings, workers: int, gpus: int, place: int) -> InferenceModel:
-    """The model of the process at `place` among `workers`, which share cores and GPUs."""
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), cores() // workers)))
-    device = f"cuda:{place % gpus}" if gpus else "cpu"
-    with _gpu_errors_explained(device):
-        return InferenceModel.load(
-            settings.model, device, settings.precision, settings.decoder, settings.topk
-        )
+def _load(settings: Settings) -> list[InferenceModel]:
+    """The model for each thread: twice for each GPU, so that one batch goes there while the other
+    is being scored; without a GPU, for one core each."""
+    gpus = torch.cuda.device_count()
+    devices = [f"cuda:{number}" for number in range(gpus)] or ["cpu"]
+    threads = 2 if gpus else min(cores(), MOST_NETWORKS)
+    models = []
+    for device in devices:
+        with _failures_explained(device):
+            model = InferenceModel.load(
+                settings.model, device, settings.precision, settings.decoder, settings.topk
+            )
+        models += [model] * threads
+    return models
 
 
-def predict_line(path: Path, model: InferenceModel, clips: int | None) -> str:
-    """The prediction of a video as a JSON object on one line.
-
-    Raises:
-        VideoError: the video can't be read.
-        MemoryError: there is not enough memory for it.
-        ActionrecError: an error that other videos would meet as well.
-    """
-    with _gpu_errors_explained(model.device.type):
-        try:
-            return json_text(asdict(predict_video(model, path, clips)))
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error):
-                raise MemoryError from error
-            raise
+def _scores(model: InferenceModel, clips: torch.Tensor) -> np.ndarray:
+    with _failures_explained(str(model.device)):
+        return model.scores(clips)
 
 
 @contextmanager
-def _gpu_errors_explained(device: str) -> Iterator[None]:
-    """Turn PyTorch's errors of a full or failed GPU into an error that ends the run: they are no
-    fault of a video, and after them the process can often not use the GPU any more."""
+def _failures_explained(device: str) -> Iterator[None]:
+    """Turn PyTorch's errors of full memory and of a failed GPU into an error that ends the run:
+    they are no fault of a video, and after them the process can often not use the GPU any more."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise ActionrecError(
-            "The GPU's memory can't hold a model for each process; use fewer --workers, and the "
-            "same command goes on from there."
+            f"The memory of the GPU {device} can't hold the network and a batch of clips; end what "
+            "else uses it, and the same command goes on from there."
         ) from error
     except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            raise ActionrecError(
+                "The memory can't hold the network and its clips; end what else uses it or try "
+                "fewer --workers, and the same command goes on from there."
+            ) from error
         if device == "cpu":
             raise
         raise ActionrecError(

@@ -4,7 +4,7 @@ Clips are spread over the whole video, each is scored, and the softmax scores ar
 the network scores a clip, a thread reads the next one, of the same video or of the next.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,21 +59,34 @@ def predict_videos(
             except VideoError as error:
                 yield Failure(str(video), str(error))
 
-    predicted, scores = [], []
+    seconds, scores = [], []
     for item in read_ahead(read()):
         if not isinstance(item, Failure):
             video, clip = item
-            start, end = clip.seconds
+            seconds.append(clip.seconds)
             scores.append(model.scores(clip.pixels)[0])
-            top = best(scores[-1], model.labels, model.topk)
-            predicted.append(ClipPrediction(round(start, 3), round(end, 3), top))
             if not clip.last:
                 continue
-            top = best(np.mean(scores, axis=0), model.labels, model.topk)
-            item = Prediction(str(video), model.name, top, predicted)
+            item = prediction(model, video, seconds, np.stack(scores))
         # A failure may follow some clips of its video, which are dropped.
-        predicted, scores = [], []
+        seconds, scores = [], []
         yield item
+
+
+def prediction(
+    model: InferenceModel,
+    video: str | Path,
+    seconds: Sequence[tuple[float, float]],
+    scores: np.ndarray,
+) -> Prediction:
+    """The best classes by the softmax scores (clips, classes) of a video's clips, each of which
+    starts and ends at `seconds`."""
+    clips = [
+        ClipPrediction(round(start, 3), round(end, 3), best(values, model.labels, model.topk))
+        for (start, end), values in zip(seconds, scores, strict=True)
+    ]
+    top = best(scores.mean(axis=0), model.labels, model.topk)
+    return Prediction(str(video), model.name, top, clips)
 
 
 def predict_video(model: InferenceModel, path: str | Path, clips: int | None = None) -> Prediction:

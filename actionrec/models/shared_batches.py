@@ -1,0 +1,180 @@
+"""Many videos through the network: processes read clips, and clips of several videos share a batch.
+
+    for path, result in score_videos([model.scores], model.clips, paths):
+        print(path, result)
+
+A process that reads holds one clip at a time and waits until it is wanted, so memory is bounded
+however long a video is: there are at most `MOST_CLIPS` clips for each of the networks in batches,
+as many waiting, and one in each process.
+
+Networks run in threads of this process. On a CPU several threads, each with a batch of its own and
+one core, are faster than one network with as many OpenMP threads: these wait for each other, and on
+cores that the readers share with them they wait long.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+
+from actionrec.errors import ActionrecError
+from actionrec.models.inference import BATCH_SIZE
+from actionrec.processes import (
+    STANDARD_LIMITS,
+    TICK,
+    KilledFromOutside,
+    Limits,
+    Part,
+    Workers,
+    cores,
+)
+from actionrec.video.clips import ClipReader
+
+MOST_CLIPS = BATCH_SIZE
+
+# From clips, uint8 (B, 3, T, H, W), to an answer for each, float32 (B, ...).
+Network = Callable[[torch.Tensor], np.ndarray]
+
+
+@dataclass(frozen=True)
+class ScoredVideo:
+    """What the network says of the clips of a video, float32 (clips, crops, ...), and where each
+    clip starts and ends, in seconds."""
+
+    answers: np.ndarray
+    seconds: list[tuple[float, float]]
+
+
+@dataclass
+class _OpenVideo:
+    """A video whose clips are being read or scored; the answers are by the number of the clip."""
+
+    seconds: list[tuple[float, float]] = field(default_factory=list)
+    answers: dict[int, np.ndarray] = field(default_factory=dict)
+    is_read: bool = False
+
+    @property
+    def is_scored(self) -> bool:
+        return self.is_read and len(self.answers) == len(self.seconds)
+
+    def scored(self) -> ScoredVideo:
+        ordered = [self.answers[number] for number in range(len(self.seconds))]
+        return ScoredVideo(np.stack(ordered), self.seconds)
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """A clip of a video as uint8 (crops, T, H, W, 3), and which of its clips it is."""
+
+    video: _OpenVideo
+    number: int
+    frames: np.ndarray
+
+
+def score_videos(
+    networks: Sequence[Network],
+    reader: ClipReader,
+    paths: Sequence[Path],
+    clips: int | None = None,
+    crops: int = 1,
+    workers: int | None = None,
+    limits: Limits = STANDARD_LIMITS,
+) -> Iterator[tuple[Path, ScoredVideo | ActionrecError]]:
+    """Each video with what the networks say of it, or why it can't be read, as soon as it is known.
+
+    A video whose process was killed from outside is read once more after the others, alone.
+
+    Args:
+        networks: Each is called by one thread at a time; the same one may be there several times.
+        reader: How clips are read.
+        paths: The videos, each once.
+        clips: Clips of each; by default as many as cover it, ten at most.
+        crops: Squares of each clip: 1, the centre, or 3 along the longer side.
+        workers: Processes that read; by default one a core.
+        limits: Time and memory for reading one video.
+
+    Raises:
+        UsageError: `workers` is below 1.
+        ActionrecError: a network raises it, or no process can be started.
+    """
+    read = partial(read_frames, reader=reader, clips=clips, crops=crops)
+    killed = []
+    with closing(_score(networks, Workers(read, paths, workers, limits))) as results:
+        for path, result in results:
+            if isinstance(result, KilledFromOutside):
+                killed.append(path)
+            else:
+                yield path, result
+    with closing(_score(networks, Workers(read, killed, 1, limits))) as results:
+        yield from results
+
+
+def read_frames(
+    path: Path, reader: ClipReader, clips: int | None, crops: int
+) -> Iterator[tuple[np.ndarray, tuple[float, float]]]:
+    """The clips of a video as `_Clip.frames`, and where each starts and ends, in seconds."""
+    # Each core has a process of its own.
+    torch.set_num_threads(1)
+    for clip in reader.stream(path, clips, crops):
+        yield clip.pixels.permute(0, 2, 3, 4, 1).numpy(), clip.seconds
+
+
+def _score(
+    networks: Sequence[Network], readers: Workers
+) -> Iterator[tuple[Path, ScoredVideo | ActionrecError]]:
+    idle: SimpleQueue[Network] = SimpleQueue()
+    for network in networks:
+        idle.put(network)
+
+    def score(batch: list[_Clip]) -> None:
+        network = idle.get()
+        try:
+            frames = torch.cat([torch.from_numpy(clip.frames) for clip in batch])
+            answers = network(frames.permute(0, 4, 1, 2, 3))
+        finally:
+            idle.put(network)
+        for clip, answer in zip(batch, np.split(answers, len(batch)), strict=True):
+            clip.video.answers[clip.number] = answer
+
+    videos: dict[Path, _OpenVideo] = {}
+    waiting: deque[_Clip] = deque()
+    running: set[Future[None]] = set()
+    cores_each = max(1, cores() // len(networks))
+    threads = ThreadPoolExecutor(
+        len(networks), initializer=torch.set_num_threads, initargs=(cores_each,)
+    )
+    with closing(readers), threads:
+        while readers.at_work or waiting or running:
+            room = MOST_CLIPS * len(networks) - len(waiting)
+            for path, answer in readers.answers(TICK if len(running) < len(networks) else 0, room):
+                video = videos.setdefault(path, _OpenVideo())
+                if isinstance(answer, Part):
+                    frames, seconds = answer.item
+                    waiting.append(_Clip(video, len(video.seconds), frames))
+                    video.seconds.append(seconds)
+                elif isinstance(answer, ActionrecError):
+                    # Some of its clips may be in a batch with others' and are scored in vain.
+                    del videos[path]
+                    waiting = deque(clip for clip in waiting if clip.video is not video)
+                    yield path, answer
+                else:
+                    video.is_read = True
+            while waiting and len(running) < len(networks):
+                share = math.ceil(len(waiting) / (len(networks) - len(running)))
+                batch = [waiting.popleft() for _ in range(min(share, MOST_CLIPS))]
+                running.add(threads.submit(score, batch))
+            must_wait = len(running) == len(networks) or not readers.at_work
+            done, running = futures.wait(running, TICK if must_wait else 0, FIRST_COMPLETED)
+            for future in done:
+                future.result()
+            for path in [path for path, video in videos.items() if video.is_scored]:
+                yield path, videos.pop(path).scored()
