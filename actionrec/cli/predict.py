@@ -43,9 +43,8 @@ def predict(
 ) -> int:
     """Name the action in each video.
 
-    With --output, processes read any number of videos, clips of several videos share a batch, and
-    each result is written at once.
-    After an interruption, the same command continues.
+    With --output, several processes read the videos and each result is written at once. After an
+    interruption, the same command continues.
 
     Examples:
         actionrec predict video.mp4
@@ -61,10 +60,10 @@ def predict(
             on hardware that supports it.
         files_from: Text file with one path on each line, or - for standard input.
         output: File for the results; the suffix selects the format.
-        workers: Number of processes that read videos for --output; by default one for each core.
+        workers: Processes that read for --output; by default one a core.
         shard: Part of the list for --output, such as 3/8 on the third of eight machines.
-        timeout: Time limit for reading one video with --output, in seconds; by default 300.
-        memory: Limit for reading one video with --output, in MiB; by default 4096.
+        timeout: Limit for reading one video, in seconds; by default 300.
+        memory: Limit for reading one video, in MiB; by default 4096.
     """
     if not paths and files_from is None:
         raise UsageError("No paths are given; name videos or folders, or a list with --files-from.")
