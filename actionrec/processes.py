@@ -40,7 +40,7 @@ OUT_OF_MEMORY = 77  # an exit code that neither Python nor the shell uses
 KILL_TIMEOUT = 5.0  # seconds; a process that waits for a lost network disk may not end
 SAVED_EVERY = 10.0  # seconds
 TICK = 0.5  # seconds
-PIECE = 1 << 18  # bytes; Python's connections take four times as long for a clip in one piece
+PIECE = 1 << 18  # bytes; Python's connections take three times as long for a clip in one piece
 
 
 class WorkerError(ActionrecError):
@@ -62,7 +62,7 @@ class Limits:
         timeout: Seconds of work: processor time while the process runs, wall time while it waits,
             as for a lost disk. The time of a paused machine or process does not count.
         memory: MiB beyond those that the process has before it begins (not enforced on Windows and
-            macOS); None for any amount, as CUDA maps far more than it uses.
+            macOS); None for any amount.
     """
 
     timeout: float = 300

@@ -37,9 +37,9 @@ class InferenceModel:
     """A copy of a video classifier that gives the same answers faster.
 
     Batch normalisations are folded into the convolutions before them, and an x86 CPU computes these
-    by `convolution.speed_up`. In bfloat16 the units and
-    nonlocal blocks compute with 8 significant bits; pooling, head and softmax keep float32, which
-    leaves scores within about 0.02 of those in float32 (cgnl, which nothing normalises: 0.05).
+    by `convolution.speed_up`. In bfloat16 the units and nonlocal blocks compute with 8 significant
+    bits; pooling, head and softmax keep float32, which leaves scores within about 0.02 of those in
+    float32 (cgnl, which nothing normalises: 0.05).
 
     Args:
         model: The classifier, which is not changed.

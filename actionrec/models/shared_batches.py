@@ -7,9 +7,9 @@ A process that reads holds one clip at a time and waits until it is wanted, so m
 however long a video is: there are at most `MOST_CLIPS` clips for each of the networks in batches,
 as many waiting, and one in each process.
 
-Networks run in threads of this process. On a CPU several threads, each with a batch of its own and
-one core, are faster than one network with as many OpenMP threads: these wait for each other, and on
-cores that the readers share with them they wait long.
+Networks run in threads of this process. On two quiet cores, two threads with a batch and one core
+each are as fast as one with both cores. Where other programs take part of the cores they lose less:
+they never wait for each other, as the OpenMP threads of one batch do.
 """
 
 import math
