@@ -7,9 +7,8 @@ A process that reads holds one clip at a time and waits until it is wanted, so m
 however long a video is: there are at most `MOST_CLIPS` clips for each of the networks in batches,
 as many waiting, and one in each process.
 
-Networks run in threads of this process. On two quiet cores, two threads with a batch and one core
-each are as fast as one with both cores. Where other programs take part of the cores they lose less:
-they never wait for each other, as the OpenMP threads of one batch do.
+Networks run in threads of this process. On a CPU each thread has its share of the cores: with I3D
+on two cores, two threads with one core each were as fast as one thread with both.
 """
 
 import math
