@@ -55,25 +55,32 @@ def own_cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "engines"
 
 
-def assert_same_answers(model: VideoClassifier, engine: str, tolerance: float = 1e-4) -> None:
+def assert_same_answers(model: VideoClassifier, engine: str) -> None:
     plain = InferenceModel(model, precision="float32")
     other = InferenceModel(model, precision="float32", engine=engine)
     assert other.engine.name == engine
     pixels = clips(3)
-    torch.testing.assert_close(
-        other.logits(pixels), plain.logits(pixels), atol=tolerance, rtol=tolerance
-    )
-    np.testing.assert_allclose(
-        other.clip_features(pixels), plain.clip_features(pixels), atol=tolerance, rtol=tolerance
-    )
+    for found, expected in (
+        (other.logits(pixels).numpy(), plain.logits(pixels).numpy()),
+        (other.clip_features(pixels), plain.clip_features(pixels)),
+    ):
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_every_block_is_computed_by_an_engine_as_by_pytorch(engine):
     model = classifier()
-    blocks = [build_block(name, 64) for name in BLOCKS]
+    names = [name for name in BLOCKS if (engine, name) != ("openvino", "cayley")]
+    blocks = [build_block(name, 64) for name in names]
     model.network.blocks["conv4"] = randomised(nn.Sequential(*blocks))
     assert_same_answers(model, engine)
+
+
+def test_openvino_leaves_cayley_to_torch_because_it_inverts_no_matrix(caplog):
+    model = InferenceModel(classifier("c3d_small", "cayley"), engine="openvino")
+    assert model.engine.name == "torch"
+    assert "(No conversion rule found for operations: aten.linalg_inv" in caplog.text
 
 
 @pytest.mark.slow

@@ -158,7 +158,12 @@ class OpenVino:
     def _form(self, model: VideoClassifier) -> bytes:
         import openvino
 
-        graph = openvino.convert_model(trace_prediction(model))
+        level = logging.root.level
+        try:
+            graph = openvino.convert_model(trace_prediction(model))
+        finally:
+            # Where it fails, it leaves everybody's warnings switched off.
+            logging.root.setLevel(level)
         compiled = self.core.compile_model(graph, "CPU", self.settings)
         return compiled.export_model().getvalue()
 
@@ -239,7 +244,7 @@ def engine_of_file(name: EngineName, file: ExportedModel, precision: str) -> Eng
     # The errors of the libraries have no base in common.
     except Exception as error:
         raise ActionrecError(
-            f"{name} can't load {file.path} ({first_line(error)}); export it again."
+            f"{name} can't load {file.path} ({reason_of(error)}); export it again."
         ) from error
 
 
@@ -273,7 +278,7 @@ def engine_of_network(
     # Neither have the errors of compilers.
     except Exception as error:
         logger.warning(
-            "The engine %s can't compute this network (%s); torch does.", name, first_line(error)
+            "The engine %s can't compute this network (%s); torch does.", name, reason_of(error)
         )
         return plain
 
@@ -353,9 +358,12 @@ def clip_size(model: Source) -> tuple[int, int, int]:
     return model.config.sampling.length, crop, crop
 
 
-def first_line(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """An error in one line, without a full stop."""
-    return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".:")
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # OpenVINO begins with places in its own code.
+    line = lines[-1] if lines[0].startswith(("Check ", "Exception from ")) else lines[0]
+    return line.strip().removeprefix("-- ").rstrip(".:")
 
 
 def forms_folder() -> Path:
