@@ -4,6 +4,8 @@
     python scripts/benchmark_prediction.py --video video.mp4 --rounds 9
     python scripts/benchmark_prediction.py --backbones i3d r3d50 i3d_r50 --blocks none snl nl
     python scripts/benchmark_prediction.py --device cuda --clip 64x224x224
+    python scripts/benchmark_prediction.py --backbones --engines openvino onnxruntime \\
+        --files i3d.onnx i3d-int8.xml
 
 Plain is the code of an afternoon: PyAV decodes every frame and `to_ndarray` converts it,
 `interpolate` scales whole frames, and the network is in float32, in the default memory order, with
@@ -20,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -35,6 +38,7 @@ from torch import nn
 
 from actionrec.devices import fastest_device, has_bfloat16
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
+from actionrec.models.exported import RUN_BY
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction.videos import Prediction, predict_video
 from actionrec.video.clips import MOST_CLIPS, ClipReader
@@ -204,23 +208,77 @@ def measure_prediction(
     return [row_of(f"predict of {what}", clip, way, seconds) for way in ways]
 
 
-def measure_command(model: str, path: Path, rounds: int) -> None:
+def measure_engines(
+    model: VideoClassifier, engines: Sequence[str], files: Sequence[Path], rounds: int
+) -> list[PredictionRow]:
+    """One clip of the model's size by each engine, and by the libraries alone on exported files."""
+    length, crop = model.config.sampling.length, model.config.preprocessing.crop
+    clip = torch.randint(0, 256, (1, 3, length, crop, crop), dtype=torch.uint8)
+    plain = plain_network(model)
+    ways = {PLAIN: forward(plain, normalised(model, clip))}
+    for engine, precision in product(["torch", *engines], precisions(torch.device("cpu"))):
+        ready = InferenceModel(model, "cpu", precision, engine=engine)
+        if ready.engine.name == engine:
+            ways[f"{engine}, {precision}"] = forward(ready.logits, clip)
+    for file in files:
+        ready = InferenceModel.load(file, precision="float32")
+        ways[f"{file.name} by actionrec"] = forward(ready.logits, clip)
+        for library, session in ALONE.items():
+            if library in RUN_BY[file.suffix]:
+                run = session(file, tuple(clip.shape))
+                ways[f"{file.name} by {library} alone"] = partial(run, clip.numpy())
+    seconds = take_turns(ways, rounds, "one clip by each engine")
+    size = "x".join(map(str, clip.shape))
+    return [row_of(f"forward of {model.name}", size, way, seconds) for way in ways]
+
+
+def openvino_alone(file: Path, shape: tuple[int, ...]) -> Callable[[np.ndarray], object]:
+    import openvino
+
+    core = openvino.Core()
+    graph = core.read_model(file)
+    graph.reshape(shape)
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    return core.compile_model(graph, "CPU", hints)
+
+
+def onnxruntime_alone(file: Path, shape: tuple[int, ...]) -> Callable[[np.ndarray], object]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda clip: session.run(None, {"clips": clip})
+
+
+ALONE = {"openvino": openvino_alone, "onnxruntime": onnxruntime_alone}
+
+
+def measure_command(
+    model: str, engines: Sequence[str], files: Sequence[Path], path: Path, rounds: int
+) -> None:
     """`actionrec predict` as a whole, with the start of Python and the loading of everything."""
-    command = [sys.executable, "-m", "actionrec", "predict", str(path), "--model", model]
+    command = [sys.executable, "-m", "actionrec", "predict", str(path)]
 
     def run(*more: str) -> Callable[[], None]:
         return lambda: subprocess.run([*command, *more], check=True, capture_output=True)
 
-    ways = {
-        "actionrec predict": run(),
-        "actionrec predict --precision float32": run("--precision", "float32"),
-        "python -c 'import torch'": lambda: subprocess.run([sys.executable, "-c", "import torch"]),
-    }
+    ways = {"python -c 'import torch'": run_torch_import}
+    for engine, precision in product(["torch", *engines], ["auto", "float32"]):
+        flags = ["--engine", engine, "--precision", precision]
+        ways[f"actionrec predict {' '.join(flags)}"] = run("--model", model, *flags)
+    for file in files:
+        ways[f"actionrec predict --model {file.name}"] = run("--model", str(file))
+    # What is compiled once is in the cache then.
+    for way in ways.values():
+        way()
     seconds = take_turns(ways, rounds, "whole commands")
     table = Table("command", "seconds", title="whole commands")
     for name, values in seconds.items():
         table.add_row(name, f"{np.median(values):.2f}")
     Console().print(table)
+
+
+def run_torch_import() -> None:
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
 
 
 def main() -> None:
@@ -235,6 +293,8 @@ def main() -> None:
     parser.add_argument("--clip", default="16x124x124", help="of the forward passes")
     parser.add_argument("--batch", type=int, default=1, help="clips of a forward pass")
     parser.add_argument("--device", type=torch.device, default=torch.device(fastest_device()))
+    parser.add_argument("--engines", nargs="*", default=[], help="beside torch, on the CPU")
+    parser.add_argument("--files", nargs="*", type=Path, default=[], help="exported *.onnx, *.xml")
     parser.add_argument("--rounds", type=int, default=5, help="of whole videos; forwards: 3 times")
     options = parser.parse_args()
     print(f"{device_name(options.device)}, PyTorch {torch.__version__}")
@@ -250,9 +310,11 @@ def main() -> None:
             rows += measure_network(config, *sizes, options.device, 3 * options.rounds, {})
         model = VideoClassifier.load(options.model)
         what = options.video.name if options.video else "a 10-second clip"
+        if options.engines or options.files:
+            rows += measure_engines(model, options.engines, options.files, 3 * options.rounds)
         rows += measure_prediction(model, what, path, options.device, options.rounds)
         print_rows(rows)
-        measure_command(options.model, path, options.rounds)
+        measure_command(options.model, options.engines, options.files, path, options.rounds)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import cache_folder, replacing
+from actionrec.models import model_file
 from actionrec.models.backbone import Backbone
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.convolution import speed_up
@@ -141,31 +142,22 @@ class OpenVino:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
-        if isinstance(source, ExportedModel):
-            graph = self.core.read_model(source.path)
-            graph.reshape([1, 3, *self.size])
-            self.compiled = self.core.compile_model(graph, "CPU", self.settings)
-        else:
-            self.compiled = from_cache(
-                form_name(source, f"openvino {version('openvino')}", self.settings),
-                lambda: self._form(source),
-                lambda form: self.core.import_model(form, "CPU", self.settings),
-            )
+        self.compiled = from_cache(
+            form_name(source, f"openvino {version('openvino')}", self.settings),
+            lambda: self._form(source),
+            lambda form: self.core.import_model(form, "CPU", self.settings),
+        )
         used = self.compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if used != hint:
             raise ActionrecError(f"it has no {precision} on this processor")
 
-    def _form(self, model: VideoClassifier) -> bytes:
-        import openvino
-
-        level = logging.root.level
-        try:
-            graph = openvino.convert_model(trace_prediction(model))
-        finally:
-            # Where it fails, it leaves everybody's warnings switched off.
-            logging.root.setLevel(level)
-        compiled = self.core.compile_model(graph, "CPU", self.settings)
-        return compiled.export_model().getvalue()
+    def _form(self, source: Source) -> bytes:
+        if isinstance(source, ExportedModel):
+            graph = self.core.read_model(source.path)
+            graph.reshape([1, 3, *self.size])
+        else:
+            graph = _converted(source)
+        return self.core.compile_model(graph, "CPU", self.settings).export_model().getvalue()
 
     def takes(self, clips: Tensor) -> bool:
         return tuple(clips.shape[2:]) == self.size
@@ -214,6 +206,18 @@ class OnnxRuntime:
     def __call__(self, clips: Tensor) -> Answers:
         batches = clips.contiguous().split(1)
         return joined([self.session.run(None, {"clips": clip.numpy()}) for clip in batches])
+
+
+def _converted(model: VideoClassifier) -> Any:
+    """A classifier as OpenVINO's graph."""
+    import openvino
+
+    level = logging.root.level
+    try:
+        return openvino.convert_model(trace_prediction(model))
+    finally:
+        # Where it fails, it leaves everybody's warnings switched off.
+        logging.root.setLevel(level)
 
 
 # Engines that compile a graph.
@@ -371,15 +375,18 @@ def forms_folder() -> Path:
     return cache_folder() / "engines"
 
 
-def form_name(model: VideoClassifier, engine: str, settings: dict[str, object]) -> str:
+def form_name(source: Source, engine: str, settings: dict[str, object]) -> str:
     """The name of a compiled form, which stands for all that it depends on."""
     sha256 = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        sha256.update(name.encode())
-        sha256.update(tensor.cpu().flatten().view(torch.uint8).numpy())
+    if isinstance(source, ExportedModel):
+        sha256.update(model_file.sha256(source.path).encode())
+    else:
+        for name, tensor in source.state_dict().items():
+            sha256.update(name.encode())
+            sha256.update(tensor.cpu().flatten().view(torch.uint8).numpy())
     capability = torch.backends.cpu.get_cpu_capability()
     versions = version("actionrec"), torch.__version__, engine, capability
-    sha256.update(repr((asdict(model.config), settings, versions)).encode())
+    sha256.update(repr((asdict(source.config), settings, versions)).encode())
     return sha256.hexdigest()[:32]
 
 
