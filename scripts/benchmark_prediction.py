@@ -27,9 +27,10 @@ from itertools import product
 from pathlib import Path
 
 import av
+import measurements
 import numpy as np
 import torch
-from benchmark_blocks import share_of_peak
+from benchmark_blocks import measure_products, share_of_peak
 from panning_video import write_panning_video
 from rich.console import Console
 from rich.table import Table
@@ -44,6 +45,8 @@ from actionrec.prediction.videos import Prediction, predict_video
 from actionrec.video.clips import MOST_CLIPS, ClipReader
 
 PLAIN = "plain PyTorch, float32"
+# Rows of the square matrices whose product is the limit.
+PRODUCT = 4096
 
 
 def plain_network(recognizer: VideoClassifier) -> nn.Module:
@@ -140,18 +143,20 @@ def measure_network(
     what = f"forward of {config.backbone}{block}"
     seconds = take_turns(ways, rounds, what)
     rows = [row_of(what, f"{batch}x3x{clip}", way, seconds) for way in ways]
-    return [
-        replace(
-            row,
-            share_of_matrix_product=share_of_peak(
-                config,
-                clip,
-                1000 * batch / row.milliseconds,
-                products.get(row.way.rpartition(" ")[2]),
-            ),
-        )
-        for row in rows
-    ]
+    return [with_share(row, config, clip, batch, products) for row in rows]
+
+
+def with_share(
+    row: PredictionRow,
+    config: ClassifierConfig,
+    clip: str,
+    batch: int,
+    products: Mapping[str, float],
+) -> PredictionRow:
+    """The row with its share of the rate of matrix products in the precision that it ends with."""
+    product = products.get(row.way.rpartition(" ")[2])
+    share = share_of_peak(config, clip, 1000 * batch / row.milliseconds, product)
+    return replace(row, share_of_matrix_product=share)
 
 
 def normalised(recognizer: VideoClassifier, pixels: torch.Tensor) -> torch.Tensor:
@@ -209,7 +214,11 @@ def measure_prediction(
 
 
 def measure_engines(
-    model: VideoClassifier, engines: Sequence[str], files: Sequence[Path], rounds: int
+    model: VideoClassifier,
+    engines: Sequence[str],
+    files: Sequence[Path],
+    rounds: int,
+    products: Mapping[str, float],
 ) -> list[PredictionRow]:
     """One clip of the model's size by each engine, and by the libraries alone on exported files."""
     length, crop = model.config.sampling.length, model.config.preprocessing.crop
@@ -229,7 +238,9 @@ def measure_engines(
                 ways[f"{file.name} by {library} alone"] = partial(run, clip.numpy())
     seconds = take_turns(ways, rounds, "one clip by each engine")
     size = "x".join(map(str, clip.shape))
-    return [row_of(f"forward of {model.name}", size, way, seconds) for way in ways]
+    rows = [row_of(f"forward of {model.name}", size, way, seconds) for way in ways]
+    frames = f"{length}x{crop}x{crop}"
+    return [with_share(row, model.config, frames, 1, products) for row in rows]
 
 
 def openvino_alone(file: Path, shape: tuple[int, ...]) -> Callable[[np.ndarray], object]:
@@ -295,6 +306,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device(fastest_device()))
     parser.add_argument("--engines", nargs="*", default=[], help="beside torch, on the CPU")
     parser.add_argument("--files", nargs="*", type=Path, default=[], help="exported *.onnx, *.xml")
+    parser.add_argument("--results", type=Path, help="CSV file to which the rows are appended")
     parser.add_argument("--rounds", type=int, default=5, help="of whole videos; forwards: 3 times")
     options = parser.parse_args()
     print(f"{device_name(options.device)}, PyTorch {torch.__version__}")
@@ -303,17 +315,24 @@ def main() -> None:
         if options.video is None:
             # The size of Kinetics.
             write_panning_video(path, (256, 340), 250, "libx264")
+        measured = measure_products(PRODUCT, options.device, 10)
+        products = {row.dtype: row.tera_operations for row in measured}
         rows = []
         for backbone, block in product(options.backbones, options.blocks):
             config = ClassifierConfig(tuple(map(str, range(400))), backbone, BlockConfig(block))
             sizes = options.clip, options.batch
-            rows += measure_network(config, *sizes, options.device, 3 * options.rounds, {})
+            rows += measure_network(config, *sizes, options.device, 3 * options.rounds, products)
         model = VideoClassifier.load(options.model)
         what = options.video.name if options.video else "a 10-second clip"
         if options.engines or options.files:
-            rows += measure_engines(model, options.engines, options.files, 3 * options.rounds)
+            rows += measure_engines(
+                model, options.engines, options.files, 3 * options.rounds, products
+            )
         rows += measure_prediction(model, what, path, options.device, options.rounds)
         print_rows(rows)
+        if options.results:
+            for row in rows:
+                measurements.append(options.results, asdict(row), options.device)
         measure_command(options.model, options.engines, options.files, path, options.rounds)
 
 

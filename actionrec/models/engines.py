@@ -308,7 +308,8 @@ def fastest(model: VideoClassifier, plain: Torch, precision: str) -> Engine:
         if shortest({"torch": plain}, clip)["torch"] < WORTH_COMPILING:
             return plain
         other = engine_of_network(name, model, plain.prepared, precision)
-        seconds = shortest({"torch": plain, other.name: other}, clip)
+        with waiting(f"measuring torch and {name}, once for this network"):
+            seconds = shortest({"torch": plain, other.name: other}, clip)
         keep(path, json_text(seconds).encode())
     if seconds["torch"] < CLEARLY_FASTER * seconds.get(name, float("inf")):
         return plain
@@ -412,8 +413,10 @@ def keep(path: Path, form: bytes) -> None:
     try:
         with replacing(path) as temporary:
             temporary.write_bytes(form)
-        used = sorted(path.parent.iterdir(), key=lambda other: -other.stat().st_mtime)
-        for other in used[MOST_FORMS:]:
+        # What was measured is small, and stays.
+        forms = [other for other in path.parent.iterdir() if not other.suffix]
+        used_last = sorted(forms, key=lambda other: -other.stat().st_mtime)
+        for other in used_last[MOST_FORMS:]:
             other.unlink()
     except (ActionrecError, OSError) as error:
         logger.warning("The compiled network is not kept for the next time: %s", error)

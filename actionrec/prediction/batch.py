@@ -206,13 +206,10 @@ def _lines(
 
 
 def _load(settings: Settings, engine: EngineName) -> list[InferenceModel]:
-    """The model for each thread: twice for each GPU, so that one batch goes there while the other
-    is being scored; without a GPU, for one core each, or once if the engine divides the cores."""
+    """The model for each thread, on each of the GPUs."""
     gpus = torch.cuda.device_count()
-    devices = [f"cuda:{number}" for number in range(gpus)] or ["cpu"]
-    threads = 2 if gpus else min(cores(), MOST_NETWORKS)
     models = []
-    for device in devices:
+    for device in [f"cuda:{number}" for number in range(gpus)] or ["cpu"]:
         with _failures_explained(device):
             model = InferenceModel.load(
                 settings.model,
@@ -222,8 +219,16 @@ def _load(settings: Settings, engine: EngineName) -> list[InferenceModel]:
                 settings.topk,
                 engine,
             )
-        models += [model] * (1 if model.engine.has_own_threads else threads)
+        models += [model] * threads_of(model)
     return models
+
+
+def threads_of(model: InferenceModel) -> int:
+    """How many threads score with a model: two for a GPU, so that one batch goes there while the
+    other is being scored; on the CPU, one for each core, or one if the engine divides the cores."""
+    if model.device.type != "cpu":
+        return 2
+    return 1 if model.engine.has_own_threads else min(cores(), MOST_NETWORKS)
 
 
 def _scores(model: InferenceModel, clips: torch.Tensor) -> np.ndarray:
