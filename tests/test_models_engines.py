@@ -272,6 +272,14 @@ def test_an_exported_file_is_of_ours_and_whole(tmp_path, model, command):
     import onnx
 
     path = exported(tmp_path, command, model)
+    newer = onnx.load(path)
+    [entry] = newer.metadata_props
+    description = json.loads(entry.value)
+    description["config"]["spin"] = 1
+    entry.value = json.dumps(description)
+    onnx.save(newer, tmp_path / "newer.onnx")
+    with pytest.raises(ActionrecError, match="newer.onnx was written by another version"):
+        InferenceModel.load(tmp_path / "newer.onnx")
     foreign = onnx.load(path)
     del foreign.metadata_props[:]
     onnx.save(foreign, tmp_path / "foreign.onnx")
