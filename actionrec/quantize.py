@@ -98,6 +98,14 @@ class Comparison:
     int8_bytes: int
 
 
+class TooLittleAgreement(ActionrecError):
+    """A file that differs too much from float32, with the comparison."""
+
+    def __init__(self, message: str, comparison: Comparison) -> None:
+        super().__init__(message)
+        self.comparison = comparison
+
+
 def quantize(
     model: VideoClassifier,
     output: Path,
@@ -116,8 +124,9 @@ def quantize(
 
     Raises:
         UsageError: another suffix, an existing file, too few videos, or a missing library.
-        ActionrecError: the network can't be quantised, the file can't be written, or the agreement
-            is too small; `output` is not there then.
+        TooLittleAgreement: fewer best labels stay than `min_agreement` asks for.
+        ActionrecError: the network can't be quantised, or the file can't be written. Then, too,
+            there is no file.
     """
     if output.suffix not in SUFFIXES:
         raise UsageError(f"{output} must end in .onnx or .xml (OpenVINO), for INT8.")
@@ -149,10 +158,11 @@ def quantize(
         save(draft, json_text(description))
         found = compare(plain, draft, compared)
         if found.agreement < min_agreement:
-            raise ActionrecError(
+            raise TooLittleAgreement(
                 f"{output} was not written: its best label is float32's for "
                 f"{found.agreement:.1%} of {found.clips} clips, and --min-agreement is "
-                f"{min_agreement:.1%}; {advice(found)}."
+                f"{min_agreement:.1%}; {advice(found)}.",
+                found,
             )
         quantization["comparison"] = asdict(found)
         save(draft, json_text(description | {"quantization": quantization}))

@@ -108,10 +108,15 @@ def export(
     from actionrec.models.classifier import VideoClassifier
 
     if calibrate is not None:
+        from actionrec.quantize import TooLittleAgreement
         from actionrec.quantize import quantize as write_int8
 
         classifier = VideoClassifier.load(model)
-        found = write_int8(classifier, Path(output), Path(calibrate), clip, min_agreement)
+        try:
+            found = write_int8(classifier, Path(output), Path(calibrate), clip, min_agreement)
+        except TooLittleAgreement as error:
+            print_quantization(output, error.comparison)
+            raise
         print_quantization(output, found)
         return 0
 
