@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from actionrec.models.classifier import VideoClassifier
-    from actionrec.models.registry import PrecisionName
+    from actionrec.models.registry import EngineName, PrecisionName
     from actionrec.recognizer import Recognizer
 
 __all__ = ["Recognizer", "VideoClassifier", "list_models", "load"]
@@ -35,21 +35,27 @@ def load(
     precision: "PrecisionName" = "auto",
     decoder: str = "pyav",
     topk: int = 5,
+    engine: "EngineName" = "auto",
 ) -> "Recognizer":
     """Load a model file, or the pretrained model of that name, ready to predict.
 
     Args:
-        model: A file or a name (see `list_models`).
+        model: A file or a name (see `list_models`). A file may be one of `actionrec export`, *.onnx
+            or *.xml, which predicts but explains nothing.
         device: Such as "cpu" or "cuda:1"; by default the first GPU, if there is one.
         precision: Number format of the network: float32; bfloat16, slow without hardware for it; or
             auto, bfloat16 where the device has it in hardware and float32 elsewhere.
         decoder: Library that decodes videos: pyav, decord or torchcodec.
         topk: Number of best classes in a prediction.
+        engine: What computes the network: torch, compile, openvino, onnxruntime or auto, the
+            fastest that is installed, measured at first use. One that can't compute it is replaced
+            by torch, with a warning.
 
     Raises:
-        actionrec.errors.ActionrecError: there is no such model, or it can't be downloaded.
+        actionrec.errors.ActionrecError: there is no such model, it can't be downloaded, or the
+            engine is not installed.
     """
-    return __getattr__("Recognizer").load(model, device, precision, decoder, topk)
+    return __getattr__("Recognizer").load(model, device, precision, decoder, topk, engine)
 
 
 def list_models() -> list[str]:

@@ -7,6 +7,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
+# New objects after which Python looks for garbage; its own figure is 700.
+GARBAGE = 100_000
 INTERRUPTED = "actionrec: interrupted; everything printed or saved so far is complete."
 
 
@@ -14,14 +16,21 @@ def main() -> int:
     """Entry point of the console script; returns the exit code."""
     try:
         # Imported here, so that Ctrl-C in the first second is a sentence too.
+        import gc
         import signal
 
         # Another handler is the shell's, which lets a command in the background ignore Ctrl-C.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, interrupt)
+        # PyTorch consists of some hundred thousand objects. To look for garbage among them, while
+        # it is imported and once more at the end, took half a second of every command.
+        gc.set_threshold(GARBAGE)
         from actionrec.cli.main import main as run
 
-        return run()
+        try:
+            return run()
+        finally:
+            gc.freeze()
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130

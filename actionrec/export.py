@@ -20,14 +20,11 @@ takes more multiply-adds, 2 Cs / N times as many in the A z of SNL.
 """
 
 import copy
-import logging
 import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -40,6 +37,7 @@ from actionrec.files import replacing, require_free
 from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.models.model_file import METADATA_KEY, describe
+from actionrec.models.onnx_graph import require_onnx, to_onnx
 from actionrec.text import json_text
 from actionrec.video.clips import ClipReader
 
@@ -51,9 +49,6 @@ TOLERANCE = 1e-4
 # constants.
 TRACED_BATCH = 3
 CHECKED_BATCHES = (1, 2)
-# Newton's iteration squares the error each time, once it is below 1; until then it doubles the
-# smallest singular value. This reaches float32 up to a squared condition number of 10^7.
-INVERSE_STEPS = 30
 
 
 @dataclass(frozen=True)
@@ -87,12 +82,8 @@ def export(
     write = {".onnx": write_onnx, ".pt2": write_torch}.get(output.suffix)
     if write is None:
         raise UsageError(f"{output} must end in .onnx or .pt2 (torch.export), its format.")
-    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
-    if write is write_onnx and missing:
-        raise UsageError(
-            f"ONNX needs {', '.join(missing)}; `pip install 'actionrec[onnx]'`, or choose a name "
-            "that ends in .pt2."
-        )
+    if write is write_onnx:
+        require_onnx()
     require_free(output)
     original = copy.deepcopy(model).cpu().eval()
     if clip is not None:
@@ -242,55 +233,8 @@ def write_onnx(
     """Save the graph as ONNX, and return the function in the file, run by onnxruntime."""
     import onnxruntime
 
-    # The exporter logs at length what its exception says as well.
-    logging.getLogger("torch.onnx").setLevel(logging.CRITICAL)
-    converted = torch.onnx.export(
-        program,
-        input_names=["clips"],
-        output_names=["logits"],
-        dynamic_shapes=(free,),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-        custom_translation_table={
-            torch.ops.aten.linalg_inv_ex.default: inverse,
-            torch.ops.aten._linalg_solve_ex.default: solve,
-        },
-    )
+    converted = to_onnx(program, free, ["logits"])
     converted.model.metadata_props[METADATA_KEY] = description
-    for node in converted.model.graph:
-        node.metadata_props.clear()
     converted.save(path, external_data=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda clips: torch.from_numpy(session.run(["logits"], {"clips": clips.numpy()})[0])
-
-
-# ONNX has no linear algebra; the block cayley inverts, or solves with, one matrix per clip.
-# PyTorch's functions return more than one result, of which only the first is used.
-
-
-def inverse(matrix: Any, check_errors: bool = False) -> tuple[Any, ...]:
-    """In ONNX operators, the inverse of (B, n, n) by Newton's iteration x <- 2 x - x (matrix x).
-
-    It starts from the transpose over the 1-norm and the infinity norm, from where it converges for
-    every matrix that has an inverse (Ben-Israel & Cohen 1966).
-    """
-    from onnxscript import opset18 as op
-
-    size = op.Abs(matrix)
-    columns = op.ReduceMax(op.ReduceSum(size, [-2], keepdims=1), [-1], keepdims=1)
-    rows = op.ReduceMax(op.ReduceSum(size, [-1], keepdims=1), [-2], keepdims=1)
-    x = op.Div(op.Transpose(matrix, perm=[0, 2, 1]), op.Mul(columns, rows))
-    for _ in range(INVERSE_STEPS):
-        x = op.Sub(op.Add(x, x), op.MatMul(x, op.MatMul(matrix, x)))
-    return x, op.Identity(x)
-
-
-def solve(
-    matrix: Any, right: Any, left: bool = True, check_errors: bool = False
-) -> tuple[Any, ...]:
-    """In ONNX operators, the x of matrix x = right, both (B, n, n)."""
-    from onnxscript import opset18 as op
-
-    x = op.MatMul(inverse(matrix)[0], right)
-    return x, op.Identity(x), op.Identity(x), op.Identity(x)

@@ -5,6 +5,7 @@ for path in track(paths, "checking"):
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from operator import length_hint
 from typing import TypeVar
 
@@ -56,3 +57,12 @@ def track(
         for item in items:
             yield item
             bar.advance(task)
+
+
+@contextmanager
+def waiting(description: str) -> Iterator[None]:
+    """Shows that work of unknown length goes on."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(visible(description)):
+        yield

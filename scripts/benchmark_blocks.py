@@ -26,7 +26,7 @@ import argparse
 import csv
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -337,11 +337,13 @@ def measure_block(
     return list(rows.values())
 
 
-def measure_products(size: int, device: torch.device, repeats: int) -> list[ProductRow]:
+def measure_products(
+    size: int, device: torch.device, repeats: int, types: Iterable[str] = tuple(DTYPES)
+) -> list[ProductRow]:
     """Products of two matrices of `size` x `size`, in each type of number."""
     runs = {}
-    for name, dtype in DTYPES.items():
-        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    for name in types:
+        left, right = (torch.randn(size, size, device=device).to(DTYPES[name]) for _ in range(2))
         runs[name] = partial(torch.matmul, left, right)
     times = take_turns(runs, repeats, "matrix products")
     return [

@@ -4,6 +4,8 @@
     python scripts/benchmark_prediction.py --video video.mp4 --rounds 9
     python scripts/benchmark_prediction.py --backbones i3d r3d50 i3d_r50 --blocks none snl nl
     python scripts/benchmark_prediction.py --device cuda --clip 64x224x224
+    python scripts/benchmark_prediction.py --backbones --engines openvino onnxruntime \\
+        --files i3d.onnx i3d-int8.xml
 
 Plain is the code of an afternoon: PyAV decodes every frame and `to_ndarray` converts it,
 `interpolate` scales whole frames, and the network is in float32, in the default memory order, with
@@ -20,13 +22,15 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import av
+import measurements
 import numpy as np
 import torch
-from benchmark_blocks import share_of_peak
+from benchmark_blocks import measure_products, share_of_peak
 from panning_video import write_panning_video
 from rich.console import Console
 from rich.table import Table
@@ -35,11 +39,14 @@ from torch import nn
 
 from actionrec.devices import fastest_device, has_bfloat16
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
+from actionrec.models.exported import RUN_BY
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction.videos import Prediction, predict_video
 from actionrec.video.clips import MOST_CLIPS, ClipReader
 
 PLAIN = "plain PyTorch, float32"
+# Rows of the square matrices whose product is the limit.
+PRODUCT = 2048
 
 
 def plain_network(recognizer: VideoClassifier) -> nn.Module:
@@ -136,18 +143,20 @@ def measure_network(
     what = f"forward of {config.backbone}{block}"
     seconds = take_turns(ways, rounds, what)
     rows = [row_of(what, f"{batch}x3x{clip}", way, seconds) for way in ways]
-    return [
-        replace(
-            row,
-            share_of_matrix_product=share_of_peak(
-                config,
-                clip,
-                1000 * batch / row.milliseconds,
-                products.get(row.way.rpartition(" ")[2]),
-            ),
-        )
-        for row in rows
-    ]
+    return [with_share(row, config, clip, batch, products) for row in rows]
+
+
+def with_share(
+    row: PredictionRow,
+    config: ClassifierConfig,
+    clip: str,
+    batch: int,
+    products: Mapping[str, float],
+) -> PredictionRow:
+    """The row with its share of the rate of matrix products in the precision that it ends with."""
+    product = products.get(row.way.rpartition(" ")[2])
+    share = share_of_peak(config, clip, 1000 * batch / row.milliseconds, product)
+    return replace(row, share_of_matrix_product=share)
 
 
 def normalised(recognizer: VideoClassifier, pixels: torch.Tensor) -> torch.Tensor:
@@ -204,23 +213,83 @@ def measure_prediction(
     return [row_of(f"predict of {what}", clip, way, seconds) for way in ways]
 
 
-def measure_command(model: str, path: Path, rounds: int) -> None:
+def measure_engines(
+    model: VideoClassifier,
+    engines: Sequence[str],
+    files: Sequence[Path],
+    rounds: int,
+    products: Mapping[str, float],
+) -> list[PredictionRow]:
+    """One clip of the model's size by each engine, and by the libraries alone on exported files."""
+    length, crop = model.config.sampling.length, model.config.preprocessing.crop
+    clip = torch.randint(0, 256, (1, 3, length, crop, crop), dtype=torch.uint8)
+    plain = plain_network(model)
+    ways = {PLAIN: forward(plain, normalised(model, clip))}
+    for engine, precision in product(["torch", *engines], precisions(torch.device("cpu"))):
+        ready = InferenceModel(model, "cpu", precision, engine=engine)
+        if ready.engine.name == engine:
+            ways[f"{engine}, {precision}"] = forward(ready.logits, clip)
+    for file in files:
+        ready = InferenceModel.load(file, precision="float32")
+        ways[f"{file.name} by actionrec"] = forward(ready.logits, clip)
+        for library, session in ALONE.items():
+            if library in RUN_BY[file.suffix]:
+                run = session(file, tuple(clip.shape))
+                ways[f"{file.name} by {library} alone"] = partial(run, clip.numpy())
+    seconds = take_turns(ways, rounds, "one clip by each engine")
+    size = "x".join(map(str, clip.shape))
+    rows = [row_of(f"forward of {model.name}", size, way, seconds) for way in ways]
+    frames = f"{length}x{crop}x{crop}"
+    return [with_share(row, model.config, frames, 1, products) for row in rows]
+
+
+def openvino_alone(file: Path, shape: tuple[int, ...]) -> Callable[[np.ndarray], object]:
+    import openvino
+
+    core = openvino.Core()
+    graph = core.read_model(file)
+    graph.reshape(shape)
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    return core.compile_model(graph, "CPU", hints)
+
+
+def onnxruntime_alone(file: Path, shape: tuple[int, ...]) -> Callable[[np.ndarray], object]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda clip: session.run(None, {"clips": clip})
+
+
+ALONE = {"openvino": openvino_alone, "onnxruntime": onnxruntime_alone}
+
+
+def measure_command(
+    model: str, engines: Sequence[str], files: Sequence[Path], path: Path, rounds: int
+) -> None:
     """`actionrec predict` as a whole, with the start of Python and the loading of everything."""
-    command = [sys.executable, "-m", "actionrec", "predict", str(path), "--model", model]
+    command = [sys.executable, "-m", "actionrec", "predict", str(path)]
 
     def run(*more: str) -> Callable[[], None]:
         return lambda: subprocess.run([*command, *more], check=True, capture_output=True)
 
-    ways = {
-        "actionrec predict": run(),
-        "actionrec predict --precision float32": run("--precision", "float32"),
-        "python -c 'import torch'": lambda: subprocess.run([sys.executable, "-c", "import torch"]),
-    }
+    ways = {"python -c 'import torch'": run_torch_import}
+    for engine, precision in product(["torch", *engines], ["auto", "float32"]):
+        flags = ["--engine", engine, "--precision", precision]
+        ways[f"actionrec predict {' '.join(flags)}"] = run("--model", model, *flags)
+    for file in files:
+        ways[f"actionrec predict --model {file.name}"] = run("--model", str(file))
+    # What is compiled once is in the cache then.
+    for way in ways.values():
+        way()
     seconds = take_turns(ways, rounds, "whole commands")
     table = Table("command", "seconds", title="whole commands")
     for name, values in seconds.items():
         table.add_row(name, f"{np.median(values):.2f}")
     Console().print(table)
+
+
+def run_torch_import() -> None:
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
 
 
 def main() -> None:
@@ -235,6 +304,9 @@ def main() -> None:
     parser.add_argument("--clip", default="16x124x124", help="of the forward passes")
     parser.add_argument("--batch", type=int, default=1, help="clips of a forward pass")
     parser.add_argument("--device", type=torch.device, default=torch.device(fastest_device()))
+    parser.add_argument("--engines", nargs="*", default=[], help="beside torch, on the CPU")
+    parser.add_argument("--files", nargs="*", type=Path, default=[], help="exported *.onnx, *.xml")
+    parser.add_argument("--results", type=Path, help="CSV file to which the rows are appended")
     parser.add_argument("--rounds", type=int, default=5, help="of whole videos; forwards: 3 times")
     options = parser.parse_args()
     print(f"{device_name(options.device)}, PyTorch {torch.__version__}")
@@ -243,16 +315,26 @@ def main() -> None:
         if options.video is None:
             # The size of Kinetics.
             write_panning_video(path, (256, 340), 250, "libx264")
+        types = precisions(options.device)
+        measured = measure_products(PRODUCT, options.device, 5, types)
+        products = {row.dtype: row.tera_operations for row in measured}
         rows = []
         for backbone, block in product(options.backbones, options.blocks):
             config = ClassifierConfig(tuple(map(str, range(400))), backbone, BlockConfig(block))
             sizes = options.clip, options.batch
-            rows += measure_network(config, *sizes, options.device, 3 * options.rounds, {})
+            rows += measure_network(config, *sizes, options.device, 3 * options.rounds, products)
         model = VideoClassifier.load(options.model)
         what = options.video.name if options.video else "a 10-second clip"
+        if options.engines or options.files:
+            rows += measure_engines(
+                model, options.engines, options.files, 3 * options.rounds, products
+            )
         rows += measure_prediction(model, what, path, options.device, options.rounds)
         print_rows(rows)
-        measure_command(options.model, path, options.rounds)
+        if options.results:
+            for row in rows:
+                measurements.append(options.results, asdict(row), options.device)
+        measure_command(options.model, options.engines, options.files, path, options.rounds)
 
 
 if __name__ == "__main__":

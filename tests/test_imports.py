@@ -19,7 +19,7 @@ FLOORS = (
     {"models"},
     {"config"},
     {"prediction", "evaluation", "explanation", "export"},
-    {"recognizer", "training"},
+    {"quantize", "recognizer", "training"},
     {"app"},
     {"cli"},
     {"__main__", "__init__"},

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 from actionrec.app.service import TOP, Service
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import exclusive
-from actionrec.models.registry import PrecisionName
+from actionrec.models.registry import EngineName, PrecisionName
 from actionrec.recognizer import Recognizer
 from actionrec.signals import stop_requests
 
@@ -50,6 +50,7 @@ def serve(
     max_seconds: float,
     max_megabytes: float,
     precision: PrecisionName,
+    engine: EngineName,
     open_browser: bool,
 ) -> None:
     """Serve the page on 127.0.0.1 until Ctrl-C or SIGTERM; print its address when it is ready.
@@ -63,7 +64,7 @@ def serve(
     if find_spec("gradio") is None:
         raise UsageError('The page needs Gradio; `pip install "actionrec[app]"`.')
     require_free(port)
-    recognizer = Recognizer.load(model, precision=precision, topk=TOP)
+    recognizer = Recognizer.load(model, precision=precision, topk=TOP, engine=engine)
     remove_left_over()
     with (
         tempfile.TemporaryDirectory(prefix=PREFIX) as folder,

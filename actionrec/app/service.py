@@ -114,6 +114,8 @@ class Service:
     def recognise(self, path: Path, folder: Path, report: Report) -> None:
         """Score and explain a video; `report` gets each result, whose files lie in `folder`.
 
+        An exported file explains nothing.
+
         Raises:
             ActionrecError: the video can't be read, or is too large or too long.
         """
@@ -140,6 +142,8 @@ class Service:
         if not playable:
             convert(video, folder / "video.mp4", report)
             report(Playable(folder / "video.mp4"))
+        if self.recognizer.is_exported:
+            return
         report(Progress(f"Looking for the reasons for “{timeline.top[0].label}”", None))
         explanation = explain_best_clip(self.recognizer, video, timeline)
         write_overlay(explanation, folder / "explanation.mp4")

@@ -3,7 +3,7 @@
 from jsonargparse.typing import restricted_number_type
 
 from actionrec.config import Positive
-from actionrec.models.registry import PrecisionName
+from actionrec.models.registry import EngineName, PrecisionName
 
 Port = restricted_number_type("Port", int, [(">", 0), ("<", 65536)])
 
@@ -14,6 +14,7 @@ def app(
     max_seconds: Positive = 600,
     max_megabytes: Positive = 500,
     precision: PrecisionName = "auto",
+    engine: EngineName = "auto",
     open: bool = False,
 ) -> int:
     """Serve a local web page that names the actions in a video.
@@ -33,5 +34,5 @@ def app(
     """
     from actionrec.app.server import serve
 
-    serve(model, port, max_seconds, max_megabytes, precision, open)
+    serve(model, port, max_seconds, max_megabytes, precision, engine, open)
     return 0

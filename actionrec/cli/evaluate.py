@@ -10,7 +10,7 @@ from actionrec.cli.printing import Format, print_comparison, print_evaluation
 from actionrec.config import DatasetName, DecoderName
 from actionrec.errors import UsageError
 from actionrec.files import require_free, require_suffix
-from actionrec.models.registry import PrecisionName
+from actionrec.models.registry import EngineName, PrecisionName
 
 
 def evaluate(
@@ -22,6 +22,7 @@ def evaluate(
     crops: Literal[1, 3] = 1,
     workers: NonNegativeInt = 2,
     precision: PrecisionName = "float32",
+    engine: EngineName = "auto",
     decoder: DecoderName = "pyav",
     devices: PositiveInt = 1,
     nodes: PositiveInt = 1,
@@ -40,10 +41,10 @@ def evaluate(
 
     Args:
         clips: Clips of each video, evenly spread.
-        crops: Crops of each clip: 1 (the centre) or 3 (along the longer side).
+        crops: Crops of each clip: the centre, or 3 along the longer side.
         workers: Number of processes that read videos.
-        precision: Number format of the network: float32, as for published results; bfloat16, which
-            may rank a few clips differently; or auto: bfloat16 on hardware that supports it.
+        precision: Number format; published results are in float32, auto is bfloat16 on hardware
+            that supports it.
         devices: GPUs (or, without a GPU, processes) of this machine; the results do not depend on
             the number.
         nodes: Number of machines; start the command with torchrun or Slurm.
@@ -62,13 +63,15 @@ def evaluate(
         require_suffix(Path(save_logits), [".safetensors"], "--save-logits")
         require_free(Path(save_logits))
     device = join(devices, nodes)
-    ready = InferenceModel.load(model, device, precision, decoder)
+    ready = InferenceModel.load(model, device, precision, decoder, engine=engine)
     data = open_dataset(dataset, root, split, to_train=False)
     _, known_bad = without_damaged_videos(data, sides=("val",))
     request = {"model": model, "split": split}
     # Protocols without a precision are float32, as all were before there was a choice.
     if ready.precision != "float32":
         request["precision"] = ready.precision
+    if ready.engine.name != "torch":
+        request["engine"] = ready.engine.name
     if output is not None:
         protocol = describe_protocol(ready.config, data, clips, crops) | request
         require_same_evaluation(Path(output), protocol)

@@ -3,11 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
 from pathlib import Path
+from typing import Literal
 
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
-from actionrec.cli.printing import Format, print_csv, print_json, print_rows, print_table
+from actionrec.cli.printing import (
+    Format,
+    print_csv,
+    print_json,
+    print_quantization,
+    print_rows,
+    print_table,
+)
 from actionrec.config import BackboneName, BlockName
+from actionrec.errors import UsageError
 
 
 def info(
@@ -68,23 +77,50 @@ def export(
     model: str = "kinetics400-i3d",
     clip: str | None = None,
     video: str | None = None,
+    quantize: Literal["int8"] | None = None,
+    calibrate: str | None = None,
+    min_agreement: ClosedUnitInterval = 0.98,
 ) -> int:
-    """Export a model to ONNX or torch.export, for programs without actionrec.
+    """Export a model to ONNX, torch.export or OpenVINO, for programs without actionrec.
 
     The exported network takes uint8 RGB clips (batch, 3, T, H, W) and returns logits; the file also
-    holds labels, sampling and crop as JSON. It is kept only if its logits equal PyTorch's.
+    holds labels, sampling and crop as JSON. It is kept only if its logits equal PyTorch's; one in
+    INT8 only if enough best labels stay. `--model` of other verbs takes *.onnx and *.xml.
 
     Examples:
         actionrec export --output i3d.onnx
         actionrec export --model runs/mine/model.safetensors --output mine.pt2 --clip 32x124x124
+        actionrec export --quantize int8 --calibrate videos/ --output i3d-int8.onnx
 
     Args:
-        output: Output file, *.onnx or *.pt2 (torch.export).
+        output: Output file, *.onnx or *.pt2 (torch.export), with --quantize *.onnx or *.xml.
         clip: Frames, height and width of a clip; by default as in training.
         video: Video for the check of the logits; by default a generated clip.
+        quantize: Number format of the convolutions; by default float32.
+        calibrate: Folder with videos, of which one half calibrates INT8 and the other checks it.
+        min_agreement: Lowest share of checked clips whose best label is that of float32.
     """
-    from actionrec.export import export as run
+    if (quantize is None) != (calibrate is None):
+        raise UsageError("--quantize and --calibrate go together: INT8 needs a folder of videos.")
+    if quantize is not None and video is not None:
+        raise UsageError("--video is for exports in float32; INT8 is checked on --calibrate.")
+
     from actionrec.models.classifier import VideoClassifier
+
+    if calibrate is not None:
+        from actionrec.quantize import TooLittleAgreement
+        from actionrec.quantize import quantize as write_int8
+
+        classifier = VideoClassifier.load(model)
+        try:
+            found = write_int8(classifier, Path(output), Path(calibrate), clip, min_agreement)
+        except TooLittleAgreement as error:
+            print_quantization(output, error.comparison)
+            raise
+        print_quantization(output, found)
+        return 0
+
+    from actionrec.export import export as run
 
     checked_video = Path(video) if video is not None else None
     exported = run(VideoClassifier.load(model), Path(output), clip, checked_video)

@@ -135,6 +135,7 @@ SHARED = {
     "topk": "Number of best classes in the output.",
     "precision": "Number format of the network: float32, bfloat16, or auto: bfloat16 on hardware "
     "that supports it.",
+    "engine": "What computes the network; auto: the fastest installed.",
     "timeout": "Longest time for one video, in seconds.",
     "memory": "Most memory for one video, in MiB.",
     "format": "Format of the output.",

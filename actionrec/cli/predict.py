@@ -12,7 +12,7 @@ from actionrec.cli.printing import Format, print_predictions, print_timelines
 from actionrec.config import DecoderName, Positive
 from actionrec.errors import ActionrecError, Failure, UsageError, VideoError
 from actionrec.files import find_videos, require_free, require_suffix
-from actionrec.models.registry import PrecisionName
+from actionrec.models.registry import EngineName, PrecisionName
 from actionrec.prediction.formats import PREDICTION_FORMATS, TIMELINE_FORMATS, write_timeline
 from actionrec.progress import track
 from actionrec.text import json_text
@@ -32,6 +32,7 @@ def predict(
     topk: PositiveInt = 5,
     clips: PositiveInt | None = None,
     precision: PrecisionName = "auto",
+    engine: EngineName = "auto",
     decoder: DecoderName = "pyav",
     format: Format = "table",
     files_from: str | None = None,
@@ -43,8 +44,7 @@ def predict(
 ) -> int:
     """Name the action in each video.
 
-    With --output, several processes read the videos and each result is written at once. After an
-    interruption, the same command continues.
+    --output writes each result at once; after an interruption, the same command continues.
 
     Examples:
         actionrec predict video.mp4
@@ -56,8 +56,7 @@ def predict(
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
         clips: Clips of each video; by default enough to cover it, at most ten.
-        precision: Number format of the network; bfloat16 changes scores by up to 0.02, auto uses it
-            on hardware that supports it.
+        precision: Number format; bfloat16 changes scores by up to 0.02, auto uses it in hardware.
         files_from: Text file with one path on each line, or - for standard input.
         output: File for the results; the suffix selects the format.
         workers: Processes that read for --output; by default one a core.
@@ -86,13 +85,15 @@ def predict(
     if output is not None:
         settings = Settings(model, None, topk, clips, precision, decoder, shard)
         limits = Limits(timeout or STANDARD_LIMITS.timeout, memory or STANDARD_LIMITS.memory)
-        failed = predict_to_file(videos, Path(output), settings, workers, limits, complain)
+        failed = predict_to_file(videos, Path(output), settings, workers, limits, engine, complain)
         return 1 if failed else 0
 
     from actionrec.models.inference import InferenceModel
     from actionrec.prediction.videos import predict_videos
 
-    ready = InferenceModel.load(model, precision=precision, decoder=decoder, topk=topk)
+    ready = InferenceModel.load(
+        model, precision=precision, decoder=decoder, topk=topk, engine=engine
+    )
     failures: list[Failure] = []
 
     def results() -> "Iterator[Prediction | Failure]":
@@ -113,6 +114,7 @@ def timeline(
     min_score: ClosedUnitInterval = 0.2,
     topk: PositiveInt = 5,
     precision: PrecisionName = "auto",
+    engine: EngineName = "auto",
     format: Format = "table",
     output: Sequence[str] = (),
     render: str | None = None,
@@ -148,7 +150,7 @@ def timeline(
 
     if render and not isinstance(found[0], Failure):
         rendering.require_rendering(found[0], Path(render))
-    ready = InferenceModel.load(model, precision=precision, topk=topk)
+    ready = InferenceModel.load(model, precision=precision, topk=topk, engine=engine)
     problems: list[str] = []
     scored: Timeline | None = None
 
@@ -198,6 +200,7 @@ def watch(
     hop: Positive | None = None,
     topk: PositiveInt = 5,
     precision: PrecisionName = "auto",
+    engine: EngineName = "auto",
 ) -> int:
     """Name the actions in a camera or stream as they happen.
 
@@ -216,7 +219,7 @@ def watch(
     from actionrec.models.inference import InferenceModel
     from actionrec.prediction.live import watch as watch_source
 
-    ready = InferenceModel.load(model, precision=precision, topk=topk)
+    ready = InferenceModel.load(model, precision=precision, topk=topk, engine=engine)
     for prediction in watch_source(ready, source, hop):
         print(json_text(asdict(prediction)), flush=True)
     return 0

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from actionrec.evaluation.compare import Comparison
     from actionrec.prediction.timeline import Timeline
     from actionrec.prediction.videos import Prediction
+    from actionrec.quantize import Comparison as QuantizationComparison
 
 Format = Literal["table", "json", "csv"]
+
+# Lines for classes that quantisation changed.
+MOST_CLASSES = 10
 
 
 def say(line: str) -> None:
@@ -181,3 +185,34 @@ def print_comparison(result: "Comparison", format: Format) -> None:
     ]
     print_table(rows, ["McNemar", "only A", "only B", "p", "test"])
     print(f"\n{result.verdict} {result.limits}".rstrip())
+
+
+def print_quantization(output: str, found: "QuantizationComparison") -> None:
+    """How a model in INT8 compares with float32, with the classes that changed most."""
+    sure = ""
+    if found.sure_agreement is not None:
+        sure = f"; {found.sure_agreement:.1%} of the {found.sure_clips} of which float32 is sure"
+    say(f"{output}: on {found.clips} clips that calibrated nothing, beside float32")
+    rows = [
+        ["same best label", f"{found.agreement:.1%}{sure}"],
+        ["largest change of a score", f"{found.mean_difference:.3f} mean"]
+        + [f"{found.worst_difference:.3f} at worst"],
+        ["seconds a clip", f"{found.int8_seconds:.2f} instead of {found.float32_seconds:.2f}"],
+        ["MB", f"{found.int8_bytes / 1e6:.1f} instead of {found.float32_bytes / 1e6:.1f}"],
+    ]
+    for name, *values in rows:
+        say(f"  {name}: {', '.join(values)}")
+    if found.disagreements:
+        print_table(
+            [
+                [f"  {each.video}", f"{each.float32} {each.float32_score:.3f}"]
+                + [f"{each.int8} {each.int8_score:.3f}"]
+                for each in found.disagreements
+            ],
+            ["  other best label", "float32", "INT8"],
+        )
+    most = list(found.per_class.items())[:MOST_CLASSES]
+    print_table(
+        [[f"  {label}", f"{change:.3f}"] for label, change in most],
+        ["  predicted class", "largest change of a score, mean"],
+    )

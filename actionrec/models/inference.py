@@ -6,25 +6,26 @@
 Training never uses this form: its batch normalisations are gone.
 """
 
-import copy
+import logging
 import os
-from functools import cached_property, partial
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from actionrec.devices import fastest_device, has_bfloat16
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.models.backbone import Backbone
 from actionrec.models.classifier import VideoClassifier
-from actionrec.models.convolution import speed_up
-from actionrec.models.registry import PrecisionName
+from actionrec.models.engines import Answers, Torch, engine_of_file, engine_of_network
+from actionrec.models.exported import ExportedModel, is_exported
+from actionrec.models.graph import folded
+from actionrec.models.registry import EngineName, PrecisionName
 from actionrec.video.clips import ClipReader
+
+logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 4
 
@@ -34,46 +35,53 @@ if hasattr(os, "register_at_fork"):
 
 
 class InferenceModel:
-    """A copy of a video classifier that gives the same answers faster.
+    """A copy of a video classifier that gives the same answers faster, or an exported file.
 
-    Batch normalisations are folded into the convolutions before them, and an x86 CPU computes these
-    by `convolution.speed_up`. In bfloat16 the units and nonlocal blocks compute with 8 significant
-    bits; pooling, head and softmax keep float32, which leaves scores within about 0.02 of those in
-    float32 (cgnl, which nothing normalises: 0.05).
+    Batch normalisations are folded into the convolutions before them. In bfloat16 the units and
+    nonlocal blocks compute with 8 significant bits; pooling, head and softmax keep float32, which
+    leaves scores within about 0.02 of those in float32 (cgnl, which nothing normalises: 0.05).
 
     Args:
-        model: The classifier, which is not changed.
-        device, precision, decoder, topk: As in `actionrec.load`.
+        model: The classifier, which is not changed; or a file, which needs an engine of its own.
+        device, precision, decoder, topk, engine: As in `actionrec.load`.
 
     Raises:
-        UsageError: `topk` is below 1.
+        UsageError: `topk` is below 1, or the engine is not installed.
     """
 
     def __init__(
         self,
-        model: VideoClassifier,
+        model: VideoClassifier | ExportedModel,
         device: str | torch.device | None = None,
         precision: PrecisionName = "auto",
         decoder: str = "pyav",
         topk: int = 5,
+        engine: EngineName = "torch",
     ) -> None:
         if topk < 1:
             raise UsageError(f"A topk of {topk} is not possible; it must be at least 1.")
-        prepared = copy.deepcopy(model).eval().requires_grad_(False)
-        prepared = prepared.to(device or fastest_device())
-        fold_batchnorm(prepared.network)
+        exported = isinstance(model, ExportedModel)
+        self.device = torch.device("cpu" if exported else device or fastest_device())
         if precision == "auto":
-            precision = "bfloat16" if has_bfloat16(prepared.device) else "float32"
-        dtype = getattr(torch, precision)
-        prepared.network.units.to(dtype)
-        prepared.network.blocks.to(dtype)
-        self.model = prepared
+            fast = has_bfloat16(self.device) and engine != "onnxruntime"
+            precision = "bfloat16" if fast else "float32"
         self.name = model.name
         self.config = model.config
         self.labels = model.config.labels
-        self.precision = precision
+        self.precision: str = precision
         self.topk = topk
         self.clips = ClipReader(model.config.sampling, model.config.preprocessing, decoder)
+        if exported:
+            self._classifier = None
+            if model.quantization is not None:
+                self.precision, precision = "int8", "float32"
+            self.engine = engine_of_file(engine, model, precision)
+        else:
+            self._classifier = folded(model).to(self.device)
+            dtype = getattr(torch, precision)
+            self._classifier.network.units.to(dtype)
+            self._classifier.network.blocks.to(dtype)
+            self.engine = engine_of_network(engine, model, self._classifier, precision)
 
     @classmethod
     def load(
@@ -83,37 +91,77 @@ class InferenceModel:
         precision: PrecisionName = "auto",
         decoder: str = "pyav",
         topk: int = 5,
+        engine: EngineName = "auto",
     ) -> Self:
         """Make the classifier in a model file, or the pretrained one of that name, ready.
 
         Raises:
             ActionrecError: there is no such file or name, or the file is no model.
         """
-        return cls(VideoClassifier.load(model), device, precision, decoder, topk)
+        return cls(read_model(model), device, precision, decoder, topk, engine)
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether it is an exported file, which has no network to look into."""
+        return self._classifier is None
+
+    @property
+    def model(self) -> VideoClassifier:
+        """The folded classifier.
+
+        Raises:
+            ActionrecError: the model is an exported file.
+        """
+        if self._classifier is None:
+            raise ActionrecError(
+                f"{self.name} is an exported file, which can predict and nothing else; give the "
+                "model that it was made from."
+            )
+        return self._classifier
 
     @property
     def network(self) -> Backbone:
-        """The folded network."""
+        """The folded network; raises as `model` does."""
         return self.model.network
 
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return self.model.device
-
-    @torch.inference_mode()
     def logits(self, clips: torch.Tensor) -> torch.Tensor:
         """Logits, float32 (B, classes) on the CPU, of uint8 clips (B, 3, T, H, W)."""
-        batches = clips.split(BATCH_SIZE)
-        scored = [self._fast(self._pixels(batch)).float().cpu() for batch in batches]
-        return self._finite(torch.cat(scored))
+        logits, _ = self._answers(clips)
+        return self._finite(logits)
 
-    @torch.inference_mode()
     def scores(self, clips: torch.Tensor) -> np.ndarray:
         """Softmax scores, float32 (B, classes), of uint8 clips (B, 3, T, H, W)."""
-        batches = clips.split(BATCH_SIZE)
-        scored = [self._fast(self._pixels(batch)).float().softmax(dim=1) for batch in batches]
-        return self._finite(torch.cat([scores.cpu() for scores in scored])).numpy()
+        logits, _ = self._answers(clips)
+        return self._finite(logits.softmax(dim=1)).numpy()
+
+    def clip_features(self, clips: torch.Tensor) -> np.ndarray:
+        """The pooled feature map, float32 (B, features), of uint8 clips (B, 3, T, H, W).
+
+        Raises:
+            ActionrecError: the model is an exported file that has logits alone.
+        """
+        _, features = self._answers(clips)
+        if features.shape[1] == 0:
+            raise ActionrecError(
+                f"{self.name} gives no features; give the model that it was made from."
+            )
+        return features.numpy()
+
+    @torch.inference_mode()
+    def _answers(self, clips: torch.Tensor) -> Answers:
+        """The logits and features of clips, a batch at a time."""
+        if not self.engine.takes(clips):
+            size = "x".join(map(str, clips.shape[2:]))
+            if self._classifier is None:
+                raise ActionrecError(f"{self.name} takes no clips of {size}; it has one size.")
+            logger.warning(
+                "The engine %s was made for another clip than %s; torch computes from here on.",
+                *(self.engine.name, size),
+            )
+            self.engine = Torch(self._classifier)
+        answers = [self.engine(batch) for batch in clips.split(BATCH_SIZE)]
+        logits, features = (torch.cat(each) for each in zip(*answers, strict=True))
+        return logits, features
 
     def _finite(self, answers: torch.Tensor) -> torch.Tensor:
         """The network's answers, if they are numbers.
@@ -128,31 +176,11 @@ class InferenceModel:
             )
         return answers
 
-    @torch.inference_mode()
-    def clip_features(self, clips: torch.Tensor) -> np.ndarray:
-        """The pooled feature map, float32 (B, features), of uint8 clips (B, 3, T, H, W)."""
-        return self._fast.features(self._pixels(clips)).float().cpu().numpy()
 
-    @cached_property
-    def _fast(self) -> Backbone:
-        """The network as it computes; explanations look into the plain one."""
-        return speed_up(self.network)
+def read_model(model: str | Path) -> VideoClassifier | ExportedModel:
+    """The model in a file or a run's folder, or the pretrained one of that name.
 
-    def _pixels(self, clips: torch.Tensor) -> torch.Tensor:
-        return self.model.pixels(clips.to(self.device))
-
-
-def fold_batchnorm(network: nn.Module) -> None:
-    """Fold the batch normalisations of `network`, in place, into the convolutions before them.
-
-    In our networks and in PyTorchVideo's, a Conv3d and its BatchNorm3d are neighbours within a
-    module.
+    Raises:
+        ActionrecError: there is no such file or name, or the file is no model.
     """
-    for module in list(network.modules()):
-        for (_, conv), (name, norm) in pairwise(list(module.named_children())):
-            if isinstance(conv, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d):
-                statistics = norm.running_mean, norm.running_var, norm.eps
-                conv.weight, conv.bias = fuse_conv_bn_weights(
-                    conv.weight, conv.bias, *statistics, norm.weight, norm.bias
-                )
-                setattr(module, name, nn.Identity())
+    return ExportedModel.read(Path(model)) if is_exported(model) else VideoClassifier.load(model)

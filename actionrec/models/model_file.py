@@ -6,6 +6,7 @@
 Predicting and evaluating need nothing else.
 """
 
+import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -70,6 +71,15 @@ def locate(model: str | Path) -> Path:
     """The model file: `model` itself, or the best epoch's in the folder of a training run."""
     path = Path(model)
     return path / "model.safetensors" if path.is_dir() else path
+
+
+def sha256(path: Path) -> str:
+    """The hash of a model file; of OpenVINO's *.xml, with the weights beside it."""
+    weights = [path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else []
+    found = hashlib.sha256()
+    for part in [path, *weights]:
+        found.update(part.read_bytes())
+    return found.hexdigest()
 
 
 def require_finite(tensors: Mapping[str, torch.Tensor], source: str | Path) -> None:

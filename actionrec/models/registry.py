@@ -41,6 +41,9 @@ BLOCKS = {
 # Number formats of prediction; auto is bfloat16 where the hardware has it.
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 
+# What computes a network that predicts; auto is the fastest that is installed.
+EngineName = Literal["auto", "torch", "compile", "openvino", "onnxruntime"]
+
 
 def find(registry: Mapping[str, str], name: str, kind: str) -> Callable[..., Any]:
     """The function that builds the network or block `name`.

@@ -26,8 +26,8 @@ import torch
 
 from actionrec.errors import ActionrecError, Failure, Stopped, UsageError, VideoError
 from actionrec.files import exclusive, find_videos, remote_failure, short_enough
-from actionrec.models.classifier import VideoClassifier
-from actionrec.models.inference import InferenceModel
+from actionrec.models.inference import InferenceModel, read_model
+from actionrec.models.registry import EngineName
 from actionrec.models.shared_batches import ScoredVideo, score_videos
 from actionrec.prediction import parquet
 from actionrec.prediction.journal import Journal, Settings
@@ -94,6 +94,7 @@ def predict_to_file(
     settings: Settings,
     workers: int | None = None,
     limits: Limits = STANDARD_LIMITS,
+    engine: EngineName = "auto",
     complain: Callable[[str], None] = logger.warning,
 ) -> int:
     """Predict the videos of which `output` has no result yet; returns how many have failed.
@@ -104,6 +105,7 @@ def predict_to_file(
         settings: The model, and what else the results depend on.
         workers: Processes that read videos; by default one a core.
         limits: Time and memory for reading one video.
+        engine: What computes the network.
         complain: Called with the reason of each failure.
 
     Raises:
@@ -125,13 +127,13 @@ def predict_to_file(
     )
     with exclusive(lines, busy), sigterm_as_interrupt():
         # Before the workers start, so that the model is downloaded or refused once.
-        VideoClassifier.load(settings.model)
+        read_model(settings.model)
         settings = settings.resolved()
         if to_parquet and output.exists():
             return parquet.check_finished(by_name, output, lines, settings)
         with closing(Journal(lines, settings)) as journal:
             try:
-                _predict_missing(by_name, journal, settings, workers, limits, complain)
+                _predict_missing(by_name, journal, settings, workers, limits, engine, complain)
                 if to_parquet:
                     parquet.write(lines, output, settings, journal.rows)
                     journal.delete()
@@ -150,6 +152,7 @@ def _predict_missing(
     settings: Settings,
     workers: int | None,
     limits: Limits,
+    engine: EngineName,
     complain: Callable[[str], None],
 ) -> None:
     missing = [video for name, video in videos.items() if name not in journal.videos]
@@ -158,7 +161,7 @@ def _predict_missing(
         logger.info("%d of %d videos are done already.", completed, len(videos))
     if not missing:
         return
-    with closing(_lines(missing, settings, workers, limits)) as lines:
+    with closing(_lines(missing, settings, workers, limits, engine)) as lines:
         for video, line in track(lines, "predicting", len(videos), completed):
             if isinstance(line, VideoError | WorkerError):
                 complain(str(line))
@@ -176,7 +179,11 @@ def _predict_missing(
 
 
 def _lines(
-    videos: list[str | Failure], settings: Settings, workers: int | None, limits: Limits
+    videos: list[str | Failure],
+    settings: Settings,
+    workers: int | None,
+    limits: Limits,
+    engine: EngineName,
 ) -> Iterator[tuple[str, str | ActionrecError]]:
     """Each video with its line or the error, as soon as it is known."""
     paths = [Path(video) for video in videos if not isinstance(video, Failure)]
@@ -185,7 +192,7 @@ def _lines(
             yield video.video, VideoError(video.error)
     if not paths:
         return
-    models = _load(settings)
+    models = _load(settings, engine)
     networks = [partial(_scores, model) for model in models]
     reader = models[0].clips
     scored = score_videos(networks, reader, paths, settings.clips, 1, workers, limits)
@@ -198,20 +205,30 @@ def _lines(
                 yield str(path), result
 
 
-def _load(settings: Settings) -> list[InferenceModel]:
-    """The model for each thread: twice for each GPU, so that one batch goes there while the other
-    is being scored; without a GPU, for one core each."""
+def _load(settings: Settings, engine: EngineName) -> list[InferenceModel]:
+    """The model for each thread, on each of the GPUs."""
     gpus = torch.cuda.device_count()
-    devices = [f"cuda:{number}" for number in range(gpus)] or ["cpu"]
-    threads = 2 if gpus else min(cores(), MOST_NETWORKS)
     models = []
-    for device in devices:
+    for device in [f"cuda:{number}" for number in range(gpus)] or ["cpu"]:
         with _failures_explained(device):
             model = InferenceModel.load(
-                settings.model, device, settings.precision, settings.decoder, settings.topk
+                settings.model,
+                device,
+                settings.precision,
+                settings.decoder,
+                settings.topk,
+                engine,
             )
-        models += [model] * threads
+        models += [model] * threads_of(model)
     return models
+
+
+def threads_of(model: InferenceModel) -> int:
+    """How many threads score with a model: two for a GPU, so that one batch goes there while the
+    other is being scored; on the CPU, one for each core, or one if the engine divides the cores."""
+    if model.device.type != "cpu":
+        return 2
+    return 1 if model.engine.has_own_threads else min(cores(), MOST_NETWORKS)
 
 
 def _scores(model: InferenceModel, clips: torch.Tensor) -> np.ndarray:

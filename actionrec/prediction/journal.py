@@ -8,7 +8,6 @@ To retry the failed videos, delete their lines. The settings that results depend
 the lines, in actions.jsonl.settings.json, so that one file never mixes two models or settings.
 """
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, replace
@@ -58,8 +57,7 @@ class Settings:
             fast = has_bfloat16(torch.device(fastest_device()))
             precision = "bfloat16" if fast else "float32"
         if self.model not in WEIGHTS:
-            with model_file.locate(self.model).open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = model_file.sha256(model_file.locate(self.model))
         return replace(self, sha256=sha256, precision=precision)
 
     def require(self, others: dict[str, Any], path: Path) -> None:

@@ -1,0 +1,293 @@
+"""Every engine says what PyTorch says, keeps its compiled form, and gives way where it can't."""
+
+import json
+import logging
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from actionrec.errors import ActionrecError, UsageError
+from actionrec.models import engines
+from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
+from actionrec.models.inference import InferenceModel
+from actionrec.models.nonlocal_blocks import build_block
+from actionrec.models.registry import BLOCKS
+from actionrec.video.sampling import ClipSampling
+from actionrec.video.transforms import Preprocessing
+
+
+def classifier(backbone: str = "c3d_small", block: str = "none", seed: int = 0) -> VideoClassifier:
+    """A model for clips of 8x32x32, whose norms and blocks all do something."""
+    torch.manual_seed(seed)
+    sampling, preprocessing = ClipSampling(8), Preprocessing(36, 32, gamma=0.7)
+    config = ClassifierConfig(
+        ("a", "b", "c"), backbone, BlockConfig(block), sampling, preprocessing
+    )
+    return randomised(VideoClassifier(config)).eval()
+
+
+@torch.no_grad()
+def randomised(module: nn.Module) -> nn.Module:
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm3d | nn.GroupNorm) and norm.weight is not None:
+            norm.weight.uniform_(0.5, 1.5)
+        if isinstance(norm, nn.BatchNorm3d):
+            norm.running_mean.normal_(0, 0.1)
+            norm.running_var.uniform_(0.5, 1.5)
+    return module
+
+
+def clips(number: int, size: tuple[int, int, int] = (8, 32, 32)) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(number, 3, 3, 4, 4, generator=generator)
+    return (255 * nn.functional.interpolate(coarse, size, mode="trilinear")).byte()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """The forms that other tests compiled are out of sight."""
+    monkeypatch.setenv("ACTIONREC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "engines"
+
+
+def assert_same_answers(model: VideoClassifier, engine: str) -> None:
+    plain = InferenceModel(model, precision="float32")
+    other = InferenceModel(model, precision="float32", engine=engine)
+    assert other.engine.name == engine
+    pixels = clips(3)
+    for found, expected in (
+        (other.logits(pixels).numpy(), plain.logits(pixels).numpy()),
+        (other.clip_features(pixels), plain.clip_features(pixels)),
+    ):
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_every_block_is_computed_by_an_engine_as_by_pytorch(engine):
+    model = classifier()
+    names = [name for name in BLOCKS if (engine, name) != ("openvino", "cayley")]
+    blocks = [build_block(name, 64) for name in names]
+    model.network.blocks["conv4"] = randomised(nn.Sequential(*blocks))
+    assert_same_answers(model, engine)
+
+
+def test_openvino_leaves_cayley_to_torch_because_it_inverts_no_matrix(caplog):
+    model = InferenceModel(classifier("c3d_small", "cayley"), engine="openvino")
+    assert model.engine.name == "torch"
+    assert "(No conversion rule found for operations: aten.linalg_inv" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["i3d", "r3d50", "i3d_r50"])
+def test_every_backbone_is_computed_by_openvino_as_by_pytorch(backbone):
+    assert_same_answers(classifier(backbone, "snl"), "openvino")
+
+
+@pytest.mark.slow
+def test_pytorchs_compiler_computes_the_same():
+    assert_same_answers(classifier("c3d_small", "snl"), "compile")
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_compiled_form_is_kept_and_belongs_to_its_weights(engine, monkeypatch):
+    made = []
+    trace = engines.trace_prediction
+    monkeypatch.setattr(engines, "trace_prediction", lambda m: made.append(m) or trace(m))
+    model = classifier()
+    first = InferenceModel(model, precision="float32", engine=engine).logits(clips(2))
+    again = InferenceModel(model, precision="float32", engine=engine).logits(clips(2))
+    assert torch.equal(first, again) and len(made) == 1
+    with torch.no_grad():
+        model.network.head.bias[0] += 1
+    changed = InferenceModel(model, precision="float32", engine=engine).logits(clips(2))
+    assert len(made) == 2
+    torch.testing.assert_close(changed - first, torch.tensor([[1.0, 0, 0]] * 2))
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_damaged_form_is_made_again(engine, own_cache):
+    model = classifier()
+    first = InferenceModel(model, precision="float32", engine=engine).logits(clips(2))
+    [form] = own_cache.iterdir()
+    form.write_bytes(form.read_bytes()[:1000])
+    again = InferenceModel(model, precision="float32", engine=engine)
+    assert again.engine.name == engine and torch.equal(again.logits(clips(2)), first)
+    assert form.stat().st_size > 1000
+
+
+def test_the_cache_keeps_the_forms_that_were_used_last(own_cache):
+    own_cache.mkdir(parents=True)
+    for number in range(engines.MOST_FORMS):
+        (own_cache / str(number)).write_bytes(b"form")
+        os.utime(own_cache / str(number), (number, number))
+    engines.from_cache("0", lambda: b"new", bytes)
+    engines.from_cache("another", lambda: b"new", bytes)
+    assert {path.name for path in own_cache.iterdir()} == {"0", "another", *"234567"}
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ACTIONREC_CACHE", str(tmp_path / "file"))
+    assert_same_answers(classifier(), "openvino")
+    assert "is not kept for the next time" in caplog.text
+
+
+def test_several_threads_share_an_engine():
+    model = InferenceModel(classifier(), precision="float32", engine="openvino")
+    pixels = clips(8)
+    expected = model.logits(pixels)
+    found = {}
+
+    def score(row: int) -> None:
+        found[row] = torch.cat([model.logits(pixels[row : row + 1]) for _ in range(20)])
+
+    threads = [threading.Thread(target=score, args=(row,)) for row in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for row in range(8):
+        assert torch.equal(found[row], expected[row : row + 1].expand(20, -1))
+
+
+def test_torch_takes_over_for_a_clip_of_another_size(caplog):
+    model = InferenceModel(classifier(), precision="float32", engine="openvino")
+    larger = clips(2, (8, 40, 40))
+    expected = InferenceModel(classifier(), precision="float32").logits(larger)
+    assert torch.equal(model.logits(larger), expected)
+    assert "openvino was made for another clip than 8x40x40; torch computes" in caplog.text
+
+
+def test_torch_takes_over_where_an_engine_fails(monkeypatch, caplog):
+    def fail(model):
+        raise RuntimeError("no such operator: lattice\nand many lines more")
+
+    monkeypatch.setattr(engines, "trace_prediction", fail)
+    model = InferenceModel(classifier(), precision="float32", engine="openvino")
+    assert model.engine.name == "torch" and model.scores(clips(1)).shape == (1, 3)
+    assert caplog.messages == [
+        "The engine openvino can't compute this network (no such operator: lattice); torch does."
+    ]
+
+
+def test_onnxruntime_leaves_bfloat16_to_torch(caplog):
+    model = InferenceModel(classifier(), precision="bfloat16", engine="onnxruntime")
+    assert model.engine.name == "torch" and "(it has no bfloat16)" in caplog.text
+    assert InferenceModel(classifier(), engine="onnxruntime").precision == "float32"
+
+
+def test_an_engine_that_is_not_installed_is_told_with_what_installs_it(monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"openvino is not installed.*actionrec\[openvino\]"):
+        InferenceModel(classifier(), engine="openvino")
+    with pytest.raises(UsageError, match=r"actionrec\[onnx\]"):
+        InferenceModel(classifier(), engine="onnxruntime")
+    assert InferenceModel(classifier(), engine="auto").engine.name == "torch"
+
+
+def test_auto_compiles_nothing_for_a_network_that_is_fast_anyway(own_cache):
+    assert InferenceModel(classifier(), engine="auto").engine.name == "torch"
+    assert not own_cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [((0.5, 0.2), "openvino"), ((0.5, 0.49), "torch"), ((0.5, 0.9), "torch")],
+)
+def test_auto_takes_what_is_clearly_faster_and_measures_once(
+    seconds, chosen, own_cache, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO)
+    measured = []
+
+    def shortest(candidates, clip):
+        measured.append(list(candidates))
+        return dict(zip(("torch", "openvino"), seconds, strict=True))
+
+    monkeypatch.setattr(engines, "shortest", shortest)
+    for _ in range(2):
+        model = InferenceModel(classifier(), precision="float32", engine="auto")
+        assert model.engine.name == chosen
+    assert measured == [["torch"], ["torch", "openvino"]]
+    [kept] = own_cache.glob("*.json")
+    assert json.loads(kept.read_text()) == {"torch": seconds[0], "openvino": seconds[1]}
+    told = "Computing with openvino: 0.20 s a clip, torch 0.50 s." in caplog.text
+    assert told == (chosen == "openvino")
+
+
+def test_the_command_line_takes_an_engine(model, encode, tmp_path, command):
+    video = encode(tmp_path / "video.mp4", frames=12)
+    answers = {}
+    for engine in ("torch", "openvino", "onnxruntime"):
+        done = command(
+            *("predict", video, "--model", model, "--engine", engine),
+            *("--precision", "float32", "--format", "json"),
+        )
+        assert done.returncode == 0 and done.stderr.count("\n") <= 1, done.stderr
+        [answers[engine]] = json.loads(done.stdout)
+    expected = {entry["label"]: entry["score"] for entry in answers["torch"]["top"]}
+    for answer in answers.values():
+        found = {entry["label"]: entry["score"] for entry in answer["top"]}
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
+def exported(tmp_path: Path, command, model: str) -> Path:
+    path = tmp_path / "exported.onnx"
+    done = command("export", "--model", model, "--output", path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_an_exported_file_predicts_and_explains_nothing(model, encode, tmp_path, command):
+    path = exported(tmp_path, command, model)
+    video = encode(tmp_path / "video.mp4", frames=12)
+    plain = InferenceModel.load(model, precision="float32", engine="torch")
+    pixels = plain.clips.read(video).pixels
+    for engine in ("auto", "openvino", "onnxruntime"):
+        file = InferenceModel.load(path, precision="float32", engine=engine)
+        assert file.labels == plain.labels and file.is_exported
+        torch.testing.assert_close(file.logits(pixels), plain.logits(pixels), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ActionrecError, match="gives no features"):
+        file.clip_features(pixels)
+    with pytest.raises(ActionrecError, match="takes no clips of 4x40x40"):
+        file.scores(clips(1, (4, 40, 40)))
+    with pytest.raises(UsageError, match="--engine torch can't run"):
+        InferenceModel.load(path, engine="torch")
+
+    for verb in (["predict", video], ["timeline", video]):
+        done = command(*verb, "--model", path, "--format", "json")
+        assert done.returncode == 0, done.stderr
+    explained = command("explain", video, "--model", path, "--output", tmp_path / "why.png")
+    assert explained.returncode == 1 and len(explained.stderr.splitlines()) == 1
+    assert "is an exported file, which can predict and nothing else" in explained.stderr
+
+
+def test_an_exported_file_is_of_ours_and_whole(tmp_path, model, command):
+    import onnx
+
+    path = exported(tmp_path, command, model)
+    newer = onnx.load(path)
+    [entry] = newer.metadata_props
+    description = json.loads(entry.value)
+    description["config"]["spin"] = 1
+    entry.value = json.dumps(description)
+    onnx.save(newer, tmp_path / "newer.onnx")
+    with pytest.raises(ActionrecError, match="newer.onnx was written by another version"):
+        InferenceModel.load(tmp_path / "newer.onnx")
+    foreign = onnx.load(path)
+    del foreign.metadata_props[:]
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    (tmp_path / "text.onnx").write_text("hello")
+    (tmp_path / "cut.onnx").write_bytes(path.read_bytes()[:1000])
+    (tmp_path / "text.xml").write_text("<net/>")
+    for name in ("foreign.onnx", "text.onnx", "cut.onnx", "text.xml"):
+        with pytest.raises(ActionrecError, match=f"{name} is no model that `actionrec export`"):
+            InferenceModel.load(tmp_path / name)
+    with pytest.raises(ActionrecError, match="There is no model"):
+        InferenceModel.load(tmp_path / "none.onnx")
