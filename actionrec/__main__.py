@@ -7,7 +7,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
-# New objects after which Python looks for garbage; its own figure is 700.
+# New objects after which Python looks for garbage; its own figure is some hundreds.
 GARBAGE = 100_000
 INTERRUPTED = "actionrec: interrupted; everything printed or saved so far is complete."
 

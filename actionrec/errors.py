@@ -38,3 +38,11 @@ class Failure:
 
     video: str
     error: str
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of another library says, in one line without a full stop."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # OpenVINO begins with places in its own code.
+    line = lines[-1] if lines[0].startswith(("Check ", "Exception from ")) else lines[0]
+    return line.strip().removeprefix("-- ").rstrip(".:")

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
-from actionrec.errors import ActionrecError, UsageError
+from actionrec.errors import ActionrecError, UsageError, reason_of
 from actionrec.files import replacing, require_free
 from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.models.inference import InferenceModel
@@ -122,10 +122,9 @@ def export(
             raise
         # The errors of torch.export, its ONNX exporter and onnxruntime have no base in common.
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0].rstrip(".:")
             raise ActionrecError(
                 f"{output} was not written: torch {torch.__version__} can't export this network "
-                f"({reason}); report it, or try the other format."
+                f"({reason_of(error)}); report it, or try the other format."
             ) from error
         for shape, difference in differences.items():
             # NaN is no agreement either.

@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from actionrec.errors import ActionrecError, Failure, UsageError, VideoError
+from actionrec.errors import ActionrecError, Failure, UsageError, VideoError, reason_of
 from actionrec.export import resized
 from actionrec.files import find_videos, replacing, require_free
 from actionrec.models.classifier import VideoClassifier
-from actionrec.models.exported import ExportedModel
+from actionrec.models.exported import ExportedModel, import_openvino
 from actionrec.models.graph import folded, trace_prediction
 from actionrec.models.inference import InferenceModel
 from actionrec.models.model_file import METADATA_KEY, describe
@@ -231,18 +231,16 @@ def quantized(
             return _openvino(program, calibrating)
     # The errors of torch.export and NNCF have no base in common.
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".:")
         raise ActionrecError(
-            f"{output} was not written: this network can't be quantised ({reason}); report it, or "
-            "export it without --quantize."
+            f"{output} was not written: this network can't be quantised ({reason_of(error)}); "
+            "report it, or export it without --quantize."
         ) from error
 
 
 def _openvino(
     program: ExportedProgram, calibrating: Sequence[Tensor]
 ) -> Callable[[Path, str], None]:
-    import openvino
-
+    openvino = import_openvino()
     graph = _by_nncf(openvino.convert_model(program), [clip.numpy() for clip in calibrating])
 
     def save(path: Path, description: str) -> None:
@@ -270,6 +268,8 @@ def _by_nncf(graph: Any, inputs: Sequence[Any]) -> Any:
     """The graph with convolutions in 8 bits, their ranges those of some inputs."""
     # It looks for a GPU, and says at length that there is none.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    # Before NNCF, which would send statistics otherwise.
+    import_openvino()
     import nncf
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 

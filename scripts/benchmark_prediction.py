@@ -39,7 +39,7 @@ from torch import nn
 
 from actionrec.devices import fastest_device, has_bfloat16
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
-from actionrec.models.exported import RUN_BY
+from actionrec.models.exported import RUN_BY, openvino_core
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction.videos import Prediction, predict_video
 from actionrec.video.clips import MOST_CLIPS, ClipReader
@@ -244,9 +244,7 @@ def measure_engines(
 
 
 def openvino_alone(file: Path, shape: tuple[int, ...]) -> Callable[[np.ndarray], object]:
-    import openvino
-
-    core = openvino.Core()
+    core = openvino_core()
     graph = core.read_model(file)
     graph.reshape(shape)
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}

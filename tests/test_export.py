@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from trained_models import randomised, trained
 
 from actionrec.cli.main import main
 from actionrec.errors import ActionrecError, UsageError
@@ -24,41 +25,14 @@ from actionrec.export import (
     write_onnx,
     write_torch,
 )
-from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
+from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.models.model_file import METADATA_KEY
 from actionrec.models.nonlocal_blocks import build_block
 from actionrec.models.registry import BLOCKS
-from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "onnx_predict.py"
-
-
-def trained(backbone: str, block: str = "none", length: int = 8, size: int = 32) -> VideoClassifier:
-    """A model whose norms and blocks all do something, as after training."""
-    torch.manual_seed(0)
-    model = VideoClassifier(
-        ClassifierConfig(
-            labels=("a", "b", "c"),
-            backbone=backbone,
-            block=BlockConfig(block),
-            sampling=ClipSampling(length),
-            preprocessing=Preprocessing(size + 4, size, gamma=0.7),
-        )
-    )
-    return randomised(model).eval()
-
-
-def randomised(module: nn.Module) -> nn.Module:
-    with torch.no_grad():
-        for norm in module.modules():
-            if isinstance(norm, nn.BatchNorm3d | nn.GroupNorm) and norm.weight is not None:
-                norm.weight.uniform_(0.5, 1.5)
-            if isinstance(norm, nn.BatchNorm3d):
-                norm.running_mean.normal_(0, 0.1)
-                norm.running_var.uniform_(0.5, 1.5)
-    return module
 
 
 def one_block_after_the_other() -> VideoClassifier:

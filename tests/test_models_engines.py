@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -10,36 +12,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from trained_models import randomised, trained
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.models import engines
-from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
+from actionrec.models.classifier import VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.models.nonlocal_blocks import build_block
 from actionrec.models.registry import BLOCKS
-from actionrec.video.sampling import ClipSampling
-from actionrec.video.transforms import Preprocessing
-
-
-def classifier(backbone: str = "c3d_small", block: str = "none", seed: int = 0) -> VideoClassifier:
-    """A model for clips of 8x32x32, whose norms and blocks all do something."""
-    torch.manual_seed(seed)
-    sampling, preprocessing = ClipSampling(8), Preprocessing(36, 32, gamma=0.7)
-    config = ClassifierConfig(
-        ("a", "b", "c"), backbone, BlockConfig(block), sampling, preprocessing
-    )
-    return randomised(VideoClassifier(config)).eval()
-
-
-@torch.no_grad()
-def randomised(module: nn.Module) -> nn.Module:
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm3d | nn.GroupNorm) and norm.weight is not None:
-            norm.weight.uniform_(0.5, 1.5)
-        if isinstance(norm, nn.BatchNorm3d):
-            norm.running_mean.normal_(0, 0.1)
-            norm.running_var.uniform_(0.5, 1.5)
-    return module
 
 
 def clips(number: int, size: tuple[int, int, int] = (8, 32, 32)) -> torch.Tensor:
@@ -70,7 +50,7 @@ def assert_same_answers(model: VideoClassifier, engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_every_block_is_computed_by_an_engine_as_by_pytorch(engine):
-    model = classifier()
+    model = trained("c3d_small")
     names = [name for name in BLOCKS if (engine, name) != ("openvino", "cayley")]
     blocks = [build_block(name, 64) for name in names]
     model.network.blocks["conv4"] = randomised(nn.Sequential(*blocks))
@@ -78,7 +58,7 @@ def test_every_block_is_computed_by_an_engine_as_by_pytorch(engine):
 
 
 def test_openvino_leaves_cayley_to_torch_because_it_inverts_no_matrix(caplog):
-    model = InferenceModel(classifier("c3d_small", "cayley"), engine="openvino")
+    model = InferenceModel(trained("c3d_small", "cayley"), engine="openvino")
     assert model.engine.name == "torch"
     assert "(No conversion rule found for operations: aten.linalg_inv" in caplog.text
 
@@ -86,12 +66,12 @@ def test_openvino_leaves_cayley_to_torch_because_it_inverts_no_matrix(caplog):
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["i3d", "r3d50", "i3d_r50"])
 def test_every_backbone_is_computed_by_openvino_as_by_pytorch(backbone):
-    assert_same_answers(classifier(backbone, "snl"), "openvino")
+    assert_same_answers(trained(backbone, "snl"), "openvino")
 
 
 @pytest.mark.slow
 def test_pytorchs_compiler_computes_the_same():
-    assert_same_answers(classifier("c3d_small", "snl"), "compile")
+    assert_same_answers(trained("c3d_small", "snl"), "compile")
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
@@ -99,7 +79,7 @@ def test_a_compiled_form_is_kept_and_belongs_to_its_weights(engine, monkeypatch)
     made = []
     trace = engines.trace_prediction
     monkeypatch.setattr(engines, "trace_prediction", lambda m: made.append(m) or trace(m))
-    model = classifier()
+    model = trained("c3d_small")
     first = InferenceModel(model, precision="float32", engine=engine).logits(clips(2))
     again = InferenceModel(model, precision="float32", engine=engine).logits(clips(2))
     assert torch.equal(first, again) and len(made) == 1
@@ -112,7 +92,7 @@ def test_a_compiled_form_is_kept_and_belongs_to_its_weights(engine, monkeypatch)
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_a_damaged_form_is_made_again(engine, own_cache):
-    model = classifier()
+    model = trained("c3d_small")
     first = InferenceModel(model, precision="float32", engine=engine).logits(clips(2))
     [form] = own_cache.iterdir()
     form.write_bytes(form.read_bytes()[:1000])
@@ -134,12 +114,43 @@ def test_the_cache_keeps_the_forms_that_were_used_last(own_cache):
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ACTIONREC_CACHE", str(tmp_path / "file"))
-    assert_same_answers(classifier(), "openvino")
+    assert_same_answers(trained("c3d_small"), "openvino")
     assert "is not kept for the next time" in caplog.text
 
 
+def test_openvino_and_nncf_send_no_statistics_of_their_use():
+    # In a process of its own, because NNCF sends none where pytest is.
+    code = (
+        "from actionrec.models.exported import import_openvino; import_openvino()\n"
+        "from openvino.tools.ovc.convert_impl import tm\n"
+        "from nncf.telemetry import telemetry\n"
+        "print(tm.__name__, type(telemetry).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["openvino.tools.ovc.telemetry_stub", "MagicMock"], done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_signal_is_survived_after_engines_have_come_and_gone(model, tmp_path):
+    # With the stack for signals that faulthandler asks for, as in pytest.
+    code = (
+        "import faulthandler, os, signal, sys; faulthandler.enable()\n"
+        "from actionrec.models.classifier import VideoClassifier\n"
+        "from actionrec.models.inference import InferenceModel\n"
+        "model, engines = VideoClassifier.load(sys.argv[1]), []\n"
+        "for _ in range(4):\n"
+        "    engines.append(InferenceModel(model, precision='float32', engine='openvino'))\n"
+        "    engines = engines[-2:]\n"
+        "del engines\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('survived'))\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, model], capture_output=True, text=True)
+    assert done.stdout == "survived\n" and done.returncode == 0, done.stderr
+
+
 def test_several_threads_share_an_engine():
-    model = InferenceModel(classifier(), precision="float32", engine="openvino")
+    model = InferenceModel(trained("c3d_small"), precision="float32", engine="openvino")
     pixels = clips(8)
     expected = model.logits(pixels)
     found = {}
@@ -157,9 +168,9 @@ def test_several_threads_share_an_engine():
 
 
 def test_torch_takes_over_for_a_clip_of_another_size(caplog):
-    model = InferenceModel(classifier(), precision="float32", engine="openvino")
+    model = InferenceModel(trained("c3d_small"), precision="float32", engine="openvino")
     larger = clips(2, (8, 40, 40))
-    expected = InferenceModel(classifier(), precision="float32").logits(larger)
+    expected = InferenceModel(trained("c3d_small"), precision="float32").logits(larger)
     assert torch.equal(model.logits(larger), expected)
     assert "openvino was made for another clip than 8x40x40; torch computes" in caplog.text
 
@@ -169,7 +180,7 @@ def test_torch_takes_over_where_an_engine_fails(monkeypatch, caplog):
         raise RuntimeError("no such operator: lattice\nand many lines more")
 
     monkeypatch.setattr(engines, "trace_prediction", fail)
-    model = InferenceModel(classifier(), precision="float32", engine="openvino")
+    model = InferenceModel(trained("c3d_small"), precision="float32", engine="openvino")
     assert model.engine.name == "torch" and model.scores(clips(1)).shape == (1, 3)
     assert caplog.messages == [
         "The engine openvino can't compute this network (no such operator: lattice); torch does."
@@ -177,22 +188,22 @@ def test_torch_takes_over_where_an_engine_fails(monkeypatch, caplog):
 
 
 def test_onnxruntime_leaves_bfloat16_to_torch(caplog):
-    model = InferenceModel(classifier(), precision="bfloat16", engine="onnxruntime")
+    model = InferenceModel(trained("c3d_small"), precision="bfloat16", engine="onnxruntime")
     assert model.engine.name == "torch" and "(it has no bfloat16)" in caplog.text
-    assert InferenceModel(classifier(), engine="onnxruntime").precision == "float32"
+    assert InferenceModel(trained("c3d_small"), engine="onnxruntime").precision == "float32"
 
 
 def test_an_engine_that_is_not_installed_is_told_with_what_installs_it(monkeypatch):
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"openvino is not installed.*actionrec\[openvino\]"):
-        InferenceModel(classifier(), engine="openvino")
+        InferenceModel(trained("c3d_small"), engine="openvino")
     with pytest.raises(UsageError, match=r"actionrec\[onnx\]"):
-        InferenceModel(classifier(), engine="onnxruntime")
-    assert InferenceModel(classifier(), engine="auto").engine.name == "torch"
+        InferenceModel(trained("c3d_small"), engine="onnxruntime")
+    assert InferenceModel(trained("c3d_small"), engine="auto").engine.name == "torch"
 
 
 def test_auto_compiles_nothing_for_a_network_that_is_fast_anyway(own_cache):
-    assert InferenceModel(classifier(), engine="auto").engine.name == "torch"
+    assert InferenceModel(trained("c3d_small"), engine="auto").engine.name == "torch"
     assert not own_cache.exists()
 
 
@@ -212,7 +223,7 @@ def test_auto_takes_what_is_clearly_faster_and_measures_once(
 
     monkeypatch.setattr(engines, "shortest", shortest)
     for _ in range(2):
-        model = InferenceModel(classifier(), precision="float32", engine="auto")
+        model = InferenceModel(trained("c3d_small"), precision="float32", engine="auto")
         assert model.engine.name == chosen
     assert measured == [["torch"], ["torch", "openvino"]]
     [kept] = own_cache.glob("*.json")

@@ -272,11 +272,6 @@ def test_errors_that_no_reader_caused_are_left_as_they_are():
 
 @posix
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-# Alone, and with its neighbours, it passes. In the whole suite the process that runs it vanished
-# twice at this test since OpenVINO and NNCF are imported there (27 November 2026); not understood.
-@pytest.mark.skipif(
-    "PYTEST_XDIST_WORKER" in os.environ, reason="ends the process of the whole suite"
-)
 def test_a_pause_of_worker_or_machine_is_no_work(tmp_path):
     # Both processes are stopped for longer than the time-out, as by a suspended machine.
     script = tmp_path / "run.py"

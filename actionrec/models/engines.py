@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
-from importlib.metadata import version
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -24,13 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actionrec.errors import ActionrecError, UsageError
+from actionrec.errors import ActionrecError, UsageError, reason_of
 from actionrec.files import cache_folder, replacing
 from actionrec.models import model_file
 from actionrec.models.backbone import Backbone
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.convolution import speed_up
-from actionrec.models.exported import RUN_BY, ExportedModel
+from actionrec.models.exported import RUN_BY, ExportedModel, import_openvino, openvino_core
 from actionrec.models.graph import trace_prediction
 from actionrec.models.onnx_graph import require_onnx, to_onnx
 from actionrec.models.registry import EngineName
@@ -132,10 +133,8 @@ class OpenVino:
     has_own_threads: ClassVar[bool] = True
 
     def __init__(self, source: Source, precision: str) -> None:
-        import openvino
-
         self.size = clip_size(source)
-        self.core = openvino.Core()
+        self.core = openvino_core()
         hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
         self.settings = {
             "INFERENCE_PRECISION_HINT": hint,
@@ -143,7 +142,7 @@ class OpenVino:
             "PERFORMANCE_HINT": "LATENCY",
         }
         self.compiled = from_cache(
-            form_name(source, f"openvino {version('openvino')}", self.settings),
+            form_name(source, self.name, self.settings),
             lambda: self._form(source),
             lambda form: self.core.import_model(form, "CPU", self.settings),
         )
@@ -179,7 +178,7 @@ class OnnxRuntime:
     def __init__(self, source: Source, precision: str) -> None:
         import onnxruntime
 
-        if precision != "float32":
+        if not computes_in(self.name, precision):
             raise ActionrecError(f"it has no {precision}")
         self.size = clip_size(source)
         options = onnxruntime.SessionOptions()
@@ -192,7 +191,7 @@ class OnnxRuntime:
             self.session = session(source.path)
         else:
             require_onnx()
-            name = form_name(source, f"onnxruntime {version('onnxruntime')}", {})
+            name = form_name(source, self.name, {})
             self.session = from_cache(name, lambda: self._form(source), session)
 
     @staticmethod
@@ -210,11 +209,9 @@ class OnnxRuntime:
 
 def _converted(model: VideoClassifier) -> Any:
     """A classifier as OpenVINO's graph."""
-    import openvino
-
     level = logging.root.level
     try:
-        return openvino.convert_model(trace_prediction(model))
+        return import_openvino().convert_model(trace_prediction(model))
     finally:
         # Where it fails, it leaves everybody's warnings switched off.
         logging.root.setLevel(level)
@@ -288,19 +285,19 @@ def engine_of_network(
 
 
 def fastest(model: VideoClassifier, plain: Torch, precision: str) -> Engine:
-    """The fastest engine that is installed, measured once for a network and kept in the cache.
+    """The fastest engine that is installed, measured once for a kind of network, whatever its
+    weights, and kept in the cache.
 
     PyTorch's compiler is not among them: on a CPU it takes 20 s each time and gained nothing.
     """
     installed = [name for name in ENGINES if is_installed(name)]
-    candidates = [name for name in installed if precision in ENGINES[name].precisions]
+    candidates = [name for name in installed if computes_in(name, precision)]
     if plain.prepared.device.type != "cpu" or not candidates:
         return plain
     # OpenVINO was the faster of the two on every processor that was measured.
     name = candidates[0]
-    settings = {"precision": precision, "threads": torch.get_num_threads()}
-    path = forms_folder() / form_name(model, f"{name} {version(name)}", settings)
-    path = path.with_suffix(".json")
+    kind = name_of(model, name, precision, torch.get_num_threads())
+    path = forms_folder() / f"{kind}.json"
     try:
         seconds = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -308,7 +305,7 @@ def fastest(model: VideoClassifier, plain: Torch, precision: str) -> Engine:
         if shortest({"torch": plain}, clip)["torch"] < WORTH_COMPILING:
             return plain
         other = engine_of_network(name, model, plain.prepared, precision)
-        with waiting(f"measuring torch and {name}, once for this network"):
+        with waiting(f"measuring torch and {name}, once for such networks"):
             seconds = shortest({"torch": plain, other.name: other}, clip)
         keep(path, json_text(seconds).encode())
     if seconds["torch"] < CLEARLY_FASTER * seconds.get(name, float("inf")):
@@ -330,6 +327,11 @@ def shortest(engines: dict[str, Engine], clip: Tensor, rounds: int = 2) -> dict[
                 engine(clip)
                 found[name].append(time.perf_counter() - begin)
     return {name: round(min(seconds[1:]), 4) for name, seconds in found.items()}
+
+
+def computes_in(engine: str, precision: str) -> bool:
+    """Whether an engine knows a precision; PyTorch and its compiler know all."""
+    return engine not in ENGINES or precision in ENGINES[engine].precisions
 
 
 def is_installed(engine: str) -> bool:
@@ -363,32 +365,36 @@ def clip_size(model: Source) -> tuple[int, int, int]:
     return model.config.sampling.length, crop, crop
 
 
-def reason_of(error: Exception) -> str:
-    """An error in one line, without a full stop."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    # OpenVINO begins with places in its own code.
-    line = lines[-1] if lines[0].startswith(("Check ", "Exception from ")) else lines[0]
-    return line.strip().removeprefix("-- ").rstrip(".:")
-
-
 def forms_folder() -> Path:
     """Where compiled forms are kept."""
     return cache_folder() / "engines"
 
 
 def form_name(source: Source, engine: str, settings: dict[str, object]) -> str:
-    """The name of a compiled form, which stands for all that it depends on."""
-    sha256 = hashlib.sha256()
+    """The name of a compiled form, which stands for the weights too."""
     if isinstance(source, ExportedModel):
-        sha256.update(model_file.sha256(source.path).encode())
-    else:
-        for name, tensor in source.state_dict().items():
-            sha256.update(name.encode())
-            sha256.update(tensor.cpu().flatten().view(torch.uint8).numpy())
+        return name_of(source, engine, settings, model_file.sha256(source.path))
+    sha256 = hashlib.sha256()
+    for name, tensor in source.state_dict().items():
+        sha256.update(name.encode())
+        sha256.update(tensor.cpu().flatten().view(torch.uint8).numpy())
+    return name_of(source, engine, settings, sha256.hexdigest())
+
+
+def name_of(source: Source, engine: str, *facts: object) -> str:
+    """A name that stands for a kind of network, an engine, their versions, and some facts."""
     capability = torch.backends.cpu.get_cpu_capability()
-    versions = version("actionrec"), torch.__version__, engine, capability
-    sha256.update(repr((asdict(source.config), settings, versions)).encode())
-    return sha256.hexdigest()[:32]
+    versions = version("actionrec"), torch.__version__, version_of(engine), capability
+    known = asdict(source.config), engine, versions, facts
+    return hashlib.sha256(repr(known).encode()).hexdigest()[:32]
+
+
+def version_of(package: str) -> str:
+    """The version of a package; some, as onnxruntime, are installed under other names too."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return import_module(package).__version__
 
 
 def from_cache(name: str, make: Callable[[], bytes], load: Callable[[bytes], Form]) -> Form:

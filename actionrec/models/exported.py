@@ -4,10 +4,13 @@ actionrec predict video.mp4 --model i3d-int8.onnx
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
 
 from actionrec.errors import ActionrecError, UsageError
@@ -82,10 +85,28 @@ def installed(path: Path) -> str:
     )
 
 
-def _read_by_openvino(path: Path) -> str:
+def import_openvino() -> ModuleType:
+    """The library, which sends no statistics of its use to its maker: without the package that does
+    so it and NNCF go on, and if the program has loaded that package before, it stays."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
-    graph = openvino.Core().read_model(path)
+    return openvino
+
+
+@cache
+def openvino_core() -> Any:
+    """The one `openvino.Core` of this process.
+
+    Each core gives the thread that makes it a stack for signals of its own, and takes it away with
+    itself. Where several come and go, a stack is left that is no more, and the next signal, such as
+    Ctrl-C, ends the process (OpenVINO 2026.4).
+    """
+    return import_openvino().Core()
+
+
+def _read_by_openvino(path: Path) -> str:
+    graph = openvino_core().read_model(path)
     key = ["framework", METADATA_KEY] if path.suffix.lower() == ".onnx" else [METADATA_KEY]
     return graph.get_rt_info(key).value
 

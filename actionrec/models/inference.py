@@ -19,7 +19,13 @@ from actionrec.devices import fastest_device, has_bfloat16
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.models.backbone import Backbone
 from actionrec.models.classifier import VideoClassifier
-from actionrec.models.engines import Answers, Torch, engine_of_file, engine_of_network
+from actionrec.models.engines import (
+    Answers,
+    Torch,
+    computes_in,
+    engine_of_file,
+    engine_of_network,
+)
 from actionrec.models.exported import ExportedModel, is_exported
 from actionrec.models.graph import folded
 from actionrec.models.registry import EngineName, PrecisionName
@@ -63,7 +69,7 @@ class InferenceModel:
         exported = isinstance(model, ExportedModel)
         self.device = torch.device("cpu" if exported else device or fastest_device())
         if precision == "auto":
-            fast = has_bfloat16(self.device) and engine != "onnxruntime"
+            fast = has_bfloat16(self.device) and computes_in(engine, "bfloat16")
             precision = "bfloat16" if fast else "float32"
         self.name = model.name
         self.config = model.config
