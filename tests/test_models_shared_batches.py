@@ -24,15 +24,27 @@ MARK = 7
 
 
 class EndingReader(ClipReader):
-    """Does, after two clips that are all `MARK`, what the name of the file says."""
+    """Does, after two clips that are all `MARK`, what the name of the file says.
+
+    Readers and network wait for each other, by files beside the videos, so that the two clips share
+    a batch with clips of `a` before the end comes, on a busy machine too.
+    """
 
     def stream(self, path, clips=None, crops=1):
-        name, before = Path(path).stem, Path(path).with_suffix(".before")
+        folder, name = Path(path).parent, Path(path).stem
+        before = folder / f"{name}.before"
         if name == "a" or name == "killed" and before.exists():
-            yield from super().stream(path, clips, crops)
+            for number, clip in enumerate(super().stream(path, clips, crops)):
+                (folder / f"{name}.{number}.asked").touch()
+                if name == "a" and number == 2:
+                    wait_for(folder / "marked.given")
+                yield clip
             return
+        wait_for(folder / "a.1.asked")
         for clip in islice(super().stream(path, clips, crops), 2):
             yield replace(clip, pixels=torch.full_like(clip.pixels, MARK))
+        (folder / "marked.given").touch()
+        wait_for(folder / "shared")
         if name == "killed":
             before.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -41,6 +53,11 @@ class EndingReader(ClipReader):
         if name == "hang":
             time.sleep(600)
         raise VideoError(f"{path} is damaged.")
+
+
+def wait_for(file):
+    while not file.exists():
+        time.sleep(0.01)
 
 
 class CountingReader(ClipReader):
@@ -68,7 +85,7 @@ def reader_like(kind, ready):
     [
         ("killed", None),
         ("crash", "crashes the decoder"),
-        ("hang", "was given up after 2 s"),
+        ("hang", "was given up after 6 s"),
         ("error", "is damaged"),
     ],
 )
@@ -82,13 +99,17 @@ def test_what_ends_a_video_in_the_middle_leaves_those_it_shares_batches_with(
     batches = []
 
     def network(clips):
-        # While it waits, both videos are read.
-        time.sleep(0.5)
         batches.append((clips == MARK).flatten(1).all(dim=1).tolist())
+        if len(batches) == 1:
+            wait_for(tmp_path / "a.3.asked")
+            wait_for(tmp_path / "marked.given")
+            time.sleep(0.5)  # What was given arrives.
+        if len(batches) == 2 or len(set(batches[0])) == 2:
+            (tmp_path / "shared").touch()
         return ready.scores(clips)
 
     reader = reader_like(EndingReader, ready)
-    results = dict(score_videos([network], reader, paths, 9, workers=2, limits=Limits(2, 1024)))
+    results = dict(score_videos([network], reader, paths, 9, workers=2, limits=Limits(6, 1024)))
     assert set(results) == set(paths)
     assert any(len(set(batch)) == 2 for batch in batches), "no batch was shared"
     np.testing.assert_allclose(results[paths[0]].answers[:, 0], alone, atol=2e-6)
