@@ -1,5 +1,7 @@
 """From videos to logits and accuracies."""
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,6 @@ from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.errors import ActionrecError
 from actionrec.evaluation.accuracy import evaluation_of
 from actionrec.evaluation.scoring import (
-    EvaluationVideos,
     collect,
     describe_protocol,
     relative_names,
@@ -18,6 +19,7 @@ from actionrec.evaluation.scoring import (
 )
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction.videos import predict_video
+from actionrec.video.clips import ClipReader
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def dataset(tmp_path_factory, encode):
 
 
 def test_the_figures_are_those_counted_from_predictions_one_by_one(dataset, model):
-    result = evaluate(model, dataset, clips=4, workers=0)
+    result = evaluate(model, dataset, clips=4)
     clip_hits, video_hits = [], []
     for video in dataset.val:
         truth = dataset.labels[video.label]
@@ -57,31 +59,51 @@ def test_the_figures_are_those_counted_from_predictions_one_by_one(dataset, mode
 
 
 def test_three_crops_are_averaged_within_their_clip(dataset, model):
-    result = evaluate(model, dataset, clips=2, crops=3, workers=0)
+    result = evaluate(model, dataset, clips=2, crops=3)
     assert result.clip.n == 5
     assert result.protocol["crops"] == 3
 
 
-def test_workers_change_no_figure(dataset, model):
-    one = evaluate(model, dataset, clips=3, workers=0)
-    assert evaluate(model, dataset, clips=3, workers=2) == one
+def test_workers_change_no_logit(dataset, model):
+    one, two = (score_dataset(model, dataset, clips=3, workers=number) for number in (1, 2))
+    np.testing.assert_array_equal(one.logits, two.logits)
 
 
 def test_a_video_that_cannot_be_scored_is_listed_and_the_others_count(dataset, model, tmp_path):
     (tmp_path / "bad.avi").write_bytes(b"no video")
     bad = LabelledVideo(tmp_path / "bad.avi", 0)
     mixed = VideoDataset("mixed", dataset.labels, (), (*dataset.val, bad))
-    result = evaluate(model, mixed, clips=2, workers=0)
+    result = evaluate(model, mixed, clips=2)
     assert result.video.n == 3
     [skipped] = result.skipped
     assert skipped.video == str(bad.path) and "could not be read" in skipped.error
+
+
+class CrashingReader(ClipReader):
+    """Ends its process while it reads the video of 60 frames."""
+
+    def stream(self, path, clips=None, crops=1):
+        for clip in super().stream(path, clips, crops):
+            if path.name == "60.avi":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            yield clip
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_a_video_that_crashes_the_decoder_costs_its_own_result_only(dataset, small_recognizer):
+    model = InferenceModel(small_recognizer, "cpu", "float32")
+    model.clips = CrashingReader(model.clips.sampling, model.clips.preprocessing)
+    result = evaluate(model, dataset, clips=2)
+    [skipped] = result.skipped
+    assert Path(skipped.video).name == "60.avi" and "crashes the decoder" in skipped.error
+    assert result.video.n == 2
 
 
 def test_nothing_but_bad_videos_is_an_error(model, tmp_path):
     (tmp_path / "bad.avi").touch()
     videos = (LabelledVideo(tmp_path / "bad.avi", 0),)
     with pytest.raises(ActionrecError, match="None of 1 videos could be scored: .* is empty"):
-        evaluate(model, VideoDataset("bad", ("a",), (), videos), workers=0)
+        evaluate(model, VideoDataset("bad", ("a",), (), videos))
 
 
 def test_classes_that_the_model_does_not_know_are_named(dataset, model):
@@ -95,11 +117,11 @@ def test_videos_scored_in_parts_give_the_figures_of_the_whole(dataset, model, tm
     bad = LabelledVideo(tmp_path / "bad.avi", 0)
     mixed = VideoDataset("mixed", dataset.labels, (), (dataset.val[0], bad, *dataset.val[1:]))
     config = model.config
-    videos = EvaluationVideos(mixed.val, model.clips, clips=3, crops=1)
-    parts = [score_videos(model, videos, part, 0) for part in ((1, 3), (0, 2))]
+    paths = [video.path for video in mixed.val]
+    parts = [score_videos(model, part, 3, 1, workers=1) for part in (paths[1::2], paths[::2])]
     protocol = describe_protocol(config, mixed, 3, 1)
     together = collect(parts[0] | parts[1], mixed, config.labels, protocol)
-    whole = evaluate(model, mixed, clips=3, workers=0)
+    whole = evaluate(model, mixed, clips=3)
     assert evaluation_of(together) == whole and len(whole.skipped) == 1
 
 

@@ -8,7 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from actionrec.models.convolution import DirectConv3d, WinogradConv3d, speed_up
+from actionrec.models.convolution import (
+    DirectConv3d,
+    PointwiseConv3d,
+    WinogradConv3d,
+    speed_up,
+)
 from actionrec.models.i3d import I3D
 
 pytestmark = pytest.mark.skipif(
@@ -40,6 +45,23 @@ def test_a_direct_convolution_keeps_stride_padding_and_bias(kernel, stride):
     x = torch.randn(1, 16, 5, 9, 8)
     with torch.inference_mode():
         torch.testing.assert_close(DirectConv3d(plain)(x), plain(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_pointwise_convolution_trains_as_a_convolution_and_keeps_the_memory_format():
+    torch.manual_seed(0)
+    layout = {"memory_format": torch.channels_last_3d}
+    pointwise = PointwiseConv3d(6, 10).double().train()
+    values = torch.randn(2, 6, 3, 4, 5, dtype=torch.float64)
+    results = []
+    for function in (pointwise, lambda x: F.conv3d(x, pointwise.weight)):
+        x = values.to(**layout).requires_grad_()
+        y = function(x)
+        y.square().sum().backward()
+        results.append((y, x.grad, pointwise.weight.grad))
+        pointwise.weight.grad = None
+    for result, expected in zip(*results, strict=True):
+        torch.testing.assert_close(result, expected, atol=1e-12, rtol=1e-12)
+    assert results[0][0].is_contiguous(**layout)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

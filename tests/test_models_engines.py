@@ -302,3 +302,14 @@ def test_an_exported_file_is_of_ours_and_whole(tmp_path, model, command):
             InferenceModel.load(tmp_path / name)
     with pytest.raises(ActionrecError, match="There is no model"):
         InferenceModel.load(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("backbone", "block"), [("c3d_small", "none"), ("i3d", "snl")])
+def test_the_clips_that_share_a_batch_change_no_bit_of_an_answer(backbone, block, precision):
+    model = InferenceModel(trained(backbone, block), "cpu", precision)
+    pixels = clips(5)
+    alone = [model.logits(clip) for clip in pixels.split(1)]
+    for sizes in ((5,), (2, 3)):
+        together = [model.logits(batch) for batch in pixels.split(sizes)]
+        assert torch.equal(torch.cat(together), torch.cat(alone))

@@ -26,7 +26,6 @@ from actionrec.cli.main import main
 from actionrec.config import TrainConfig
 from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, Stopped, UsageError
-from actionrec.evaluation.scoring import EvaluationVideos
 from actionrec.files import exclusive
 from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.models.model_file import read_description
@@ -204,26 +203,21 @@ def test_a_reading_process_that_the_system_kills_is_a_sentence_and_costs_one_epo
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes don't inherit the patch")
-def test_a_fault_in_a_reading_process_is_a_sentence_and_no_hang(config, model, monkeypatch, capsys):
+def test_a_fault_in_a_reading_process_is_a_sentence_and_no_hang(config, monkeypatch):
     def faulty(*_):
         raise ZeroDivisionError("by zero")
 
-    for kind in (TrainingClips, EvaluationVideos):
-        monkeypatch.setattr(kind, "__getitem__", faulty)
-    root = Path(config.root)
+    monkeypatch.setattr(TrainingClips, "__getitem__", faulty)
     with pytest.raises(
         ActionrecError, match=r"reads videos failed \(ZeroDivisionError: by zero\);"
     ):
         train(replace(config, workers=1))
-    listing = root.parent / "faulty.csv"
-    listing.write_text("path,label\n" + "".join(f"{v},a\n" for v in root.glob("val/*/*.avi")))
-    words = ["--dataset", "csv", "--root", str(listing), "--workers", "1"]
-    assert main(["evaluate", "--model", model, *words]) == 1
-    assert "reads videos failed (ZeroDivisionError: by zero);" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="no way to make /dev/shm small")
-def test_little_shared_memory_is_a_sentence_and_not_a_hang(config, class_folders, model, tmp_path):
+def test_training_with_little_shared_memory_is_a_sentence_and_evaluation_needs_none(
+    config, class_folders, model, tmp_path
+):
     """As in Docker, where /dev/shm has 64 MiB."""
     settings, listing = tmp_path / "settings.yaml", tmp_path / "videos.csv"
     settings.write_text(json.dumps(asdict(replace(config, workers=1))))
@@ -233,9 +227,9 @@ def test_little_shared_memory_is_a_sentence_and_not_a_hang(config, class_folders
     ]
     listing.write_text("\n".join(["path,label,split", *videos]))
     small = "mount -t tmpfs -o size=64k tmpfs /dev/shm || exit 77\n"
-    for verb, *words in (
-        ("train", "--config", settings),
-        ("evaluate", "--model", model, "--dataset", "csv", "--root", listing),
+    for code, verb, *words in (
+        (1, "train", "--config", settings),
+        (0, "evaluate", "--model", model, "--dataset", "csv", "--root", listing),
     ):
         script = small + shlex.join([sys.executable, "-m", "actionrec", verb, *map(str, words)])
         run = subprocess.run(
@@ -243,8 +237,8 @@ def test_little_shared_memory_is_a_sentence_and_not_a_hang(config, class_folders
         )
         if run.returncode in (1, 77) and "actionrec: " not in run.stderr:
             pytest.skip("this system lets nobody make /dev/shm small")
-        assert run.returncode == 1, run.stderr
-        assert "/dev/shm is full; give it more room" in run.stderr.splitlines()[-1]
+        assert run.returncode == code, run.stderr
+        assert code == 0 or "/dev/shm is full; give it more room" in run.stderr.splitlines()[-1]
         assert "Traceback" not in run.stderr
 
 

@@ -6,43 +6,23 @@ Several processes can share the videos; their results are gathered in the data s
 import os
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, Subset
 
 from actionrec import devices
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.errors import ActionrecError, Failure, VideoError
 from actionrec.evaluation.logits import ClipLogits
+from actionrec.models import shared_batches
 from actionrec.models.classifier import ClassifierConfig
 from actionrec.models.inference import InferenceModel
-from actionrec.processes import answer_for_failures, reader_failures_as_errors
+from actionrec.models.shared_batches import threads_of
+from actionrec.processes import WorkerError
 from actionrec.progress import track
-from actionrec.video.clips import ClipReader, VideoClips
 from actionrec.video.decoders import require_decoder
-
-
-@dataclass(frozen=True)
-class EvaluationVideos(Dataset):
-    """Videos as evenly spread clips; an unreadable video as a Failure."""
-
-    videos: Sequence[LabelledVideo]
-    reader: ClipReader
-    clips: int
-    crops: int
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def __getitem__(self, index: int) -> VideoClips | Failure:
-        path = self.videos[index].path
-        try:
-            return self.reader.read(path, self.clips, self.crops)
-        except VideoError as error:
-            return Failure(str(path), str(error))
 
 
 def score_dataset(
@@ -60,7 +40,7 @@ def score_dataset(
         dataset: Its `val` videos are scored.
         clips: Clips of a video, evenly spread over it.
         crops: 1, the centre, or 3 along the longer side; a clip's score is their mean.
-        workers: Processes that read videos.
+        workers: Processes that read videos, at least one.
         known_bad: The validation videos that are skipped unread.
 
     Raises:
@@ -73,16 +53,12 @@ def score_dataset(
             f"{dataset.name}, {unknown[0]!r} first; evaluate a model that was trained on them."
         )
     require_decoder(model.clips.decoder)
-    videos = EvaluationVideos(dataset.val, model.clips, clips, crops)
     devices.require_same(dataset.facts())
     # No video is scored twice, so the number of processes changes no accuracy.
-    reasons = {failure.video: failure for failure in known_bad}
-    paths = [str(video.path) for video in dataset.val]
-    skipped = {index: reasons[path] for index, path in enumerate(paths) if path in reasons}
-    todo = [index for index in range(len(videos)) if index not in skipped]
+    skipped = {Path(failure.video): failure for failure in known_bad}
+    todo = [video.path for video in dataset.val if video.path not in skipped]
     own = todo[devices.rank() :: devices.world_size()]
-    with reader_failures_as_errors():
-        own_results = score_videos(model, videos, own, workers)
+    own_results = score_videos(model, own, clips, crops, workers)
     protocol = describe_protocol(model.config, dataset, clips, crops)
     with devices.lost_processes_as_errors():
         results = ChainMap(skipped, *devices.gather(own_results))
@@ -90,35 +66,34 @@ def score_dataset(
 
 
 def score_videos(
-    model: InferenceModel, videos: EvaluationVideos, indices: Sequence[int], workers: int
-) -> dict[int, np.ndarray | Failure]:
-    """The float32 logits (clips, crops, classes), or the Failure, of the videos at `indices`."""
-    # Whole videos are the items: a batch of them would be too large for the network.
-    loader = DataLoader(
-        Subset(videos, indices),
-        batch_size=None,
-        num_workers=workers,
-        worker_init_fn=answer_for_failures,
+    model: InferenceModel, videos: Sequence[Path], clips: int, crops: int, workers: int
+) -> dict[Path, np.ndarray | Failure]:
+    """The float32 logits (clips, crops, classes) of each video, or why it has none."""
+    networks = [lambda pixels: model.logits(pixels).numpy()] * threads_of(model)
+    scored = shared_batches.score_videos(
+        networks, model.clips, videos, clips, crops, max(1, workers)
     )
-    pairs = zip(indices, loader, strict=True)
+    results: dict[Path, np.ndarray | Failure] = {}
     quiet = not devices.is_first()
-    progress = track(pairs, "evaluating videos", len(indices), disable=quiet)
-    return {
-        index: item
-        if isinstance(item, Failure)
-        else model.logits(item.pixels).unflatten(0, (-1, videos.crops)).numpy()
-        for index, item in progress
-    }
+    with closing(scored):
+        for path, result in track(scored, "evaluating videos", len(videos), disable=quiet):
+            if isinstance(result, VideoError | WorkerError):
+                results[path] = Failure(str(path), str(result))
+            elif isinstance(result, ActionrecError):
+                raise result
+            else:
+                results[path] = result.answers
+    return results
 
 
 def collect(
-    results: Mapping[int, np.ndarray | Failure],
+    results: Mapping[Path, np.ndarray | Failure],
     dataset: VideoDataset,
     labels: tuple[str, ...],
     protocol: dict[str, Any],
 ) -> ClipLogits:
     """Put the results of `score_videos` for all validation videos into the data set's order."""
-    in_order = [(video, results[index]) for index, video in enumerate(dataset.val)]
+    in_order = [(video, results[video.path]) for video in dataset.val]
     skipped = [result for _, result in in_order if isinstance(result, Failure)]
     scored = [pair for pair in in_order if not isinstance(pair[1], Failure)]
     if not scored:

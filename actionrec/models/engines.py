@@ -23,7 +23,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from actionrec.errors import ActionrecError, UsageError, reason_of
 from actionrec.files import cache_folder, replacing
@@ -69,6 +70,16 @@ class Engine(Protocol):
         ...
 
 
+def logits_of(head: nn.Linear, features: Tensor) -> Tensor:
+    """The head's logits, float32 (B, classes), of features (B, C).
+
+    In float64 on a CPU, so that rounding does not show how many clips share the batch.
+    """
+    if features.device.type != "cpu":
+        return head(features).float()
+    return F.linear(features.double(), head.weight.double(), head.bias.double()).float()
+
+
 class Torch:
     """PyTorch.
 
@@ -93,7 +104,7 @@ class Torch:
     def __call__(self, clips: Tensor) -> Answers:
         pixels = self.prepared.pixels(clips.to(self.prepared.device))
         features = self.network.features(pixels)
-        return self.network.head(features).float().cpu(), features.float().cpu()
+        return logits_of(self.network.head, features).cpu(), features.float().cpu()
 
 
 class Compile(Torch):
@@ -116,7 +127,7 @@ class Compile(Torch):
         batches = clips.split(1) if self.on_cpu else [clips]
         pixels = [self.prepared.pixels(batch.to(self.prepared.device)) for batch in batches]
         features = torch.cat([self.features(batch) for batch in pixels])
-        return self.prepared.network.head(features).float().cpu(), features.float().cpu()
+        return logits_of(self.prepared.network.head, features).cpu(), features.float().cpu()
 
 
 class OpenVino:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from actionrec.models.backbone import Backbone
+from actionrec.models.convolution import PointwiseConv3d
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -77,7 +78,10 @@ class ConvUnit(nn.Module):
         # Without a stride, and only then, SAME is the same on both sides and at every size.
         self.strided = stride != (1, 1, 1)
         padding = (0, 0, 0) if self.strided else tuple(size // 2 for size in kernel)
-        self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=False)
+        if kernel == stride == (1, 1, 1):
+            self.conv = PointwiseConv3d(in_channels, out_channels)
+        else:
+            self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=False)
         self.bn = BatchNormNoScale(out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -44,6 +44,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from actionrec.errors import UsageError
+from actionrec.models.convolution import PointwiseConv3d
 from actionrec.models.registry import BLOCKS, find
 
 REDUCTIONS = (1, 2, 4, 8)
@@ -466,7 +467,7 @@ class NonlocalBlock(nn.Module):
 
 def _projection(channels: int, widths: list[int]) -> nn.Conv3d:
     """Several 1x1x1 convolutions side by side, each initialised by its own number of outputs."""
-    projection = nn.Conv3d(channels, sum(widths), 1, bias=False)
+    projection = PointwiseConv3d(channels, sum(widths))
     for weight in projection.weight.detach().split(widths):
         nn.init.kaiming_normal_(weight, mode="fan_out")
     return projection

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from actionrec.models.backbone import Backbone
+from actionrec.models.convolution import PointwiseConv3d
 
 
 class Stem(nn.Module):
@@ -32,11 +33,11 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         self.out_channels = 4 * width
-        self.conv1 = nn.Conv3d(in_channels, width, 1, bias=False)
+        self.conv1 = PointwiseConv3d(in_channels, width)
         self.bn1 = nn.BatchNorm3d(width)
         self.conv2 = nn.Conv3d(width, width, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm3d(width)
-        self.conv3 = nn.Conv3d(width, self.out_channels, 1, bias=False)
+        self.conv3 = PointwiseConv3d(width, self.out_channels)
         self.bn3 = nn.BatchNorm3d(self.out_channels)
         self.downsample = None
         if stride != 1 or in_channels != self.out_channels:

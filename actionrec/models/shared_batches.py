@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from actionrec.errors import ActionrecError
-from actionrec.models.inference import BATCH_SIZE
+from actionrec.models.inference import BATCH_SIZE, InferenceModel
 from actionrec.processes import (
     STANDARD_LIMITS,
     TICK,
@@ -39,6 +39,8 @@ from actionrec.processes import (
 from actionrec.video.clips import ClipReader
 
 MOST_CLIPS = BATCH_SIZE
+# With more cores, each network has several: every batch needs about 1 GB.
+MOST_NETWORKS = 4
 
 # From clips, uint8 (B, 3, T, H, W), to an answer for each, float32 (B, ...).
 Network = Callable[[torch.Tensor], np.ndarray]
@@ -115,6 +117,14 @@ def score_videos(
                 yield path, result
     with closing(_score(networks, Workers(read, killed, 1, limits))) as results:
         yield from results
+
+
+def threads_of(model: InferenceModel) -> int:
+    """How many threads score with a model: two for a GPU, so that one batch goes there while the
+    other is being scored; on the CPU, one for each core, or one if the engine divides the cores."""
+    if model.device.type != "cpu":
+        return 2
+    return 1 if model.engine.has_own_threads else min(cores(), MOST_NETWORKS)
 
 
 def read_frames(

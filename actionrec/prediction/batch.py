@@ -28,19 +28,16 @@ from actionrec.errors import ActionrecError, Failure, Stopped, UsageError, Video
 from actionrec.files import exclusive, find_videos, remote_failure, short_enough
 from actionrec.models.inference import InferenceModel, read_model
 from actionrec.models.registry import EngineName
-from actionrec.models.shared_batches import ScoredVideo, score_videos
+from actionrec.models.shared_batches import ScoredVideo, score_videos, threads_of
 from actionrec.prediction import parquet
 from actionrec.prediction.journal import Journal, Settings
 from actionrec.prediction.videos import prediction
-from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, cores
+from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError
 from actionrec.progress import track
 from actionrec.signals import sigterm_as_interrupt
 from actionrec.text import json_text
 
 logger = logging.getLogger("actionrec")
-
-# With more cores, each network has several: every batch needs about 1 GB.
-MOST_NETWORKS = 4
 
 
 def list_videos(
@@ -221,14 +218,6 @@ def _load(settings: Settings, engine: EngineName) -> list[InferenceModel]:
             )
         models += [model] * threads_of(model)
     return models
-
-
-def threads_of(model: InferenceModel) -> int:
-    """How many threads score with a model: two for a GPU, so that one batch goes there while the
-    other is being scored; on the CPU, one for each core, or one if the engine divides the cores."""
-    if model.device.type != "cpu":
-        return 2
-    return 1 if model.engine.has_own_threads else min(cores(), MOST_NETWORKS)
 
 
 def _scores(model: InferenceModel, clips: torch.Tensor) -> np.ndarray:

@@ -10,6 +10,7 @@ of its L2 penalty, with all videos of a group on one side.
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,18 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from actionrec.config import TrainConfig
 from actionrec.datasets.check import FileState
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset, deal_groups
-from actionrec.errors import ActionrecError, Failure
+from actionrec.errors import ActionrecError, Failure, VideoError
 from actionrec.evaluation.logits import ranks
-from actionrec.evaluation.scoring import EvaluationVideos
 from actionrec.files import cache_folder, replacing
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.complexity import trained_parts
 from actionrec.models.inference import InferenceModel
-from actionrec.processes import answer_for_failures, reader_failures_as_errors
+from actionrec.models.shared_batches import score_videos, threads_of
+from actionrec.processes import WorkerError
 from actionrec.progress import track
 from actionrec.training.module import write_json
 from actionrec.training.report import CrossValidation, EpochFigures, write_training_report
@@ -245,25 +245,23 @@ def clip_features(
     missing = [position for position, key in enumerate(keys) if key not in cache.known]
     failures = []
     if missing:
-        clips = EvaluationVideos([videos[position] for position in missing], ready.clips, CLIPS, 1)
-        loader = DataLoader(
-            clips,
-            batch_size=None,
-            num_workers=config.workers,
-            worker_init_fn=answer_for_failures,
-            # The global one is the training's, whether the features are known or not.
-            generator=torch.Generator().manual_seed(config.seed),
+        positions = {videos[position].path: position for position in missing}
+        networks = [ready.clip_features] * threads_of(ready)
+        scored = score_videos(
+            networks, ready.clips, list(positions), CLIPS, workers=max(1, config.workers)
         )
-        with reader_failures_as_errors():
-            for count, (position, item) in enumerate(
-                zip(missing, track(loader, "computing features", len(missing)), strict=True), 1
-            ):
-                if isinstance(item, Failure):
-                    failures.append(item)
+        with closing(scored):
+            results = track(scored, "computing features", len(missing))
+            for count, (path, result) in enumerate(results, 1):
+                if isinstance(result, VideoError | WorkerError):
+                    failures.append(Failure(str(path), str(result)))
+                elif isinstance(result, ActionrecError):
+                    raise result
                 else:
-                    cache.known[keys[position]] = ready.clip_features(item.pixels)
+                    cache.known[keys[positions[path]]] = result.answers[:, 0]
                 if count % SAVE_EVERY == 0 or count == len(missing):
                     cache.save()
+        failures.sort(key=lambda failure: positions[Path(failure.video)])
     found = [
         (position, cache.known[key]) for position, key in enumerate(keys) if key in cache.known
     ]
