@@ -47,7 +47,8 @@ def test_a_direct_convolution_keeps_stride_padding_and_bias(kernel, stride):
         torch.testing.assert_close(DirectConv3d(plain)(x), plain(x), atol=1e-5, rtol=1e-5)
 
 
-def test_a_pointwise_convolution_trains_as_a_convolution_and_keeps_the_memory_format():
+def test_a_pointwise_convolution_trains_as_a_convolution_and_keeps_the_memory_format(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     torch.manual_seed(0)
     layout = {"memory_format": torch.channels_last_3d}
     pointwise = PointwiseConv3d(6, 10).double().train()
