@@ -8,6 +8,7 @@ for result in recognizer.predict(["a.mp4", "b.mp4"]):  # a Prediction or a Failu
 timeline = recognizer.timeline("match.mp4")        # timeline.segments[0].label, .start, .end
 embeddings = recognizer.features("video.mp4")      # float32 (clips, features)
 scores = recognizer.scores(clips)                  # uint8 (B, 3, T, H, W) -> (B, classes)
+actionrec.insert_block(resnet50, "layer3.5", "snl")  # a nonlocal block in any PyTorch network
 """
 
 # Nothing is imported here: before `__main__` runs, Ctrl-C would be a traceback.
@@ -17,15 +18,17 @@ if TYPE_CHECKING:
     from typing import Any
 
     from actionrec.models.classifier import VideoClassifier
+    from actionrec.models.insertion import insert_block
     from actionrec.models.registry import EngineName, PrecisionName
     from actionrec.recognizer import Recognizer
 
-__all__ = ["Recognizer", "VideoClassifier", "list_models", "load"]
+__all__ = ["Recognizer", "VideoClassifier", "insert_block", "list_models", "load"]
 
 # torch takes seconds to import; the command line's help should not wait for it.
 _LAZY = {
     "Recognizer": "actionrec.recognizer:Recognizer",
     "VideoClassifier": "actionrec.models.classifier:VideoClassifier",
+    "insert_block": "actionrec.models.insertion:insert_block",
 }
 
 

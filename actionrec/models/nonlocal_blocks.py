@@ -398,7 +398,8 @@ class FilterUnit(nn.Module):
 
 
 class NonlocalBlock(nn.Module):
-    """Y = X + Norm(sum_m p_m(A) Z W_m) for X of shape (B, channels, T, H, W); Y has X's shape.
+    """Y = X + Norm(sum_m p_m(A) Z W_m) for X of shape (B, channels, T, H, W) or, of images,
+    (B, channels, H, W); Y has X's shape.
 
     With `units` above 1 it is a stage: units one after the other share the affinity of the first
     one's input, and each has a Z, weights and a norm of its own (nonlocal stage: Tao et al. 2018;
@@ -457,6 +458,14 @@ class NonlocalBlock(nn.Module):
         return self.make_affinity(phi, psi), z[0] if z else x
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 4:
+            return self.forward(x.unsqueeze(2)).squeeze(2)
+        channels = self.projection.in_channels
+        if x.dim() != 5 or x.shape[1] != channels:
+            raise UsageError(
+                f"A nonlocal block takes (B, {channels}, H, W) or (B, {channels}, T, H, W), not "
+                f"{tuple(x.shape)}."
+            )
         for _ in range(self.passes):
             affinity, z = self._affinity_and_z(x)
             x = self.units[0](x, affinity, z)
@@ -620,8 +629,8 @@ def cayley(channels: int, reduced: int, units: int, order: int = 1) -> NonlocalB
 def build_block(
     name: str, channels: int, *, reduction: int = 2, units: int = 1, **options: int | None
 ) -> NonlocalBlock:
-    """The block `name`, which maps (B, channels, T, H, W) to the same shape and starts as the
-    identity.
+    """The block `name`, which maps (B, channels, T, H, W), or (B, channels, H, W), to the same
+    shape and starts as the identity.
 
     Args:
         name: a key of `BLOCKS`; the function of that name has its formula and source.
