@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = sorted((Path(__file__).parents[1] / "scripts").glob("*.py"))
+SCRIPTS = sorted((Path(__file__).parents[1] / "scripts").rglob("*.py"))
 WITH_ARGUMENTS = [path for path in SCRIPTS if "argparse" in path.read_text(encoding="utf-8")]
 
 

@@ -71,8 +71,11 @@ def insert_block(
         raise UsageError(f"There is a block before {before} of {type(network).__name__} already.")
     shape = _input_shape(network, site, before, example)
     weight = next(network.parameters())
-    new = build_block(block, shape[1], reduction=reduction, units=units, **options)
-    new.to(device=weight.device, dtype=weight.dtype).train(site.training)
+    with weight.device:
+        new = build_block(block, shape[1], reduction=reduction, units=units, **options)
+    if weight.dtype != torch.get_default_dtype():
+        new.to(weight.dtype)
+    new.train(site.training)
     site.add_module(NAME, new)
     site.register_forward_pre_hook(_through_block)
     return new

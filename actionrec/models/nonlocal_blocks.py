@@ -434,7 +434,7 @@ class NonlocalBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.make_affinity = affinity
-        self.flatten, self.passes = flatten, passes
+        self.channels, self.flatten, self.passes = channels, flatten, passes
         self.widths = [reduced, psi_channels or reduced] + [reduced] * project_z
         self.projection = _projection(channels, self.widths)
         z_channels = reduced if project_z else channels
@@ -460,11 +460,10 @@ class NonlocalBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 4:
             return self.forward(x.unsqueeze(2)).squeeze(2)
-        channels = self.projection.in_channels
-        if x.dim() != 5 or x.shape[1] != channels:
+        if x.dim() != 5 or x.shape[1] != self.channels:
             raise UsageError(
-                f"A nonlocal block takes (B, {channels}, H, W) or (B, {channels}, T, H, W), not "
-                f"{tuple(x.shape)}."
+                f"This nonlocal block takes (B, {self.channels}, H, W) or "
+                f"(B, {self.channels}, T, H, W), not {tuple(x.shape)}."
             )
         for _ in range(self.passes):
             affinity, z = self._affinity_and_z(x)
