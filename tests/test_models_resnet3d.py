@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from actionrec.models.resnet3d import i3d_r50, r3d50
+from actionrec.models.pytorchvideo_networks import i3d_r50
+from actionrec.models.resnet3d import r3d50
 
 
 def shape_before(network, unit, clip):

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from actionrec.errors import UsageError
 
@@ -14,6 +15,9 @@ class Backbone(nn.Module):
     pretrained weight.
 
     Every unit that a block may precede has an attribute `in_channels`.
+
+    Features are the mean over the last feature map, or, as some networks were published, the mean
+    of averages over all places of a `window` (T, H, W), which counts its inside more than its rim.
     """
 
     def __init__(
@@ -23,12 +27,14 @@ class Backbone(nn.Module):
         features: int,
         classes: int,
         dropout: float,
+        window: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
         self.units = nn.Sequential()
         for name, unit in units.items():
             self.units.add_module(name, unit)
         self.stages = stages
+        self.window = window
         self.blocks = nn.ModuleDict()
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, classes)
@@ -86,6 +92,9 @@ class Backbone(nn.Module):
 
     def pool(self, x: torch.Tensor) -> torch.Tensor:
         """Average a feature map (B, C, T, H, W) over time and space: (B, C)."""
+        if self.window is not None:
+            window = [min(sizes) for sizes in zip(self.window, x.shape[2:], strict=True)]
+            x = F.avg_pool3d(x, window, stride=1)
         return x.mean(dim=(2, 3, 4))
 
     def features(self, clips: torch.Tensor) -> torch.Tensor:
@@ -96,6 +105,11 @@ class Backbone(nn.Module):
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         """Logits (B, classes) of clips (B, 3, T, H, W)."""
         return self.head(self.dropout(self.features(clips)))
+
+
+def first_convolution(unit: nn.Module) -> nn.Conv3d:
+    """The convolution that a unit begins with."""
+    return next(module for module in unit.modules() if isinstance(module, nn.Conv3d))
 
 
 def initialise(network: nn.Module) -> None:

@@ -16,7 +16,18 @@ from actionrec.errors import UsageError
 BACKBONES = {
     "i3d": "actionrec.models.i3d:I3D",
     "r3d50": "actionrec.models.resnet3d:r3d50",
-    "i3d_r50": "actionrec.models.resnet3d:i3d_r50",
+    "i3d_r50": "actionrec.models.pytorchvideo_networks:i3d_r50",
+    "slow_r50": "actionrec.models.pytorchvideo_networks:slow_r50",
+    "x3d_xs": "actionrec.models.pytorchvideo_networks:x3d_xs",
+    "x3d_s": "actionrec.models.pytorchvideo_networks:x3d_s",
+    "x3d_m": "actionrec.models.pytorchvideo_networks:x3d_m",
+    "x3d_l": "actionrec.models.pytorchvideo_networks:x3d_l",
+    "r2plus1d_r50": "actionrec.models.pytorchvideo_networks:r2plus1d_r50",
+    "csn_r101": "actionrec.models.pytorchvideo_networks:csn_r101",
+    "r3d_18": "actionrec.models.torchvision_networks:r3d_18",
+    "mc3_18": "actionrec.models.torchvision_networks:mc3_18",
+    "r2plus1d_18": "actionrec.models.torchvision_networks:r2plus1d_18",
+    "s3d": "actionrec.models.torchvision_networks:s3d",
     "c3d_small": "actionrec.models.c3d_small:c3d_small",
 }
 

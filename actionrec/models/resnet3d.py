@@ -1,9 +1,7 @@
-"""3D ResNets: r3d50, the network of the paper's own experiments on video, and i3d_r50.
+"""3D ResNet-50: r3d50, the network of the paper's own experiments on video.
 
 python -c "from actionrec.models.resnet3d import r3d50; print(r3d50())"
 """
-
-import warnings
 
 import torch
 from torch import nn
@@ -71,28 +69,3 @@ def r3d50(classes: int = 400) -> Backbone:
             channels = units[name].out_channels
         stages[index + 2] = names
     return Backbone(units, stages, features=channels, classes=classes, dropout=0.0)
-
-
-def i3d_r50(classes: int = 400) -> Backbone:
-    """ResNet-50 inflated over time, "I3D 8x8": clips (B, 3, T, H, W) to logits (B, classes).
-
-    The network of PyTorchVideo's model zoo, built by it: 28.04 M parameters with 400 classes.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        from pytorchvideo.models.hub.resnet import i3d_r50 as published
-
-    stem, res2, pool, res3, res4, res5, head = published(
-        pretrained=False, model_num_class=classes
-    ).blocks
-    units: dict[str, nn.Module] = {"stem": stem}
-    stages = {}
-    for stage, blocks in ((2, res2), (3, res3), (4, res4), (5, res5)):
-        names = tuple(f"res{stage}_{position}" for position in range(len(blocks.res_blocks)))
-        for name, unit in zip(names, blocks.res_blocks, strict=True):
-            unit.in_channels = unit.branch2.conv_a.in_channels
-            units[name] = unit
-        if stage == 2:
-            units["pool"] = pool
-        stages[stage] = names
-    return Backbone(units, stages, head.proj.in_features, classes, dropout=head.dropout.p)
