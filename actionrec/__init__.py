@@ -63,9 +63,9 @@ def load(
 
 def list_models() -> list[str]:
     """The names of the pretrained models that `load` takes."""
-    from actionrec.models.catalogue import WEIGHTS
+    from actionrec.models.catalogue import MODELS
 
-    return list(WEIGHTS)
+    return list(MODELS)
 
 
 def __getattr__(name: str) -> "Any":

@@ -16,8 +16,9 @@ from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClas
 from actionrec.models.i3d import I3D
 from actionrec.models.inference import InferenceModel
 from actionrec.models.nonlocal_blocks import build_block
+from actionrec.models.pytorchvideo_networks import i3d_r50
 from actionrec.models.registry import BLOCKS
-from actionrec.models.resnet3d import i3d_r50, r3d50
+from actionrec.models.resnet3d import r3d50
 from actionrec.video.reader import VideoReader
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing

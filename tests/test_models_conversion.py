@@ -1,9 +1,6 @@
 """Checkpoints of others: Hara's and PyTorchVideo's load under their own key names."""
 
-import http.server
 import pickle
-import threading
-from functools import partial
 
 import pytest
 import torch
@@ -91,50 +88,6 @@ def test_the_number_of_classes_tells_haras_pixel_statistics(hara_file, tmp_path)
     # 114.8 on the scale of 255, and a standard deviation of 1 there.
     assert kinetics400.mean[0] * 255 == pytest.approx(114.8)
     assert kinetics400.std[0] * 255 == pytest.approx(1)
-
-
-@pytest.fixture(scope="module")
-def pytorchvideo_file(tmp_path_factory):
-    from pytorchvideo.models.hub.resnet import i3d_r50
-
-    network = randomise(i3d_r50(pretrained=False))
-    path = tmp_path_factory.mktemp("pytorchvideo") / "I3D_8x8_R50.pyth"
-    torch.save({"model_state": network.state_dict()}, path)
-    return network, path
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_pytorchvideos_checkpoint_gives_pytorchvideos_logits(pytorchvideo_file):
-    published, path = pytorchvideo_file
-    checkpoint = conversion.load(str(path), "i3d_r50")
-    recognizer = recognizer_of("i3d_r50", 400)
-    report = recognizer.load_pretrained(checkpoint.tensors, "pytorchvideo")
-    assert not report.new and not report.unused
-    assert sum(p.numel() for p in recognizer.network.parameters()) == 28_043_472
-    assert checkpoint.mean == (0.45,) * 3 and checkpoint.std == (0.225,) * 3
-    clip = torch.randn(1, 3, 8, 224, 224)
-    with torch.inference_mode():
-        torch.testing.assert_close(recognizer.network(clip), published(clip), atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_i3d_r50_is_fetched_by_name_once(pytorchvideo_file, tmp_path, monkeypatch):
-    _, path = pytorchvideo_file
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=path.parent)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/{path.name}"
-    monkeypatch.setattr(conversion, "I3D_R50_URL", url)
-    monkeypatch.setenv("ACTIONREC_CACHE", str(tmp_path / "cache"))
-    first = conversion.load("kinetics400", "i3d_r50")
-    server.shutdown()
-    server.server_close()
-    second = conversion.load("kinetics400", "i3d_r50")
-    assert first.tensors.keys() == second.tensors.keys()
-    monkeypatch.setenv("ACTIONREC_CACHE", str(tmp_path / "other"))
-    with pytest.raises(ActionrecError, match="could not be downloaded .* put it into"):
-        conversion.load("kinetics400", "i3d_r50")
-    assert not list((tmp_path / "other").iterdir())
 
 
 def test_blocks_and_head_are_new_and_everything_else_is_loaded(hara_file):

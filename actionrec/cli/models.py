@@ -143,10 +143,12 @@ def weights_list(format: Format = "table") -> int:
         print_rows(list_weights(), format)
     else:
         rows = [
-            [row["name"], row["backbone"], row["dataset"], "yes" if row["cached"] else "no"]
+            [row["name"], row["clip"], row["top1"], row["protocol"], row["licence"]]
+            + ["yes" if row["cached"] else "no"]
             for row in list_weights()
         ]
-        print_table(rows, ["name", "backbone", "dataset", "in the cache"])
+        print_table(rows, ["name", "clip", "Top-1", "of", "licence", "in the cache"])
+        print("Top-1 on Kinetics-400 as published, in percent, with the clips of a video.")
         print(f"cache: {cache_folder()}")
     return 0
 

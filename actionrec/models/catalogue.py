@@ -16,11 +16,14 @@ import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import cache_folder, replacing
+from actionrec.models import published
+from actionrec.models.published import PUBLISHED, PublishedWeights
 
 # torch, numpy, safetensors and the downloads are imported where they are used, so that the command
 # line lists the weights at once.
@@ -56,6 +59,9 @@ class PretrainedWeights:
     name: str
     backbone: str
     dataset: str
+    top1: float  # published, in percent
+    protocol: str
+    clip: str  # TxHxW
     classes: int
     description: str
     licence: str
@@ -68,6 +74,9 @@ WEIGHTS: dict[str, PretrainedWeights] = {
         name="kinetics400-i3d",
         backbone="i3d",
         dataset="Kinetics-400",
+        top1=68.4,
+        protocol="test videos",
+        clip="64x224x224",
         classes=400,
         description=(
             "DeepMind's RGB Inception-I3D, trained on Kinetics-400 from scratch (no ImageNet), "
@@ -101,13 +110,20 @@ WEIGHTS: dict[str, PretrainedWeights] = {
 }
 
 
+# All models that have a name.
+MODELS: dict[str, PretrainedWeights | PublishedWeights] = WEIGHTS | PUBLISHED
+
+
 def list_weights() -> list[dict[str, Any]]:
-    """One row for each of `WEIGHTS`; `size` is that of the download in bytes."""
-    return [
+    """One row for each of `MODELS`; `size` is that of the download in bytes, None if unknown."""
+    rows = [
         {
             "name": weights.name,
             "backbone": weights.backbone,
             "dataset": weights.dataset,
+            "top1": weights.top1,
+            "protocol": weights.protocol,
+            "clip": weights.clip,
             "size": weights.sources[0].size,
             "cached": _cached_file(weights).is_file(),
             "source": str(weights.sources[0]),
@@ -116,20 +132,49 @@ def list_weights() -> list[dict[str, Any]]:
         }
         for weights in WEIGHTS.values()
     ]
+    rows += [
+        {
+            "name": weights.name,
+            "backbone": weights.backbone,
+            "dataset": "Kinetics-400",
+            "top1": weights.top1,
+            "protocol": weights.protocol,
+            "clip": f"{weights.frames}x{weights.crop}x{weights.crop}",
+            "size": None,
+            "cached": weights.path.is_file(),
+            "source": weights.record,
+            "licence": weights.licence,
+            "description": (
+                f"{weights.frames} frames with stride {weights.stride} at {weights.fps:g} fps"
+            ),
+        }
+        for weights in PUBLISHED.values()
+    ]
+    return rows
+
+
+def require_model(name: str) -> None:
+    """Raise UsageError if no model has that name; the message has the nearest."""
+    if name not in MODELS:
+        nearest = get_close_matches(name, MODELS, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(MODELS)}."
+        raise UsageError(f"There are no weights named {name}; {hint}")
 
 
 def fetch(name: str) -> Path:
-    """Return the safetensors file of the weights `name`, downloaded and converted if necessary.
+    """Return the file of the weights `name`, downloaded, and converted to safetensors if they are
+    one of `WEIGHTS`.
 
-    Each call verifies the cached file; a damaged one is made anew. Its metadata names the source
-    and the licence. Progress goes to stderr.
+    Each call verifies the cached file; a damaged one of `WEIGHTS` is made anew, and its metadata
+    names the source and the licence. Progress goes to stderr.
 
     Raises:
         UsageError: there are no weights of that name.
         ActionrecError: they can't be had; the message says which file to put where.
     """
-    if name not in WEIGHTS:
-        raise UsageError(f"There are no weights named {name}; choose from {', '.join(WEIGHTS)}.")
+    require_model(name)
+    if name in PUBLISHED:
+        return published.fetch(PUBLISHED[name])
     weights = WEIGHTS[name]
     path = _cached_file(weights)
     problems = []

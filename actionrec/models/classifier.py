@@ -6,6 +6,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from actionrec.errors import ActionrecError
-from actionrec.models import catalogue, model_file
+from actionrec.models import conversion, model_file
+from actionrec.models.catalogue import MODELS
 from actionrec.models.hub import MODEL_CARD, MODEL_FILE, ModelHubMixin
 from actionrec.models.network import BlockConfig, ClassifierConfig, build_network
+from actionrec.models.published import PublishedWeights
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
 
@@ -133,7 +136,7 @@ class VideoClassifier(
             ActionrecError: there is no such file or name, or the file is no model.
         """
         path = model_file.locate(model)
-        if str(model) in catalogue.WEIGHTS:
+        if str(model) in MODELS:
             classifier = load_published(str(model))
         elif path.is_file():
             description = model_file.read_description(path)
@@ -151,9 +154,10 @@ class VideoClassifier(
             model_file.require_finite(tensors, path)
             classifier.network.load_state_dict(tensors)
         else:
+            nearest = get_close_matches(str(model), MODELS, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else "see `actionrec weights list`."
             raise ActionrecError(
-                f"There is no model {str(path)!r}: neither a file nor one of "
-                f"{', '.join(catalogue.WEIGHTS)}."
+                f"There is no model {str(path)!r}, neither a file nor a name; {hint}"
             )
         classifier.name = str(model)
         return classifier
@@ -176,14 +180,21 @@ class VideoClassifier(
 
 def load_published(name: str) -> VideoClassifier:
     """The pretrained classifier `name`, downloaded to the user's cache on first use."""
+    weights = MODELS[name]
+    checkpoint = conversion.load(name, weights.backbone)
+    sampling, sizes = ClipSampling(length=64, fps=25), (256, 224)
+    if isinstance(weights, PublishedWeights):
+        sampling = ClipSampling(weights.frames, weights.stride, weights.fps)
+        sizes = weights.short_side, weights.crop
     classifier = VideoClassifier(
         ClassifierConfig(
             labels=tuple(KINETICS400_LABELS.read_text(encoding="utf-8").splitlines()),
-            sampling=ClipSampling(length=64, fps=25),
-            preprocessing=Preprocessing(short_side=256, crop=224),
+            backbone=weights.backbone,
+            sampling=sampling,
+            preprocessing=Preprocessing(*sizes, checkpoint.mean, checkpoint.std),
         )
     )
-    classifier.load_pretrained(load_file(catalogue.fetch(name)), name)
+    classifier.load_pretrained(checkpoint.tensors, name)
     return classifier
 
 

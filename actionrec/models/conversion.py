@@ -1,4 +1,5 @@
-"""Weights to start training from, by name or from a file: ours, Hara's, or PyTorchVideo's.
+"""Weights to start training from, by name or from a file: ours, Hara's, PyTorchVideo's or
+torchvision's.
 
     actionrec train --dataset folder --root my_videos --backbone r3d50 \
         --weights resnet-50-kinetics.pth
@@ -10,19 +11,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.files import cache_folder
-from actionrec.models import catalogue, model_file
-from actionrec.models.classifier import VideoClassifier
+from actionrec.models import catalogue, model_file, published
+from actionrec.models.catalogue import MODELS
+from actionrec.models.published import PUBLISHED, PublishedWeights
 
 Statistics = tuple[float, float, float]
 
-I3D_R50_URL = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/I3D_8x8_R50.pyth"
 PYTORCHVIDEO_STATISTICS = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 # Hara's checkpoints with 400 classes are of Kinetics-400, the later ones of Kinetics-700, alone and
 # with other data.
@@ -39,8 +40,25 @@ HARA_NAMES = {
 PYTORCHVIDEO_NAMES = {
     r"blocks\.0\.": "units.stem.",
     r"blocks\.1\.res_blocks\.(\d+)\.": r"units.res2_\1.",
+    r"blocks\.2\.res_blocks\.(\d+)\.": r"units.res3_\1.",
+    r"blocks\.3\.res_blocks\.(\d+)\.": r"units.res4_\1.",
+    r"blocks\.4\.res_blocks\.(\d+)\.": r"units.res5_\1.",
+    r"blocks\.5\.pool\.": "units.projection.",
+    r"blocks\.5\.proj\.": "head.",
+}
+# After stage 2 it has a pooling of its own.
+I3D_R50_NAMES = {
+    r"blocks\.0\.": "units.stem.",
+    r"blocks\.1\.res_blocks\.(\d+)\.": r"units.res2_\1.",
     r"blocks\.([345])\.res_blocks\.(\d+)\.": r"units.res\1_\2.",
     r"blocks\.6\.proj\.": "head.",
+}
+TORCHVISION_NAMES = {
+    r"fc\.": "head.",
+    r"classifier\.1\.": "head.",
+    r"stem\.": "units.stem.",
+    r"layer(\d+)\.(\d+)\.": r"units.layer\1_\2.",
+    r"features\.(\d+)\.": r"units.features_\1.",
 }
 
 
@@ -54,32 +72,46 @@ class Checkpoint:
 
 
 def load(name: str, backbone: str) -> Checkpoint:
-    """The weights `name` for a backbone: kinetics400, or a file.
+    """The weights `name` for a backbone: kinetics400, a name of the catalogue, or a file.
 
     Raises:
         UsageError: there are no weights of that name for the backbone.
         ActionrecError: they can't be had, or the file holds no checkpoint.
     """
     if name == "kinetics400":
-        if backbone == "i3d":
-            # I3D takes RGB in [-1, 1].
-            tensors = load_file(catalogue.fetch("kinetics400-i3d"))
-            return Checkpoint(tensors, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-        if backbone == "i3d_r50":
-            return from_pytorchvideo(read_pickled(download_i3d_r50()))
-        raise UsageError(
-            f"There are no Kinetics-400 weights for {backbone} to be downloaded; use --weights "
-            "none, or a file."
-        )
+        named = [each.name for each in MODELS.values() if each.backbone == backbone]
+        if not named:
+            raise UsageError(
+                f"There are no Kinetics-400 weights for {backbone} to be downloaded; use --weights "
+                "none, or a file."
+            )
+        name = named[0]
+    if name in MODELS:
+        weights = MODELS[name]
+        if weights.backbone != backbone:
+            raise UsageError(
+                f"The weights {name} are for --backbone {weights.backbone}, not for {backbone}."
+            )
+        if isinstance(weights, PublishedWeights):
+            return from_library(read_pickled(published.fetch(weights)), backbone)
+        # I3D takes RGB in [-1, 1].
+        tensors = load_file(catalogue.fetch(name))
+        return Checkpoint(tensors, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     path = model_file.locate(name)
     if not path.is_file():
-        raise ActionrecError(f"There are no weights {name!r}: use kinetics400, none or a file.")
-    if path.suffix == ".safetensors" or backbone not in ("r3d50", "i3d_r50"):
+        raise ActionrecError(
+            f"There are no weights {name!r}: use kinetics400, none, a file, or a name of "
+            "`actionrec weights list`."
+        )
+    if path.suffix == ".safetensors" or backbone not in ("r3d50", *PUBLISHED):
+        # Which loads published weights by this module.
+        from actionrec.models.classifier import VideoClassifier
+
         model = VideoClassifier.load(path)
         preprocessing = model.config.preprocessing
         return Checkpoint(model.network.state_dict(), preprocessing.mean, preprocessing.std)
-    read = from_hara if backbone == "r3d50" else from_pytorchvideo
-    return read(read_pickled(path))
+    checkpoint = read_pickled(path)
+    return from_hara(checkpoint) if backbone == "r3d50" else from_library(checkpoint, backbone)
 
 
 def read_pickled(path: Path) -> dict[str, Any]:
@@ -104,9 +136,18 @@ def from_hara(checkpoint: dict[str, Any]) -> Checkpoint:
     return Checkpoint(tensors, *(HARA_KINETICS400 if kinetics400 else HARA_LATER))
 
 
-def from_pytorchvideo(checkpoint: dict[str, Any]) -> Checkpoint:
-    """PyTorchVideo's I3D 8x8 R50."""
-    tensors = renamed(checkpoint.get("model_state", checkpoint), PYTORCHVIDEO_NAMES)
+def from_library(checkpoint: dict[str, Any], backbone: str) -> Checkpoint:
+    """A checkpoint of PyTorchVideo or torchvision for the backbone of that name."""
+    weights = PUBLISHED[backbone]
+    if weights.is_torchvisions:
+        tensors = renamed(checkpoint, TORCHVISION_NAMES)
+        # S3D's head is a convolution.
+        if "head.weight" in tensors:
+            tensors["head.weight"] = tensors["head.weight"].flatten(1)
+        transforms = resolve_name(weights.record).transforms()
+        return Checkpoint(tensors, tuple(transforms.mean), tuple(transforms.std))
+    names = I3D_R50_NAMES if backbone == "i3d_r50" else PYTORCHVIDEO_NAMES
+    tensors = renamed(checkpoint.get("model_state", checkpoint), names)
     return Checkpoint(tensors, *PYTORCHVIDEO_STATISTICS)
 
 
@@ -125,21 +166,3 @@ def renamed(tensors: Mapping[str, torch.Tensor], names: Mapping[str, str]) -> di
             name = re.sub(f"^{pattern}", replacement, name)
         found[name] = value
     return found
-
-
-def download_i3d_r50() -> Path:
-    """The path of PyTorchVideo's file in the cache, downloaded at most once.
-
-    Its hash isn't published, so `read_pickled` takes only tensors and plain values from it.
-    """
-    path = cache_folder() / Path(I3D_R50_URL).name
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(I3D_R50_URL, str(path))
-        except OSError as error:
-            raise ActionrecError(
-                f"{I3D_R50_URL} could not be downloaded ({error}); download it on another "
-                f"machine and put it into {path.parent}."
-            ) from error
-    return path

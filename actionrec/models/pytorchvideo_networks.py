@@ -30,7 +30,9 @@ class Projection(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.pre_norm(self.pre_conv(x)))
         window = [min(sizes) for sizes in zip(self.window, x.shape[2:], strict=True)]
-        return F.relu(self.post_conv(F.avg_pool3d(x, window, stride=1)))
+        # PyTorch has no average of bfloat16 on a CPU, and a mean needs more digits.
+        mean = F.avg_pool3d(x.float(), window, stride=1).to(x.dtype)
+        return F.relu(self.post_conv(mean))
 
 
 def x3d_xs(classes: int = 400) -> Backbone:

@@ -21,7 +21,7 @@ from actionrec.devices import fastest_device, has_bfloat16
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import short_enough, write_whole
 from actionrec.models import model_file
-from actionrec.models.catalogue import WEIGHTS
+from actionrec.models.catalogue import MODELS
 from actionrec.models.registry import PrecisionName
 from actionrec.progress import track
 from actionrec.text import json_text
@@ -56,7 +56,7 @@ class Settings:
         if precision == "auto":
             fast = has_bfloat16(torch.device(fastest_device()))
             precision = "bfloat16" if fast else "float32"
-        if self.model not in WEIGHTS:
+        if self.model not in MODELS:
             sha256 = model_file.sha256(model_file.locate(self.model))
         return replace(self, sha256=sha256, precision=precision)
 

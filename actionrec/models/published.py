@@ -1,0 +1,158 @@
+"""Kinetics-400 weights of torchvision and PyTorchVideo for the networks of those libraries.
+
+    actionrec weights list
+    actionrec predict video.mp4 --model x3d_s
+
+Addresses, mean and standard deviation come from the libraries' own records. A file is downloaded
+once into the cache folder, or put there by hand. torchvision publishes the first eight
+digits of its files' sha256; for PyTorchVideo's the sha256 of the first download is noted beside the
+file, and the file is compared with it from then on. Only tensors and plain values are read.
+"""
+
+import hashlib
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+
+from actionrec.errors import ActionrecError
+from actionrec.files import cache_folder, replacing
+
+logger = logging.getLogger(__name__)
+
+TORCHVISION_LICENCE = "BSD-3-Clause, torchvision"
+PYTORCHVIDEO_LICENCE = "Apache-2.0, PyTorchVideo"
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """Weights of the network of the same name.
+
+    Attributes:
+        record: A weight enum of torchvision, or a module of PyTorchVideo's hub.
+        frames, stride, fps: The clip: every `stride`-th frame at `fps`.
+        short_side, crop: Pixels of the shorter side after scaling, and of the square in it.
+        top1: Top-1 on Kinetics-400 as published, in percent.
+        protocol: Clips and crops of a video of that figure.
+        licence: Of the weights.
+    """
+
+    name: str
+    record: str
+    frames: int
+    stride: int
+    fps: float
+    short_side: int
+    crop: int
+    top1: float
+    protocol: str
+    licence: str
+
+    @property
+    def backbone(self) -> str:
+        return self.name
+
+    @property
+    def path(self) -> Path:
+        """The file in the cache folder."""
+        return cache_folder() / f"{self.name}.pth"
+
+    @property
+    def is_torchvisions(self) -> bool:
+        return self.record.startswith("torchvision")
+
+    @property
+    def url(self) -> str:
+        """The file's address, from the library's record."""
+        if self.is_torchvisions:
+            return resolve_name(self.record).url
+        return resolve_name(self.record).checkpoint_paths[self.name]
+
+    @property
+    def sha256_prefix(self) -> str:
+        """The digits of the file's sha256 that are published, which may be none."""
+        found = re.search(r"-([0-9a-f]{8})\.pth$", self.url)
+        return found[1] if found else ""
+
+
+def _torchvision(
+    name: str, enum: str, frames: int, short_side: int, crop: int, top1: float
+) -> PublishedWeights:
+    protocol = "5 clips, 1 crop" if frames == 16 else "1 clip, 1 crop"
+    record = f"torchvision.models.video:{enum}.KINETICS400_V1"
+    sampling = (frames, 1, 15.0)
+    pixels = (short_side, crop)
+    return PublishedWeights(name, record, *sampling, *pixels, top1, protocol, TORCHVISION_LICENCE)
+
+
+def _pytorchvideo(
+    name: str, module: str, frames: int, stride: int, side: int, top1: float
+) -> PublishedWeights:
+    record = f"pytorchvideo.models.hub.{module}"
+    sampling = (frames, stride, 30.0)
+    protocol = "10 clips, 3 crops"
+    return PublishedWeights(
+        name, record, *sampling, side, side, top1, protocol, PYTORCHVIDEO_LICENCE
+    )
+
+
+PUBLISHED = {
+    weights.name: weights
+    for weights in (
+        _pytorchvideo("x3d_xs", "x3d", 4, 12, 182, 69.12),
+        _pytorchvideo("x3d_s", "x3d", 13, 6, 182, 73.33),
+        _pytorchvideo("x3d_m", "x3d", 16, 5, 256, 75.94),
+        _pytorchvideo("x3d_l", "x3d", 16, 5, 312, 77.44),
+        _pytorchvideo("slow_r50", "resnet", 8, 8, 256, 74.58),
+        _pytorchvideo("i3d_r50", "resnet", 8, 8, 256, 73.27),
+        _pytorchvideo("r2plus1d_r50", "r2plus1d", 16, 4, 256, 76.01),
+        _pytorchvideo("csn_r101", "csn", 32, 2, 256, 77.00),
+        _torchvision("r3d_18", "R3D_18_Weights", 16, 128, 112, 63.2),
+        _torchvision("mc3_18", "MC3_18_Weights", 16, 128, 112, 63.96),
+        _torchvision("r2plus1d_18", "R2Plus1D_18_Weights", 16, 128, 112, 67.463),
+        _torchvision("s3d", "S3D_Weights", 128, 256, 224, 68.368),
+    )
+}
+
+
+def fetch(weights: PublishedWeights) -> Path:
+    """The file of some weights in the cache folder, downloaded if it isn't there.
+
+    Raises:
+        ActionrecError: it can't be downloaded, or is not the published or first downloaded one.
+    """
+    path = weights.path
+    noted = path.with_name(f"{path.name}.sha256")
+    if not path.exists():
+        _download(weights.url, path)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    expected = weights.sha256_prefix
+    if not expected and noted.exists():
+        expected = noted.read_text(encoding="ascii").strip()
+    if not found.startswith(expected):
+        raise ActionrecError(
+            f"{path} is not the file of {weights.name}: its sha256 begins with {found[:8]}, not "
+            f"with {expected[:8]}; delete it, and the next run downloads it again."
+        )
+    if not expected:
+        with replacing(noted) as temporary:
+            temporary.write_text(f"{found}\n", encoding="ascii")
+        logger.info(
+            "%s publishes no checksum; %s holds that of this download for the next times.",
+            *(weights.name, noted),
+        )
+    return path
+
+
+def _download(url: str, path: Path) -> None:
+    import torch
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path))
+    except OSError as error:
+        raise ActionrecError(
+            f"{url} could not be downloaded ({error}); download it on another machine and save it "
+            f"as {path}."
+        ) from error

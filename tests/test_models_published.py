@@ -1,0 +1,197 @@
+"""Every network of torchvision and PyTorchVideo: its own keys and logits, and what ours can do."""
+
+import http.server
+import threading
+import warnings
+from functools import partial
+from pkgutil import resolve_name
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from trained_models import randomised
+
+from actionrec.errors import ActionrecError, UsageError
+from actionrec.models import conversion, published
+from actionrec.models.catalogue import fetch
+from actionrec.models.classifier import (
+    KINETICS400_LABELS,
+    BlockConfig,
+    ClassifierConfig,
+    VideoClassifier,
+)
+from actionrec.models.inference import InferenceModel
+from actionrec.models.nonlocal_blocks import build_block
+from actionrec.models.published import PUBLISHED
+from actionrec.video.sampling import ClipSampling
+from actionrec.video.transforms import Preprocessing
+
+# A clip (T, H, W) that each takes and that is quick; heads of PyTorchVideo want their own size.
+CLIPS = {
+    "x3d_xs": (4, 182, 182),
+    "x3d_s": (13, 182, 182),
+    "x3d_m": (16, 224, 224),
+    "x3d_l": (16, 312, 312),
+    "slow_r50": (8, 256, 256),
+    "i3d_r50": (8, 224, 224),
+    "r2plus1d_r50": (16, 224, 224),
+    "csn_r101": (32, 224, 224),
+    "s3d": (16, 224, 224),
+}
+ODD_CLIP = (5, 67, 50)
+TORCHVISION = [name for name, weights in PUBLISHED.items() if weights.is_torchvisions]
+
+
+def library_network(name: str) -> nn.Module:
+    """The library's own network, with numbers that matter in each tensor, that returns logits."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        if name in TORCHVISION:
+            network = getattr(torchvision.models.video, name)()
+        else:
+            network = resolve_name(f"{PUBLISHED[name].record}:{name}")(pretrained=False)
+            network.blocks[-1].activation = None
+    return randomised(network).eval()
+
+
+def write_checkpoint(name: str, path) -> nn.Module:
+    """Write random weights as the library publishes its own."""
+    network = library_network(name)
+    state = network.state_dict()
+    torch.save(state if name in TORCHVISION else {"model_state": state}, path)
+    return network
+
+
+def classifier(name: str, classes: int = 3, block: str = "none") -> VideoClassifier:
+    frames, height, _ = (8, 64, 64) if name != "s3d" else (16, 64, 64)
+    return VideoClassifier(
+        ClassifierConfig(
+            tuple(map(str, range(classes))),
+            name,
+            BlockConfig(block),
+            ClipSampling(frames),
+            Preprocessing(height, height),
+        )
+    )
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_checkpoint_gives_the_librarys_logits(name, tmp_path):
+    path = tmp_path / f"{name}.pth"
+    network = write_checkpoint(name, path)
+    checkpoint = conversion.load(str(path), name)
+    model = classifier(name, 400).eval()
+    report = model.load_pretrained(checkpoint.tensors, name)
+    assert not report.new and not report.unused
+    clip = torch.randn(1, 3, *CLIPS.get(name, (8, 64, 64)))
+    with torch.inference_mode():
+        expected = network(clip)
+        difference = (model.network(clip) - expected).abs().max()
+    assert difference < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_stage_has_room_for_blocks_that_start_as_the_identity_and_learn(name):
+    torch.manual_seed(0)
+    model = classifier(name)
+    backbone = model.network
+    clip = torch.randn(2, 3, *(ODD_CLIP if name != "s3d" else (16, 67, 50)))
+    with torch.inference_mode():
+        before = backbone.eval()(clip)
+    sites = {stage: backbone.block_sites(stage) for stage in backbone.stages}
+    assert set(sites) == {2, 3, 4, 5}
+    for site in sites.values():
+        for unit, channels in site.items():
+            backbone.blocks[unit] = build_block("snl", channels).eval()
+    with torch.inference_mode():
+        assert torch.equal(backbone(clip), before)
+    backbone.train()(clip).square().sum().backward()
+    for block in backbone.blocks.values():
+        assert block.units[0].norm.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_new_head_is_trained_saved_loaded_and_predicts_folded(name, tmp_path):
+    model = randomised(classifier(name, block="snl")).eval()
+    model.network.freeze_before("stage4")
+    trained = {name for name, weight in model.network.named_parameters() if weight.requires_grad}
+    assert "head.weight" in trained and not any(each.startswith("units.stem") for each in trained)
+    model.save(tmp_path / "model.safetensors")
+    ready = InferenceModel.load(tmp_path / "model.safetensors", "cpu", "float32", engine="torch")
+    size = model.config.sampling.length, *(model.config.preprocessing.crop,) * 2
+    clips = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = model(clips)
+    difference = (ready.logits(clips) - expected).abs().max()
+    assert difference < 1e-3 * expected.abs().max()
+    assert ready.clip_features(clips).shape == (2, model.network.head.in_features)
+    half = InferenceModel.load(tmp_path / "model.safetensors", "cpu", "bfloat16", engine="torch")
+    assert torch.isfinite(half.logits(clips)).all()
+
+
+def test_records_of_torchvision_are_those_of_the_catalogue():
+    labels = KINETICS400_LABELS.read_text(encoding="utf-8").splitlines()
+    for name in TORCHVISION:
+        weights = PUBLISHED[name]
+        record = resolve_name(weights.record)
+        assert record.meta["_metrics"]["Kinetics-400"]["acc@1"] == weights.top1
+        assert record.meta["categories"] == labels
+        assert record.transforms().crop_size == [weights.crop] * 2
+        assert len(weights.sha256_prefix) == 8
+        for part in (f"clip_len={weights.frames}`", f"frame_rate={weights.fps:g}`"):
+            assert part in record.meta["_docs"]
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A folder that a local server gives, and the cache folder."""
+    folder, cache = tmp_path / "served", tmp_path / "cache"
+    folder.mkdir()
+    monkeypatch.setenv("ACTIONREC_CACHE", str(cache))
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_port}", cache
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_model_is_downloaded_once_and_a_changed_file_is_refused(served, monkeypatch, caplog):
+    folder, address, cache = served
+    write_checkpoint("x3d_xs", folder / "X3D_XS.pyth")
+    record = {"x3d_xs": f"{address}/X3D_XS.pyth"}
+    monkeypatch.setattr("pytorchvideo.models.hub.x3d.checkpoint_paths", record)
+    with caplog.at_level("INFO"):
+        model = VideoClassifier.load("x3d_xs")
+    assert "publishes no checksum" in caplog.text
+    assert model.config.backbone == "x3d_xs" and model.config.sampling == ClipSampling(4, 12, 30)
+    assert model.config.preprocessing.mean == (0.45,) * 3 and model.name == "x3d_xs"
+    assert model.config.labels[0] == "abseiling"
+
+    (folder / "X3D_XS.pyth").unlink()
+    assert fetch("x3d_xs") == cache / "x3d_xs.pth"
+    (cache / "x3d_xs.pth").write_bytes(b"changed")
+    with pytest.raises(ActionrecError, match="is not the file of x3d_xs: its sha256 begins with"):
+        fetch("x3d_xs")
+    (cache / "x3d_xs.pth").unlink()
+    with pytest.raises(ActionrecError, match="could not be downloaded .* save it as"):
+        fetch("x3d_xs")
+    assert not (cache / "x3d_xs.pth").exists()
+
+
+def test_a_file_of_torchvision_must_have_the_published_digits(served):
+    _, _, cache = served
+    cache.mkdir()
+    torch.save({}, cache / "r3d_18.pth")
+    with pytest.raises(ActionrecError, match="not with b3b3357e; delete it"):
+        fetch("r3d_18")
+
+
+def test_weights_of_another_network_are_refused(served):
+    with pytest.raises(UsageError, match="The weights x3d_s are for --backbone x3d_s, not for i3d"):
+        conversion.load("x3d_s", "i3d")
+    with pytest.raises(ActionrecError, match="no model 'x3d-s'.* did you mean x3d_s?"):
+        VideoClassifier.load("x3d-s")
+    assert not published.PUBLISHED["x3d_s"].path.exists()
