@@ -62,7 +62,7 @@ class TrainConfig:
             videos for others.
         backbone: Network.
         weights: Initial weights: kinetics400 (downloaded once), none, or a file: a model of
-            actionrec, Hara's .pth for r3d50, PyTorchVideo's .pyth for i3d_r50.
+            actionrec, Hara's for r3d50, PyTorchVideo's or torchvision's for their networks.
         block: Type of nonlocal block (recipe).
         stages: Stages with a block before their last unit, such as 3 4.
         blocks_per_stage: Number of blocks in each stage, before its last units.

@@ -311,6 +311,20 @@ TABLES = {
             "share_of_matrix_product": "of matrix products",
         },
     ),
+    "models": (
+        "Pretrained models: Top-1 on Kinetics-400 as published, and what a clip costs here",
+        ("name",),
+        {
+            "name": "model",
+            "clip": "clip",
+            "top1": "Top-1, %",
+            "protocol": "of",
+            "params": "parameters, M",
+            "macs": "multiply-adds, G",
+            "float32_seconds": "float32, s",
+            "bfloat16_seconds": "bfloat16, s",
+        },
+    ),
     "batch": (
         "Many videos, videos a second",
         ("data", "model", "engine", "precision", "videos"),

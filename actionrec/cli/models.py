@@ -143,7 +143,7 @@ def weights_list(format: Format = "table") -> int:
         print_rows(list_weights(), format)
     else:
         rows = [
-            [row["name"], row["clip"], row["top1"], row["protocol"], row["licence"]]
+            [row["name"], row["clip"], f"{row['top1']:.1f}", row["protocol"], row["licence"]]
             + ["yes" if row["cached"] else "no"]
             for row in list_weights()
         ]

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -180,22 +180,28 @@ class VideoClassifier(
 
 def load_published(name: str) -> VideoClassifier:
     """The pretrained classifier `name`, downloaded to the user's cache on first use."""
+    config = published_config(name)
+    checkpoint = conversion.load(name, config.backbone)
+    preprocessing = replace(config.preprocessing, mean=checkpoint.mean, std=checkpoint.std)
+    classifier = VideoClassifier(replace(config, preprocessing=preprocessing))
+    classifier.load_pretrained(checkpoint.tensors, name)
+    return classifier
+
+
+def published_config(name: str) -> ClassifierConfig:
+    """The network and the clips of a model of the catalogue; the checkpoint has the statistics of
+    its pixels."""
     weights = MODELS[name]
-    checkpoint = conversion.load(name, weights.backbone)
     sampling, sizes = ClipSampling(length=64, fps=25), (256, 224)
     if isinstance(weights, PublishedWeights):
         sampling = ClipSampling(weights.frames, weights.stride, weights.fps)
         sizes = weights.short_side, weights.crop
-    classifier = VideoClassifier(
-        ClassifierConfig(
-            labels=tuple(KINETICS400_LABELS.read_text(encoding="utf-8").splitlines()),
-            backbone=weights.backbone,
-            sampling=sampling,
-            preprocessing=Preprocessing(*sizes, checkpoint.mean, checkpoint.std),
-        )
+    return ClassifierConfig(
+        labels=tuple(KINETICS400_LABELS.read_text(encoding="utf-8").splitlines()),
+        backbone=weights.backbone,
+        sampling=sampling,
+        preprocessing=Preprocessing(*sizes),
     )
-    classifier.load_pretrained(checkpoint.tensors, name)
-    return classifier
 
 
 def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
