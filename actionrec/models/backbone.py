@@ -14,7 +14,9 @@ class Backbone(nn.Module):
     nonlocal block under the name of the unit after it, so that blocks change no name of a
     pretrained weight.
 
-    Every unit that a block may precede has an attribute `in_channels`.
+    Every unit that a block may precede has an attribute `in_channels`. Units may hand on a list of
+    feature maps, one for each pathway; a block then stands in the first. Other units than the last
+    one may hand on anything that the next one takes.
 
     Features are the mean over the last feature map, or, as some networks were published, the mean
     of averages over all places of a `window` (T, H, W), which counts its inside more than its rim.
@@ -56,9 +58,14 @@ class Backbone(nn.Module):
         the last ones.
 
         Raises:
-            UsageError: the backbone has no such stage, or the stage fewer units.
+            UsageError: the backbone has no such stage, the stage fewer units, or no feature maps.
         """
         units = self.units_of(stage)
+        if not hasattr(self.units.get_submodule(units[-1]), "in_channels"):
+            raise UsageError(
+                "This backbone is a transformer and has no place for a nonlocal block; choose a "
+                "convolutional one, or --block none."
+            )
         if not 1 <= number <= len(units):
             raise UsageError(
                 f"Stage {stage} has room for 1 to {len(units)} blocks, not for {number}."
@@ -86,7 +93,8 @@ class Backbone(nn.Module):
         x = clips
         for name, unit in self.units.named_children():
             if name in self.blocks:
-                x = self.blocks[name](x)
+                block = self.blocks[name]
+                x = [block(x[0]), *x[1:]] if isinstance(x, list) else block(x)
             x = unit(x)
         return x
 
@@ -112,13 +120,12 @@ def first_convolution(unit: nn.Module) -> nn.Conv3d:
     return next(module for module in unit.modules() if isinstance(module, nn.Conv3d))
 
 
-def initialise(network: nn.Module) -> None:
+def initialise(network: "Backbone") -> None:
     """He initialisation of convolutions (He et al. 2015), small normal weights for the head."""
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.01)
-            nn.init.zeros_(module.bias)
+    nn.init.normal_(network.head.weight, std=0.01)
+    nn.init.zeros_(network.head.bias)

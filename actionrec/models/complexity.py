@@ -70,10 +70,11 @@ def measure(config: ClassifierConfig, clip: str) -> Complexity:
         frames, height, width = (int(size) for size in clip.split("x"))
     except ValueError as error:
         raise UsageError(f"--clip {clip} is not of the form TxHxW, such as 16x112x112.") from error
-    # Fake tensors have shapes and no content, so nothing is computed.
-    fake = FakeTensorMode()
+    # Fake tensors have shapes and no content, so nothing is computed. The network's are real: some
+    # initialisations look at numbers.
+    network = build_network(config).eval()
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
-        network = build_network(config).eval()
         clips = torch.empty(1, 3, frames, height, width)
     positions: dict[str, int] = {}
     for unit, block in network.blocks.items():

@@ -38,6 +38,22 @@ HARA_NAMES = {
     r"(conv1|bn1)\.": r"units.stem.\1.",
 }
 PYTORCHVIDEO_NAMES = {
+    # SlowFast's pathways, and what joins them.
+    r"blocks\.0\.multipathway_blocks\.0\.": "units.stem.slow.",
+    r"blocks\.0\.multipathway_blocks\.1\.": "units.stem.fast.",
+    r"blocks\.0\.multipathway_fusion\.": "units.stem_fusion.",
+    **{
+        rf"blocks\.{stage - 1}\.multipathway_blocks\.{number}\.res_blocks\.(\d+)\.": (
+            rf"units.res{stage}_\1.{pathway}."
+        )
+        for stage in (2, 3, 4, 5)
+        for number, pathway in enumerate(("slow", "fast"))
+    },
+    **{
+        rf"blocks\.{stage - 1}\.multipathway_fusion\.": f"units.res{stage}_fusion."
+        for stage in (2, 3, 4)
+    },
+    r"blocks\.6\.proj\.": "head.",
     r"blocks\.0\.": "units.stem.",
     r"blocks\.1\.res_blocks\.(\d+)\.": r"units.res2_\1.",
     r"blocks\.2\.res_blocks\.(\d+)\.": r"units.res3_\1.",
@@ -54,6 +70,11 @@ I3D_R50_NAMES = {
     r"blocks\.6\.proj\.": "head.",
 }
 TORCHVISION_NAMES = {
+    r"head\.1\.": "head.",
+    r"(conv_proj|pos_encoding)\.": r"units.patches.\1.",
+    r"blocks\.(\d+)\.": r"units.block_\1.block.",
+    r"norm\.": "units.norm.norm.",
+    r"patch_embed\.": "units.patch_embed.",
     r"fc\.": "head.",
     r"classifier\.1\.": "head.",
     r"stem\.": "units.stem.",

@@ -52,7 +52,11 @@ def build_network(config: ClassifierConfig) -> Backbone:
     settings = vars(config.block).copy()
     name, stages, per_stage = (settings.pop(key) for key in ("name", "stages", "per_stage"))
     # Without a block, too, a stage that there is not is a mistake.
-    sites = [site for stage in stages for site in network.block_sites(stage, per_stage).items()]
-    for unit, channels in sites if name != "none" else ():
-        network.blocks[unit] = build_block(name, channels, **settings)
+    for stage in stages:
+        network.units_of(stage)
+    if name == "none":
+        return network
+    for stage in stages:
+        for unit, channels in network.block_sites(stage, per_stage).items():
+            network.blocks[unit] = build_block(name, channels, **settings)
     return network

@@ -27,9 +27,10 @@ PYTORCHVIDEO_LICENCE = "Apache-2.0, PyTorchVideo"
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """Weights of the network of the same name.
+    """Weights of a library for one of its networks.
 
     Attributes:
+        backbone: The network.
         record: A weight enum of torchvision, or a module of PyTorchVideo's hub.
         frames, stride, fps: The clip: every `stride`-th frame at `fps`.
         short_side, crop: Pixels of the shorter side after scaling, and of the square in it.
@@ -39,6 +40,7 @@ class PublishedWeights:
     """
 
     name: str
+    backbone: str
     record: str
     frames: int
     stride: int
@@ -48,10 +50,6 @@ class PublishedWeights:
     top1: float
     protocol: str
     licence: str
-
-    @property
-    def backbone(self) -> str:
-        return self.name
 
     @property
     def path(self) -> Path:
@@ -77,41 +75,82 @@ class PublishedWeights:
 
 
 def _torchvision(
-    name: str, enum: str, frames: int, short_side: int, crop: int, top1: float
+    name: str,
+    enum: str,
+    clip: tuple[int, float],
+    pixels: tuple[int, int],
+    top1: float,
+    clips: int = 5,
+    version: str = "KINETICS400_V1",
 ) -> PublishedWeights:
-    protocol = "5 clips, 1 crop" if frames == 16 else "1 clip, 1 crop"
-    record = f"torchvision.models.video:{enum}.KINETICS400_V1"
-    sampling = (frames, 1, 15.0)
-    pixels = (short_side, crop)
-    return PublishedWeights(name, record, *sampling, *pixels, top1, protocol, TORCHVISION_LICENCE)
+    frames, fps = clip
+    return PublishedWeights(
+        name=name,
+        backbone=name.removesuffix("_22k"),
+        record=f"torchvision.models.video:{enum}.{version}",
+        frames=frames,
+        stride=1,
+        fps=fps,
+        short_side=pixels[0],
+        crop=pixels[1],
+        top1=top1,
+        protocol=f"{clips} clip{'s' * (clips > 1)}, 1 crop",
+        licence=TORCHVISION_LICENCE,
+    )
 
 
 def _pytorchvideo(
-    name: str, module: str, frames: int, stride: int, side: int, top1: float
+    name: str, module: str, clip: tuple[int, int], side: int, top1: float
 ) -> PublishedWeights:
-    record = f"pytorchvideo.models.hub.{module}"
-    sampling = (frames, stride, 30.0)
-    protocol = "10 clips, 3 crops"
+    frames, stride = clip
     return PublishedWeights(
-        name, record, *sampling, side, side, top1, protocol, PYTORCHVIDEO_LICENCE
+        name=name,
+        backbone=name,
+        record=f"pytorchvideo.models.hub.{module}",
+        frames=frames,
+        stride=stride,
+        fps=30.0,
+        short_side=side,
+        crop=side,
+        top1=top1,
+        protocol="10 clips, 3 crops",
+        licence=PYTORCHVIDEO_LICENCE,
     )
 
+
+SMALL, LARGE = (128, 112), (256, 224)
 
 PUBLISHED = {
     weights.name: weights
     for weights in (
-        _pytorchvideo("x3d_xs", "x3d", 4, 12, 182, 69.12),
-        _pytorchvideo("x3d_s", "x3d", 13, 6, 182, 73.33),
-        _pytorchvideo("x3d_m", "x3d", 16, 5, 256, 75.94),
-        _pytorchvideo("x3d_l", "x3d", 16, 5, 312, 77.44),
-        _pytorchvideo("slow_r50", "resnet", 8, 8, 256, 74.58),
-        _pytorchvideo("i3d_r50", "resnet", 8, 8, 256, 73.27),
-        _pytorchvideo("r2plus1d_r50", "r2plus1d", 16, 4, 256, 76.01),
-        _pytorchvideo("csn_r101", "csn", 32, 2, 256, 77.00),
-        _torchvision("r3d_18", "R3D_18_Weights", 16, 128, 112, 63.2),
-        _torchvision("mc3_18", "MC3_18_Weights", 16, 128, 112, 63.96),
-        _torchvision("r2plus1d_18", "R2Plus1D_18_Weights", 16, 128, 112, 67.463),
-        _torchvision("s3d", "S3D_Weights", 128, 256, 224, 68.368),
+        _pytorchvideo("x3d_xs", "x3d", (4, 12), 182, 69.12),
+        _pytorchvideo("x3d_s", "x3d", (13, 6), 182, 73.33),
+        _pytorchvideo("x3d_m", "x3d", (16, 5), 256, 75.94),
+        _pytorchvideo("x3d_l", "x3d", (16, 5), 312, 77.44),
+        _pytorchvideo("slow_r50", "resnet", (8, 8), 256, 74.58),
+        _pytorchvideo("slowfast_r50", "slowfast", (32, 2), 256, 76.94),
+        _pytorchvideo("slowfast_r101", "slowfast", (32, 2), 256, 77.90),
+        _pytorchvideo("i3d_r50", "resnet", (8, 8), 256, 73.27),
+        _pytorchvideo("r2plus1d_r50", "r2plus1d", (16, 4), 256, 76.01),
+        _pytorchvideo("csn_r101", "csn", (32, 2), 256, 77.00),
+        _torchvision("r3d_18", "R3D_18_Weights", (16, 15), SMALL, 63.2),
+        _torchvision("mc3_18", "MC3_18_Weights", (16, 15), SMALL, 63.96),
+        _torchvision("r2plus1d_18", "R2Plus1D_18_Weights", (16, 15), SMALL, 67.463),
+        _torchvision("s3d", "S3D_Weights", (128, 15), LARGE, 68.368, clips=1),
+        _torchvision("mvit_v1_b", "MViT_V1_B_Weights", (16, 7.5), LARGE, 78.477),
+        _torchvision("mvit_v2_s", "MViT_V2_S_Weights", (16, 7.5), LARGE, 80.757),
+        _torchvision("swin3d_t", "Swin3D_T_Weights", (32, 15), LARGE, 77.715, clips=12),
+        _torchvision("swin3d_s", "Swin3D_S_Weights", (32, 15), LARGE, 79.521, clips=12),
+        _torchvision("swin3d_b", "Swin3D_B_Weights", (32, 15), LARGE, 79.427, clips=12),
+        _torchvision(
+            "swin3d_b_22k",
+            "Swin3D_B_Weights",
+            (32, 15),
+            LARGE,
+            81.643,
+            clips=12,
+            version="KINETICS400_IMAGENET22K_V1",
+        ),
     )
 }
 

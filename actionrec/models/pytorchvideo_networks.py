@@ -1,4 +1,4 @@
-"""Networks of PyTorchVideo's model zoo: X3D, Slow R50, R(2+1)D R50, CSN R101 and I3D R50.
+"""Networks of PyTorchVideo's model zoo: X3D, SlowFast, Slow R50, R(2+1)D R50, CSN R101, I3D R50.
 
     python -c "from actionrec.models.pytorchvideo_networks import x3d_s; print(x3d_s())"
 
@@ -7,6 +7,7 @@ Feichtenhofer et al., "SlowFast Networks for Video Recognition", ICCV 2019; Tran
 and ICCV 2019.
 """
 
+import math
 import warnings
 from pkgutil import resolve_name
 
@@ -35,6 +36,43 @@ class Projection(nn.Module):
         return F.relu(self.post_conv(mean))
 
 
+class Pathways(nn.Module):
+    """From a clip (B, 3, T, H, W) to the input of the slow and of the fast pathway: a quarter of
+    its frames, evenly spread, and all of them."""
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        frames = x.shape[2]
+        chosen = torch.linspace(0, frames - 1, math.ceil(frames / 4), device=x.device).long()
+        return [x.index_select(2, chosen), x]
+
+
+class TwoPathways(nn.Module):
+    """A unit of each pathway."""
+
+    def __init__(self, slow: nn.Module, fast: nn.Module) -> None:
+        super().__init__()
+        self.slow, self.fast = slow, fast
+
+    def forward(self, x: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [self.slow(x[0]), self.fast(x[1])]
+
+
+class Join(nn.Module):
+    """The maps of both pathways, averaged over time and over `window` (H, W), as one map."""
+
+    def __init__(self, window: tuple[int, int]) -> None:
+        super().__init__()
+        self.window = window
+
+    def forward(self, x: list[torch.Tensor]) -> torch.Tensor:
+        window = [min(sizes) for sizes in zip(self.window, x[0].shape[3:], strict=True)]
+        means = [
+            F.avg_pool3d(each.float(), (each.shape[2], *window), stride=1).to(each.dtype)
+            for each in x
+        ]
+        return torch.cat(means, dim=1)
+
+
 def x3d_xs(classes: int = 400) -> Backbone:
     """X3D-XS, for 4 frames of 182x182 with a stride of 12: 3.79 M parameters with 400 classes."""
     return _x3d("x3d:x3d_xs", classes)
@@ -53,6 +91,17 @@ def x3d_m(classes: int = 400) -> Backbone:
 def x3d_l(classes: int = 400) -> Backbone:
     """X3D-L, for 16 frames of 312x312 with a stride of 5: 6.15 M parameters with 400 classes."""
     return _x3d("x3d:x3d_l", classes)
+
+
+def slowfast_r50(classes: int = 400) -> Backbone:
+    """SlowFast 8x8 with the units of ResNet-50, for 32 frames with a stride of 2: 34.57 M
+    parameters with 400 classes. Blocks stand in the slow pathway."""
+    return _slowfast("slowfast:slowfast_r50", classes)
+
+
+def slowfast_r101(classes: int = 400) -> Backbone:
+    """SlowFast 8x8 with the units of ResNet-101: 62.83 M parameters with 400 classes."""
+    return _slowfast("slowfast:slowfast_r101", classes)
 
 
 def slow_r50(classes: int = 400) -> Backbone:
@@ -89,6 +138,24 @@ def _x3d(name: str, classes: int) -> Backbone:
     window = tuple(int(size) for size in head.pool.pool.kernel_size)
     units["projection"] = Projection(head.pool, window)
     return Backbone(units, names, head.proj.in_features, classes, dropout=head.dropout.p)
+
+
+def _slowfast(name: str, classes: int) -> Backbone:
+    stem, *parts, pool, head = _blocks(name, classes)
+    units: dict[str, nn.Module] = {"pathways": Pathways()}
+    units["stem"] = TwoPathways(*stem.multipathway_blocks)
+    units["stem_fusion"] = stem.multipathway_fusion
+    stages = {}
+    for stage, part in enumerate(parts, 2):
+        slow, fast = (pathway.res_blocks for pathway in part.multipathway_blocks)
+        names = tuple(f"res{stage}_{position}" for position in range(len(slow)))
+        for name, *pair in zip(names, slow, fast, strict=True):
+            units[name] = TwoPathways(*pair)
+            units[name].in_channels = first_convolution(pair[0].branch2).in_channels
+        units[f"res{stage}_fusion"] = part.multipathway_fusion
+        stages[stage] = names
+    units["join"] = Join(pool.pool[0].kernel_size[1:])
+    return Backbone(units, stages, head.proj.in_features, classes, dropout=head.dropout.p)
 
 
 def _resnet(name: str, classes: int) -> Backbone:

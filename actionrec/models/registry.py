@@ -18,6 +18,8 @@ BACKBONES = {
     "r3d50": "actionrec.models.resnet3d:r3d50",
     "i3d_r50": "actionrec.models.pytorchvideo_networks:i3d_r50",
     "slow_r50": "actionrec.models.pytorchvideo_networks:slow_r50",
+    "slowfast_r50": "actionrec.models.pytorchvideo_networks:slowfast_r50",
+    "slowfast_r101": "actionrec.models.pytorchvideo_networks:slowfast_r101",
     "x3d_xs": "actionrec.models.pytorchvideo_networks:x3d_xs",
     "x3d_s": "actionrec.models.pytorchvideo_networks:x3d_s",
     "x3d_m": "actionrec.models.pytorchvideo_networks:x3d_m",
@@ -28,6 +30,11 @@ BACKBONES = {
     "mc3_18": "actionrec.models.torchvision_networks:mc3_18",
     "r2plus1d_18": "actionrec.models.torchvision_networks:r2plus1d_18",
     "s3d": "actionrec.models.torchvision_networks:s3d",
+    "mvit_v1_b": "actionrec.models.torchvision_networks:mvit_v1_b",
+    "mvit_v2_s": "actionrec.models.torchvision_networks:mvit_v2_s",
+    "swin3d_t": "actionrec.models.torchvision_networks:swin3d_t",
+    "swin3d_s": "actionrec.models.torchvision_networks:swin3d_s",
+    "swin3d_b": "actionrec.models.torchvision_networks:swin3d_b",
     "c3d_small": "actionrec.models.c3d_small:c3d_small",
 }
 
