@@ -7,8 +7,10 @@ from actionrec.models.network import BlockConfig, ClassifierConfig, build_networ
 from actionrec.models.registry import BACKBONES
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_backbone_is_built_with_blocks_in_every_stage(backbone):
+@pytest.mark.parametrize(
+    "backbone", [name for name in BACKBONES if not name.startswith(("mvit", "swin"))]
+)
+def test_every_convolutional_backbone_is_built_with_blocks_in_every_stage(backbone):
     stages = tuple(build_network(ClassifierConfig(("a",), backbone)).stages)
     config = ClassifierConfig(("a", "b"), backbone, BlockConfig("snl", stages))
     assert len(build_network(config).blocks) == len(stages)

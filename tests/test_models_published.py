@@ -13,6 +13,7 @@ from torch import nn
 from trained_models import randomised
 
 from actionrec.errors import ActionrecError, UsageError
+from actionrec.explanation.heat_maps import explain_video
 from actionrec.models import conversion, published
 from actionrec.models.catalogue import fetch
 from actionrec.models.classifier import (
@@ -39,6 +40,7 @@ CLIPS = {
     "csn_r101": (32, 224, 224),
     "slowfast_r50": (32, 224, 224),
     "slowfast_r101": (32, 224, 224),
+    "slowfast_16x8_r101_50_50": (64, 224, 224),
     "s3d": (16, 224, 224),
     "mvit_v1_b": (16, 224, 224),
     "mvit_v2_s": (16, 224, 224),
@@ -213,6 +215,17 @@ def test_a_transformer_has_no_place_for_a_block_and_says_so(name):
     with pytest.raises(UsageError, match="is a transformer and has no place for a nonlocal block"):
         classifier(name, block="snl")
     assert classifier(name).network.units_of(5)
+
+
+@pytest.mark.parametrize("name", ["x3d_s", "slowfast_r50", "swin3d_t", "mvit_v2_s"])
+def test_a_network_without_a_last_feature_map_is_not_explained_by_one(name, tmp_path, encode):
+    path = encode(tmp_path / "video.avi", frames=20)
+    model = InferenceModel(classifier(name), "cpu", "float32")
+    with pytest.raises(UsageError, match=f"{name} of {name} ends without a feature map"):
+        explain_video(model, path)
+    if name in CONVOLUTIONAL:
+        with_block = InferenceModel(classifier(name, block="snl"), "cpu", "float32")
+        assert explain_video(with_block, path).method == "affinity"
 
 
 def test_mvit_says_which_clips_it_takes():

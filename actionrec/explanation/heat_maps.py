@@ -252,7 +252,17 @@ def _explained_unit(model: InferenceModel, method: Method, block: str | None) ->
         raise UsageError(
             f"{model.name} has no nonlocal block before {block!r}; choose from {', '.join(units)}."
         )
-    return None if method == "hirescam" or not units else block or units[-1]
+    if method != "hirescam" and units:
+        return block or units[-1]
+    # X3D and SlowFast average before their last layers, transformers have tokens.
+    last = list(model.network.units.named_children())[-1][0]
+    if last not in model.network.units_of(max(model.network.stages)):
+        raise UsageError(
+            f"The network {model.config.backbone} of {model.name} ends without a feature map, so "
+            f"the method {method} has nothing to draw; explain another network, or a convolutional "
+            "one that was trained with a block, by the method affinity."
+        )
+    return None
 
 
 def _class_index(model: InferenceModel, label: str) -> int:

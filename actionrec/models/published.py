@@ -130,6 +130,7 @@ PUBLISHED = {
         _pytorchvideo("slow_r50", "resnet", (8, 8), 256, 74.58),
         _pytorchvideo("slowfast_r50", "slowfast", (32, 2), 256, 76.94),
         _pytorchvideo("slowfast_r101", "slowfast", (32, 2), 256, 77.90),
+        _pytorchvideo("slowfast_16x8_r101_50_50", "slowfast", (64, 2), 256, 78.70),
         _pytorchvideo("i3d_r50", "resnet", (8, 8), 256, 73.27),
         _pytorchvideo("r2plus1d_r50", "r2plus1d", (16, 4), 256, 76.01),
         _pytorchvideo("csn_r101", "csn", (32, 2), 256, 77.00),

@@ -104,6 +104,12 @@ def slowfast_r101(classes: int = 400) -> Backbone:
     return _slowfast("slowfast:slowfast_r101", classes)
 
 
+def slowfast_16x8_r101_50_50(classes: int = 400) -> Backbone:
+    """SlowFast 16x8 with the units of ResNet-101, for 64 frames with a stride of 2: 53.77 M
+    parameters with 400 classes."""
+    return _slowfast("slowfast:slowfast_16x8_r101_50_50", classes)
+
+
 def slow_r50(classes: int = 400) -> Backbone:
     """The slow pathway of SlowFast alone: 32.45 M parameters with 400 classes."""
     return _resnet("resnet:slow_r50", classes)

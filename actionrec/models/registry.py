@@ -20,6 +20,7 @@ BACKBONES = {
     "slow_r50": "actionrec.models.pytorchvideo_networks:slow_r50",
     "slowfast_r50": "actionrec.models.pytorchvideo_networks:slowfast_r50",
     "slowfast_r101": "actionrec.models.pytorchvideo_networks:slowfast_r101",
+    "slowfast_16x8_r101_50_50": ("actionrec.models.pytorchvideo_networks:slowfast_16x8_r101_50_50"),
     "x3d_xs": "actionrec.models.pytorchvideo_networks:x3d_xs",
     "x3d_s": "actionrec.models.pytorchvideo_networks:x3d_s",
     "x3d_m": "actionrec.models.pytorchvideo_networks:x3d_m",
