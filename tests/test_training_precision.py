@@ -68,7 +68,7 @@ class Convolutions(TorchFunctionMode):
 
 @pytest.mark.slow
 @with_bfloat16
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", [name for name in BACKBONES if not name.startswith("mvit")])
 def test_every_convolution_of_a_backbone_gets_the_gradients_of_float32(name):
     torch.manual_seed(0)
     network = (

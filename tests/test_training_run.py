@@ -523,7 +523,8 @@ def test_a_seed_gives_the_recorded_losses(config, losses):
         train(replace(config, block="snl", epochs=5, lr=0.01, warmup=1, schedule="cosine", seed=7))
     finally:
         torch.set_num_threads(threads)
-    assert losses == RECORDED_LOSSES
+    # Pointwise convolutions as matrix products, with one thread, round in another way.
+    assert losses == pytest.approx(RECORDED_LOSSES, rel=1e-5)
 
 
 @pytest.mark.parametrize("start", ["block", "stage4"])
