@@ -188,7 +188,8 @@ def test_shards_as_lines_and_as_parquet_hold_the_same_results_as_each_video_alon
     assert "3 videos are done, 3 of them failed" in caplog.text
     lines = rows_of("new/one.jsonl")
     ready = InferenceModel.load(model, topk=2)
-    assert [row["video"] for row in lines] == ["a.avi", "b [1].avi", "c.avi"]
+    # Clips of several videos share a batch: which video is finished first is not promised.
+    assert sorted(row["video"] for row in lines) == ["a.avi", "b [1].avi", "c.avi"]
     for row in lines:
         alone = asdict(predict_video(ready, row["video"]))
         assert_same_prediction(row, alone)
