@@ -311,20 +311,6 @@ TABLES = {
             "share_of_matrix_product": "of matrix products",
         },
     ),
-    "models": (
-        "Pretrained models: Top-1 on Kinetics-400 as published, and what a clip costs here",
-        ("name",),
-        {
-            "name": "model",
-            "clip": "clip",
-            "top1": "Top-1, %",
-            "protocol": "of",
-            "params": "parameters, M",
-            "macs": "multiply-adds, G",
-            "float32_seconds": "float32, s",
-            "bfloat16_seconds": "bfloat16, s",
-        },
-    ),
     "batch": (
         "Many videos, videos a second",
         ("data", "model", "engine", "precision", "videos"),
@@ -419,6 +405,29 @@ def recipe_search(rows: Rows) -> Iterator[str]:
     yield from plain_tables(rows, SEARCH_KEYS, columns)
 
 
+def models(rows: Rows) -> Iterator[str]:
+    """What a clip of each pretrained model costs."""
+    columns = {
+        "name": "model",
+        "clip": "clip",
+        "top1": "Top-1, %",
+        "protocol": "of",
+        "params": "parameters, M",
+        "macs": "multiply-adds, G",
+        "float32_seconds": "float32, s",
+        "bfloat16_seconds": "bfloat16, s",
+    }
+    counted = [
+        {
+            **row,
+            "params": f"{int(row['params']) / 1e6:.2f}",
+            "macs": f"{int(row['macs']) / 1e9:.2f}",
+        }
+        for row in rows
+    ]
+    yield from plain_tables(counted, ("name",), columns)
+
+
 def page(results: Path) -> tuple[str, str]:
     """The page as Markdown, and its picture as SVG.
 
@@ -449,6 +458,9 @@ def page(results: Path) -> tuple[str, str]:
         "",
         *block_speed(measurements.read(results / "blocks.csv")),
     ]
+    if rows := measurements.read(results / "models.csv"):
+        title = "Pretrained models: Top-1 on Kinetics-400 as published, and what a clip costs here"
+        lines += [f"## {title}", "", *models(rows)]
     for name, (title, keys, columns) in TABLES.items():
         if rows := measurements.read(results / f"{name}.csv"):
             lines += [f"## {title}", "", *plain_tables(rows, keys, columns)]

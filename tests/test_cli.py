@@ -153,7 +153,8 @@ def test_the_wheel_works_from_another_folder_with_its_configs(tmp_path):
     [wheel] = tmp_path.glob("*.whl")
     shipped = {path.relative_to(PROJECT) for path in (PROJECT / "configs").rglob("*.yaml")}
     files = {f"actionrec/{path.as_posix()}" for path in shipped} | {
-        "actionrec/training/report.html"
+        "actionrec/training/report.html",
+        "actionrec/results/models.csv",
     }
     assert files <= set(ZipFile(wheel).namelist())
     shutil.unpack_archive(wheel, tmp_path / "installed", "zip")

