@@ -82,9 +82,9 @@ def test_a_video_that_cannot_be_scored_is_listed_and_the_others_count(dataset, m
 class CrashingReader(ClipReader):
     """Ends its process while it reads the video of 60 frames."""
 
-    def stream(self, path, clips=None, crops=1):
-        for clip in super().stream(path, clips, crops):
-            if path.name == "60.avi":
+    def stream_together(self, sources, clips=None, crops=1):
+        for clip in super().stream_together(sources, clips, crops):
+            if sources[0].name == "60.avi":
                 os.kill(os.getpid(), signal.SIGSEGV)
             yield clip
 

@@ -30,19 +30,20 @@ class EndingReader(ClipReader):
     a batch with clips of `a` before the end comes, on a busy machine too.
     """
 
-    def stream(self, path, clips=None, crops=1):
-        folder, name = Path(path).parent, Path(path).stem
+    def stream_together(self, sources, clips=None, crops=1):
+        [path] = sources
+        folder, name = path.parent, path.stem
         before = folder / f"{name}.before"
         if name == "a" or name == "killed" and before.exists():
-            for number, clip in enumerate(super().stream(path, clips, crops)):
+            for number, clip in enumerate(super().stream_together(sources, clips, crops)):
                 (folder / f"{name}.{number}.asked").touch()
                 if name == "a" and number == 2:
                     wait_for(folder / "marked.given")
                 yield clip
             return
         wait_for(folder / "a.1.asked")
-        for clip in islice(super().stream(path, clips, crops), 2):
-            yield replace(clip, pixels=torch.full_like(clip.pixels, MARK))
+        for _, clip in islice(super().stream_together(sources, clips, crops), 2):
+            yield 0, replace(clip, pixels=torch.full_like(clip.pixels, MARK))
         (folder / "marked.given").touch()
         wait_for(folder / "shared")
         if name == "killed":
@@ -63,9 +64,9 @@ def wait_for(file):
 class CountingReader(ClipReader):
     """Notes in a file beside the video each clip that it reads."""
 
-    def stream(self, path, clips=None, crops=1):
-        for clip in super().stream(path, clips, crops):
-            with Path(path).with_suffix(".read").open("ab") as file:
+    def stream_together(self, sources, clips=None, crops=1):
+        for clip in super().stream_together(sources, clips, crops):
+            with sources[0].with_suffix(".read").open("ab") as file:
                 file.write(b".")
             yield clip
 

@@ -17,6 +17,9 @@ null where there is no file; `given_up` means that the process which read the fi
 died. Good videos that are damaged but readable are in `damaged` as well; training, evaluation and
 prediction read them.
 
+A segment that is not in its video is bad too, under the video's path and its times:
+videos/match.mp4#t=12.5,15.
+
 A video of unchanged size and modification time is not decoded again, unless it was given up, which
 depends on the machine and the limits too. Training and evaluation leave out the bad videos.
 """
@@ -24,7 +27,7 @@ depends on the machine and the limits too. Training and evaluation leave out the
 import json
 import logging
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,11 +35,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.datasets.registry import dataset_kind, open_dataset
-from actionrec.errors import ActionrecError, Failure
+from actionrec.errors import ActionrecError, Failure, VideoError
 from actionrec.files import short_enough, write_whole
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
 from actionrec.text import json_text
 from actionrec.video.reader import VideoReader
+from actionrec.video.segments import VideoSegment, frames_of
 
 logger = logging.getLogger("actionrec")
 
@@ -175,8 +179,8 @@ def check(
         UsageError: there is no such data set or split, or a limit is impossible.
         ActionrecError: `root` is not that data set, or its report is damaged.
     """
-    dataset, videos = every_video(name, root, split)
-    file = report_file(dataset)
+    datasets, videos = _every_video(name, root, split)
+    file = report_file(datasets[0])
     folder = file.parent
     old = Report.load(file) or Report(name)
     paths = {relative_path(path, folder).as_posix(): path for path in videos}
@@ -219,8 +223,31 @@ def check(
             frames, damage = result if error is None else (None, "")
             state, given_up = states[todo[path]], isinstance(result, WorkerError)
             report.findings[todo[path]] = Finding(state, frames, error, given_up, damage)
-    findings = {key: found for key, found in report.findings.items() if key in paths}
+    segments = _check_segments(datasets, folder, report)
+    report.findings |= segments
+    if segments:
+        save()
+    findings = {key: found for key, found in report.findings.items() if key in paths} | segments
     return CheckResult(Report(name, findings), file if writable else None)
+
+
+def _check_segments(
+    datasets: Sequence[VideoDataset], folder: Path, report: Report
+) -> dict[str, Finding]:
+    """The findings on segments that are not in their videos, of those videos that can be read."""
+    videos = (video for dataset in datasets for video in dataset.train + dataset.val)
+    findings = {}
+    for source in sorted({video.source for video in videos if video.segment}):
+        key = relative_path(source.path, folder).as_posix()
+        video = report.findings.get(key)
+        if video is None or video.reason is not None:
+            continue
+        try:
+            frames_of(VideoReader(source.path), source)
+        except VideoError as error:
+            bad = Finding(video.file, None, str(error))
+            findings[str(replace(source, path=Path(key)))] = bad
+    return findings
 
 
 def count_frames(path: Path) -> tuple[int, str]:
@@ -240,12 +267,19 @@ def every_video(
     """The data set and the paths of its videos: of one split, or without one of all together,
     with those that no split trains or validates on.
     """
+    datasets, paths = _every_video(name, root, split)
+    return datasets[0], paths
+
+
+def _every_video(
+    name: str, root: str | Path | None, split: str | None
+) -> tuple[list[VideoDataset], list[Path]]:
     splits = dataset_kind(name).splits_for_all if split is None else [split]
     datasets = [open_dataset(name, root, each, to_train=False) for each in splits]
     paths = [video.path for dataset in datasets for video in dataset.train + dataset.val]
     if split is None:
         paths += [path for dataset in datasets for path in dataset.others]
-    return datasets[0], list(dict.fromkeys(paths))
+    return datasets, list(dict.fromkeys(paths))
 
 
 def report_file(dataset: VideoDataset) -> Path:
@@ -276,10 +310,13 @@ def without_damaged_videos(
     failures = []
 
     def is_good(video: LabelledVideo) -> bool:
-        found = bad.get(relative_path(video.path, file.parent).as_posix())
+        path = relative_path(video.path, file.parent)
+        found = bad.get(path.as_posix())
+        if found is None and video.segment:
+            found = bad.get(str(VideoSegment(path, *video.segment)))
         if found is None or found.file != FileState.of(video.path):
             return True
-        failures.append(Failure(str(video.path), found.reason))
+        failures.append(Failure(str(video.source), found.reason))
         return False
 
     good = {side: tuple(filter(is_good, getattr(dataset, side))) for side in sides}

@@ -1,4 +1,4 @@
-"""Videos listed in a CSV file with the columns path,label[,group][,split].
+"""Videos listed in a CSV file with the columns path,label[,group][,split][,start,end].
 
     actionrec train --dataset csv --root my_videos.csv
 
@@ -6,12 +6,16 @@ Paths are relative to the folder of the CSV file. `split` says train or val. `gr
 recording that a clip was cut from: clips of one recording must not be on both sides, or the
 validation figures only tell how well the recording is recognised again. Without a `split`
 column the groups are dealt into five folds, and fold N validates: `--split 1` to `--split 5`.
+
+`start` and `end` make a row a segment of its file, in seconds; both empty mean all of it. A file
+may then have many rows, and all of them are on one side; where no group is known, the file is it.
 """
 
 import codecs
 import csv
 import io
 import logging
+import math
 import os
 import re
 from collections import Counter
@@ -27,7 +31,13 @@ from actionrec.files import remote_failure, replacing
 
 logger = logging.getLogger("actionrec")
 
-COLUMNS = ("path", "label", "group", "split")
+COLUMNS = ("path", "label", "group", "split", "start", "end")
+TIMES = ("start", "end")
+# Other names that people give to these two.
+LIKE_TIMES = re.compile(
+    r"(.*[^a-z])?(t0|t1|start|begin|end|stop|onset|offset)([^a-z].*)?|"
+    r"(start|begin|end|stop)(s|ing|time|sec|seconds|frame)|(from|to)"
+)
 FOLDS = ("1", "2", "3", "4", "5")
 SIDE_NAMES = {
     "train": ("train", "training"),
@@ -36,6 +46,7 @@ SIDE_NAMES = {
 }
 
 Row = dict[str, str]
+Segment = tuple[float, float]
 
 
 def open_csv(path: str | Path, split: str = "1", to_train: bool = True) -> VideoDataset:
@@ -50,6 +61,9 @@ def open_csv(path: str | Path, split: str = "1", to_train: bool = True) -> Video
     train in every fold. Without training `to_train`, no video needs the split train, and without
     `split` and `group` all videos validate.
 
+    A row with `start` and `end` is a segment. All segments of a file must be on one side; segments
+    that overlap and have different labels are kept and told.
+
     A listed file that doesn't exist is warned of and kept, and counts as a broken video when it is
     read; where half the files or more don't exist, the paths themselves must be wrong: an error.
 
@@ -57,7 +71,8 @@ def open_csv(path: str | Path, split: str = "1", to_train: bool = True) -> Video
         UsageError: `path` is a folder, or its `split` column leaves no choice of a fold.
         ActionrecError: the file can't be read, has wrong columns, an incomplete line or one
             video twice, lacks the groups or labels that the division needs, divides a group
-            between training and validation, or most of its videos don't exist.
+            or file between training and validation, has an impossible segment, or most of its
+            videos don't exist.
     """
     path = Path(path)
     if path.is_dir():
@@ -84,7 +99,9 @@ def open_csv(path: str | Path, split: str = "1", to_train: bool = True) -> Video
     index = {name: label for label, name in enumerate(labels)}
     sides = [
         tuple(
-            LabelledVideo(path.parent / row["path"], index[row["label"]], _group_of(row))
+            LabelledVideo(
+                path.parent / row["path"], index[row["label"]], _group_of(row), _segment_of(row)
+            )
             for row in side
         )
         for side in (train, val)
@@ -104,8 +121,13 @@ def rewrite_csv(source: Path, new_path: Callable[[Path], str], target: Path) -> 
 
 
 def _group_of(row: Row) -> str | None:
-    group = row.get("group", "")
+    """The recording that a video is of; where parts of files are listed without one, the file."""
+    group = row.get("group", row.get("recording", ""))
     return None if group.lower() in ("", "unknown") else group
+
+
+def _segment_of(row: Row) -> Segment | None:
+    return (float(row["start"]), float(row["end"])) if row.get("start") else None
 
 
 def _read(path: Path) -> list[Row]:
@@ -114,7 +136,7 @@ def _read(path: Path) -> list[Row]:
     names = [name.lower() for name in names]
     _check_columns(path, names)
     rows = []
-    lines: dict[str, str] = {}
+    lines: dict[tuple[str, ...], str] = {}
     for number, record in records:
         where = f"{path}, line {number}"
         if any(record[len(names) :]):
@@ -133,21 +155,97 @@ def _read(path: Path) -> list[Row]:
         values = zip(names, record, strict=False)
         row = {name: normalize("NFC", value) for name, value in values if name in COLUMNS}
         for name in COLUMNS:
-            if name in row and name != "group" and not row[name]:
+            if name in row and name not in ("group", *TIMES) and not row[name]:
                 raise ActionrecError(f"{where} has no {name}; fill it in.")
         if (remote := remote_failure(record[names.index("path")])) is not None:
             raise ActionrecError(f"{where}: {remote.error}")
         row["path"] = _path_here(path.parent, record[names.index("path")])
-        file = os.path.normpath(row["path"])
-        if file in lines:
+        row["file"] = os.path.normpath(row["path"])
+        _check_segment(where, row)
+        same: tuple[str, ...] = (row["file"],)
+        if (segment := _segment_of(row)) is not None:
+            same = (row["file"], *map(str, segment), row["label"])
+        if same in lines:
+            what = "the same segment" if segment else row["path"]
             raise ActionrecError(
-                f"{where}: {row['path']} is already in line {lines[file]}; remove one of them."
+                f"{where}: {what} is already in line {lines[same]}; remove one of them."
             )
-        row["line"] = lines[file] = str(number)
+        row["line"] = lines[same] = str(number)
         rows.append(row)
     if not rows:
         raise ActionrecError(f"{path} lists no videos; add a line for each, below the header.")
+    if any(_segment_of(row) for row in rows):
+        _check_files_of_segments(path, rows)
     return rows
+
+
+def _check_segment(where: str, row: Row) -> None:
+    """Check the start and end of a row, which are both empty or seconds in this order."""
+    given = [row.get(name, "") for name in TIMES]
+    if not any(given):
+        return
+    for name, text in zip(TIMES, given, strict=True):
+        if not text:
+            raise ActionrecError(
+                f"{where} has no {name} to its {TIMES[1 - TIMES.index(name)]}; fill it in, or "
+                "leave both empty for the whole video."
+            )
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        # Python would read 1_000 as a number.
+        if not math.isfinite(seconds) or "_" in text:
+            raise ActionrecError(
+                f"{where}: the {name} {text!r} is no number; write seconds, such as 62.5."
+            )
+        if seconds < 0:
+            raise ActionrecError(
+                f"{where}: the {name} {text} is negative; write seconds from the beginning of the "
+                "video."
+            )
+    start, end = map(float, given)
+    if start >= end:
+        relation = "is" if start == end else "is after"
+        raise ActionrecError(
+            f"{where}: the start {given[0]} {relation} the end {given[1]}; a segment must end "
+            "after it starts."
+        )
+
+
+def _check_files_of_segments(path: Path, rows: list[Row]) -> None:
+    """Check that each file with segments has one group, its own name if none is known, and tell
+    which segments overlap and have different labels."""
+    files: dict[str, list[Row]] = {}
+    for row in rows:
+        files.setdefault(row["file"], []).append(row)
+    overlaps = []
+    for file, its in files.items():
+        groups = {_group_of(row): row["line"] for row in its}
+        if len(groups) > 1:
+            (one, line), (other, its_line) = list(groups.items())[:2]
+            raise ActionrecError(
+                f"{path}: {file} has the group {one or 'unknown'!r} in line {line} and "
+                f"{other or 'unknown'!r} in line {its_line}; all parts of a video are one "
+                "recording: give them one group."
+            )
+        for row in its:
+            row["recording"] = file
+        its = sorted(its, key=lambda row: (_segment_of(row) or (0.0, math.inf), row["line"]))
+        longest = its[0]
+        for row in its[1:]:
+            start, (_, end) = (_segment_of(row) or (0.0,))[0], _segment_of(longest) or (0, math.inf)
+            if start < end and row["label"] != longest["label"]:
+                overlaps.append((longest, row))
+            if (_segment_of(row) or (0, math.inf))[1] > end:
+                longest = row
+    if overlaps:
+        first, second = overlaps[0]
+        logger.warning(
+            "%s: %d segments overlap others of the same video with another label, first lines %s "
+            "(%s) and %s (%s); all are kept.",
+            *(path, len(overlaps), first["line"], first["label"], second["line"], second["label"]),
+        )
 
 
 def _records(path: Path) -> list[tuple[int, list[str]]]:
@@ -191,21 +289,30 @@ def _path_here(folder: Path, path: str) -> str:
 
 
 def _check_columns(path: Path, names: list[str]) -> None:
-    wanted = f"the first line must be path,label and, if known, group and split ({path})"
+    wanted = (
+        "the first line must be path,label and, if known, group, split, and start and end of "
+        f"segments ({path})"
+    )
     others = [name for name in names if name and name not in COLUMNS]
     missing = [name for name in COLUMNS if name not in names]
-    if misspelt := [name for name in others if get_close_matches(name, missing)]:
+    # Many words are like "start"; those for times are meant by their whole.
+    close = [name for name in missing if name not in TIMES]
+    misspelt = [name for name in others if get_close_matches(name, close)]
+    if not set(TIMES) & set(names):
+        misspelt += [name for name in others if LIKE_TIMES.fullmatch(name)]
+    if misspelt:
         raise ActionrecError(f"Unknown column {', '.join(map(repr, misspelt))}; {wanted}.")
     if missing := [name for name in COLUMNS[:2] if name not in names]:
         found = f" in {', '.join(names)[:80]!r}" if any(names) else ""
         raise ActionrecError(f"No column {' and no column '.join(missing)}{found}; {wanted}.")
     if twice := [name for name, count in Counter(names).items() if name and count > 1]:
         raise ActionrecError(f"Two columns {twice[0]!r}; {wanted}.")
-    if parts := [name for name in others if name in ("start", "end")]:
-        raise ActionrecError(
-            f"{path} has the column {parts[0]!r}, but parts of videos can't be read; cut "
-            "the videos and remove the column."
-        )
+    if alone := [name for name in TIMES if name in names]:
+        if len(alone) == 1:
+            other = TIMES[1 - TIMES.index(alone[0])]
+            raise ActionrecError(
+                f"{path} has the column {alone[0]!r} but no column {other!r}; a segment needs both."
+            )
     if others:
         logger.warning("%s: columns that are not used: %s.", path, ", ".join(others))
 
@@ -230,6 +337,13 @@ def _divide_by_column(
     for side, videos in (("train", train), ("val", val)):
         if not videos and (to_train or side == "val"):
             raise ActionrecError(f"{path} has no video with the split {side}; add some.")
+    files = {row["file"]: row["line"] for row in train}
+    if divided := [row for row in val if row["file"] in files]:
+        row = divided[0]
+        raise ActionrecError(
+            f"{path}: {row['path']} is in training in line {files[row['file']]} and in validation "
+            f"in line {row['line']}; put all segments of a video on one side."
+        )
     if both := {_group_of(row) for row in train} & {_group_of(row) for row in val} - {None}:
         raise ActionrecError(
             f"{path}: the group {min(both)!r} is in training and in validation; put all of a "
@@ -240,7 +354,7 @@ def _divide_by_column(
 
 def _divide_by_fold(path: Path, rows: list[Row], fold: int) -> tuple[list[Row], list[Row]]:
     """Return the rows that train and that validate."""
-    if "group" not in rows[0]:
+    if not rows[0].keys() & {"group", "recording"}:
         raise ActionrecError(
             f"{path} has neither a split nor a group column; add split (train, val) or group "
             "(the recording that a clip was cut from), because a random division would put "

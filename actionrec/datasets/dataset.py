@@ -9,21 +9,29 @@ from pathlib import Path
 
 from actionrec.errors import ActionrecError
 from actionrec.files import VIDEO_SUFFIXES, scan
+from actionrec.video.segments import VideoSegment, VideoSource
 
 logger = logging.getLogger("actionrec")
 
 
 @dataclass(frozen=True)
 class LabelledVideo:
-    """A video file and its class.
+    """A video file, or a part of one, and its class.
 
-    `label` is the index into the data set's `labels`. `group` names the recording that the video
-    was cut from, None where it is unknown: a group belongs on one side, training or validation.
+    `segment` is the part, from its start to its end in seconds; None for the whole file. `label` is
+    the index into the data set's `labels`. `group` names the recording that the video was cut from,
+    None where it is unknown: a group belongs on one side, training or validation.
     """
 
     path: Path
     label: int
     group: str | None = None
+    segment: tuple[float, float] | None = None
+
+    @property
+    def source(self) -> VideoSource:
+        """What its clips are read from."""
+        return VideoSegment(self.path, *self.segment) if self.segment else self.path
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,15 @@ class VideoDataset:
     root: Path | None = None
     others: tuple[Path, ...] = ()
 
+    @property
+    def has_segments(self) -> bool:
+        """Whether some of the videos are parts of files."""
+        return any(video.segment for video in self.train + self.val)
+
     def facts(self) -> dict[str, int | bytes]:
         """What is the same in every copy of the data set, by name."""
-        videos = [(video.path.name, video.label) for video in self.train + self.val]
+        every = self.train + self.val
+        videos = [(video.path.name, video.label, video.segment) for video in every]
         return {
             "number of classes": len(self.labels),
             "number of training videos": len(self.train),

@@ -77,8 +77,8 @@ DATASETS: dict[str, DatasetKind] = {
     "csv": DatasetKind(
         csv.open_csv,
         "videos of your own, listed in a CSV file",
-        "ROOT is the file; columns path,label and, if known, group and split (train, val); without "
-        "split the groups are dealt into five folds",
+        "ROOT is the file; columns path,label and, if known, group, split (train, val), and start "
+        "and end of segments in seconds; without split the groups are dealt into five folds",
         splits=csv.FOLDS,
         may_lack_training=True,
         rewrite_list=csv.rewrite_csv,

@@ -199,6 +199,8 @@ def reason_against(a: ClipLogits, b: ClipLogits) -> str | None:
     if a.videos != b.videos:
         alone = sorted(set(a.videos) ^ set(b.videos)) or ["none; their order differs"]
         return f"their videos differ (only in one of them: {alone[0]})"
+    if a.segments != b.segments:
+        return "they have other segments of the same videos"
     if not (np.array_equal(a.truths, b.truths) and np.array_equal(a.counts, b.counts)):
         return "the same videos have other labels or other numbers of clips"
     return None

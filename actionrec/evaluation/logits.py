@@ -30,7 +30,7 @@ class ClipLogits:
 
     The file is safetensors; nothing is pickled. Its tensors are `logits`, `counts` and `truths`;
     its metadata has one key, "actionrec_logits", a JSON object with `labels`, `videos`,
-    `protocol`, `skipped` and `versions`.
+    `segments` where there are some, `protocol`, `skipped` and `versions`.
 
     Attributes:
         logits: float32 (videos, clips, crops, classes), before the softmax. Short videos have
@@ -38,6 +38,8 @@ class ClipLogits:
         counts: int64 (videos,), the number of clips of each video, at least 1.
         truths: int64 (videos,), the true classes as indices into `labels`.
         videos: The files, relative to the deepest folder that holds the whole data set.
+        segments: The part of its file that each video is, from its start to its end in seconds, or
+            None for all of it; None where every video is a whole file.
         labels: The classes of the logits.
         protocol: How clips were sampled and scores averaged, as in `Evaluation`.
         skipped: The videos that could not be scored.
@@ -50,6 +52,7 @@ class ClipLogits:
     labels: tuple[str, ...]
     protocol: dict[str, Any]
     skipped: list[Failure] = field(default_factory=list)
+    segments: tuple[tuple[float, float] | None, ...] | None = None
 
     @cached_property
     def clip_scores(self) -> np.ndarray:
@@ -91,6 +94,8 @@ class ClipLogits:
             "skipped": [asdict(failure) for failure in self.skipped],
             "versions": {"actionrec": version("actionrec"), "torch": torch.__version__},
         }
+        if self.segments is not None:
+            description["segments"] = self.segments
         tensors = {"logits": self.logits, "counts": self.counts, "truths": self.truths}
         with replacing(Path(path)) as temporary:
             temporary.write_bytes(save(tensors, {METADATA_KEY: json_text(description)}))
@@ -112,6 +117,7 @@ class ClipLogits:
                 labels=tuple(description["labels"]),
                 protocol=description["protocol"],
                 skipped=[Failure(**failure) for failure in description["skipped"]],
+                segments=_segments(description.get("segments")),
             )
             loaded._require_consistent()
             return loaded
@@ -139,12 +145,24 @@ class ClipLogits:
             raise ValueError("counts")
         if classes != len(self.labels) or not ((self.truths >= 0) & (self.truths < classes)).all():
             raise ValueError("labels")
+        if self.segments is not None and len(self.segments) != videos:
+            raise ValueError("segments")
         texts = (*self.labels, *self.videos)
         if not isinstance(self.protocol, dict) or not all(isinstance(x, str) for x in texts):
             raise ValueError("description")
         present = np.arange(clips) < self.counts[:, None]
         if not np.isfinite(self.logits[present]).all():
             raise ValueError("values that are no finite numbers")
+
+
+def _segments(values: Any) -> tuple[tuple[float, float] | None, ...] | None:
+    """The segments in a description; ValueError or TypeError where they are none."""
+    if values is None:
+        return None
+    pairs = [None if value is None else tuple(map(float, value)) for value in values]
+    if any(pair is not None and len(pair) != 2 for pair in pairs):
+        raise ValueError("segments")
+    return tuple(pairs)
 
 
 def ranks(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:

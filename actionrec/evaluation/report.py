@@ -25,6 +25,7 @@ from actionrec.evaluation.logits import ClipLogits
 from actionrec.evaluation.plots import confusion_matrix_figure, per_class_figure
 from actionrec.files import replacing, write_whole
 from actionrec.text import csv_text, json_text
+from actionrec.video.segments import plain_number
 
 RESULTS = "results.json"
 PER_CLASS = "per_class.csv"
@@ -106,18 +107,22 @@ def per_class_rows(
 def prediction_rows(logits: ClipLogits) -> Iterator[Sequence[Any]]:
     """The head, and a row for each video with its video-level scores in [0, 1].
 
-    `rank` is the rank of the true class from 1; ties count against it.
+    Where videos are segments, `start` and `end` follow the file, in seconds; empty for a whole
+    file. `rank` is the rank of the true class from 1; ties count against it.
     """
     scores, labels = logits.video_scores, logits.labels
     best = best_classes(scores, 5)
+    times = ("start", "end") if logits.segments is not None else ()
     yield [
-        *("video", "label", "predicted", "score", "rank", "label_score", "clips"),
+        *("video", *times, "label", "predicted", "score", "rank", "label_score", "clips"),
         *(f"{name}_{rank}" for rank in range(2, best.shape[1] + 1) for name in ("label", "score")),
     ]
-    columns = (logits.videos, logits.truths, logits.video_ranks, logits.counts)
-    for video, truth, rank, clips, row, top in zip(*columns, scores, best, strict=True):
+    segments = logits.segments or [None] * len(logits.videos)
+    columns = (logits.videos, segments, logits.truths, logits.video_ranks, logits.counts)
+    for video, segment, truth, rank, clips, row, top in zip(*columns, scores, best, strict=True):
+        part = map(plain_number, segment) if segment else [""] * len(times)
         first, *others = ([labels[index], f"{row[index]:.6f}"] for index in top)
         yield [
-            *(video, labels[truth], *first, rank + 1, f"{row[truth]:.6f}", clips),
+            *(video, *part, labels[truth], *first, rank + 1, f"{row[truth]:.6f}", clips),
             *(value for pair in others for value in pair),
         ]

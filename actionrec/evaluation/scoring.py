@@ -23,6 +23,7 @@ from actionrec.models.shared_batches import threads_of
 from actionrec.processes import WorkerError
 from actionrec.progress import track
 from actionrec.video.decoders import require_decoder
+from actionrec.video.segments import VideoSource
 
 
 def score_dataset(
@@ -55,8 +56,10 @@ def score_dataset(
     require_decoder(model.clips.decoder)
     devices.require_same(dataset.facts())
     # No video is scored twice, so the number of processes changes no accuracy.
-    skipped = {Path(failure.video): failure for failure in known_bad}
-    todo = [video.path for video in dataset.val if video.path not in skipped]
+    failed = {failure.video: failure for failure in known_bad}
+    sources = dict.fromkeys(video.source for video in dataset.val)
+    skipped = {source: failed[str(source)] for source in sources if str(source) in failed}
+    todo = [source for source in sources if source not in skipped]
     own = todo[devices.rank() :: devices.world_size()]
     own_results = score_videos(model, own, clips, crops, workers)
     protocol = describe_protocol(model.config, dataset, clips, crops)
@@ -66,34 +69,34 @@ def score_dataset(
 
 
 def score_videos(
-    model: InferenceModel, videos: Sequence[Path], clips: int, crops: int, workers: int
-) -> dict[Path, np.ndarray | Failure]:
+    model: InferenceModel, videos: Sequence[VideoSource], clips: int, crops: int, workers: int
+) -> dict[VideoSource, np.ndarray | Failure]:
     """The float32 logits (clips, crops, classes) of each video, or why it has none."""
     networks = [lambda pixels: model.logits(pixels).numpy()] * threads_of(model)
     scored = shared_batches.score_videos(
         networks, model.clips, videos, clips, crops, max(1, workers)
     )
-    results: dict[Path, np.ndarray | Failure] = {}
+    results: dict[VideoSource, np.ndarray | Failure] = {}
     quiet = not devices.is_first()
     with closing(scored):
-        for path, result in track(scored, "evaluating videos", len(videos), disable=quiet):
+        for source, result in track(scored, "evaluating videos", len(videos), disable=quiet):
             if isinstance(result, VideoError | WorkerError):
-                results[path] = Failure(str(path), str(result))
+                results[source] = Failure(str(source), str(result))
             elif isinstance(result, ActionrecError):
                 raise result
             else:
-                results[path] = result.answers
+                results[source] = result.answers
     return results
 
 
 def collect(
-    results: Mapping[Path, np.ndarray | Failure],
+    results: Mapping[VideoSource, np.ndarray | Failure],
     dataset: VideoDataset,
     labels: tuple[str, ...],
     protocol: dict[str, Any],
 ) -> ClipLogits:
     """Put the results of `score_videos` for all validation videos into the data set's order."""
-    in_order = [(video, results[video.path]) for video in dataset.val]
+    in_order = [(video, results[video.source]) for video in dataset.val]
     skipped = [result for _, result in in_order if isinstance(result, Failure)]
     scored = [pair for pair in in_order if not isinstance(pair[1], Failure)]
     if not scored:
@@ -110,6 +113,7 @@ def collect(
         counts=counts,
         truths=np.array(truths, dtype=np.int64),
         videos=relative_names([video for video, _ in scored], dataset),
+        segments=tuple(v.segment for v, _ in scored) if dataset.has_segments else None,
         labels=labels,
         protocol=protocol,
         skipped=skipped,

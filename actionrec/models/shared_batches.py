@@ -19,13 +19,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
 import torch
 
-from actionrec.errors import ActionrecError
+from actionrec.errors import ActionrecError, VideoError
 from actionrec.models.inference import BATCH_SIZE, InferenceModel
 from actionrec.processes import (
     STANDARD_LIMITS,
@@ -37,10 +36,14 @@ from actionrec.processes import (
     cores,
 )
 from actionrec.video.clips import ClipReader
+from actionrec.video.segments import VideoSource, by_file, path_of
 
 MOST_CLIPS = BATCH_SIZE
 # With more cores, each network has several: every batch needs about 1 GB.
 MOST_NETWORKS = 4
+# Segments of one file that a process reads in one pass: the time limit is for all of them, and
+# other processes can read the rest of a long file meanwhile.
+MOST_SEGMENTS = 32
 
 # From clips, uint8 (B, 3, T, H, W), to an answer for each, float32 (B, ...).
 Network = Callable[[torch.Tensor], np.ndarray]
@@ -48,8 +51,8 @@ Network = Callable[[torch.Tensor], np.ndarray]
 
 @dataclass(frozen=True)
 class ScoredVideo:
-    """What the network says of the clips of a video, float32 (clips, crops, ...), and where each
-    clip starts and ends, in seconds."""
+    """What the network says of the clips of a video or segment, float32 (clips, crops, ...), and
+    where each clip starts and ends, in seconds."""
 
     answers: np.ndarray
     seconds: list[tuple[float, float]]
@@ -81,23 +84,34 @@ class _Clip:
     frames: np.ndarray
 
 
+@dataclass(frozen=True)
+class _OfOneFile:
+    """What one process reads in one pass: a file, or segments of it."""
+
+    sources: tuple[VideoSource, ...]
+
+    def __str__(self) -> str:
+        return str(path_of(self.sources[0]))
+
+
 def score_videos(
     networks: Sequence[Network],
     reader: ClipReader,
-    paths: Sequence[Path],
+    sources: Sequence[VideoSource],
     clips: int | None = None,
     crops: int = 1,
     workers: int | None = None,
     limits: Limits = STANDARD_LIMITS,
-) -> Iterator[tuple[Path, ScoredVideo | ActionrecError]]:
+) -> Iterator[tuple[VideoSource, ScoredVideo | ActionrecError]]:
     """Each video with what the networks say of it, or why it can't be read, as soon as it is known.
 
-    A video whose process was killed from outside is read once more after the others, alone.
+    Segments of one file are read together. A video whose process was killed from outside is read
+    once more after the others, alone.
 
     Args:
         networks: Each is called by one thread at a time; the same one may be there several times.
         reader: How clips are read.
-        paths: The videos, each once.
+        sources: The videos or segments, each once.
         clips: Clips of each; by default as many as cover it, ten at most.
         crops: Squares of each clip: 1, the centre, or 3 along the longer side.
         workers: Processes that read; by default one a core.
@@ -108,14 +122,16 @@ def score_videos(
         ActionrecError: a network raises it, or no process can be started.
     """
     read = partial(read_frames, reader=reader, clips=clips, crops=crops)
+    files = [_OfOneFile(tuple(each)) for each in by_file(sources, MOST_SEGMENTS)]
     killed = []
-    with closing(_score(networks, Workers(read, paths, workers, limits))) as results:
-        for path, result in results:
+    with closing(_score(networks, Workers(read, files, workers, limits))) as results:
+        for source, result in results:
             if isinstance(result, KilledFromOutside):
-                killed.append(path)
+                killed.append(source)
             else:
-                yield path, result
-    with closing(_score(networks, Workers(read, killed, 1, limits))) as results:
+                yield source, result
+    again = [_OfOneFile((source,)) for source in killed]
+    with closing(_score(networks, Workers(read, again, 1, limits))) as results:
         yield from results
 
 
@@ -127,19 +143,32 @@ def threads_of(model: InferenceModel) -> int:
     return 1 if model.engine.has_own_threads else min(cores(), MOST_NETWORKS)
 
 
+@dataclass(frozen=True)
+class _ReadClip:
+    """A clip as `_Clip.frames`, its start and end in seconds, and whether it is its source's last
+    one."""
+
+    frames: np.ndarray
+    seconds: tuple[float, float]
+    last: bool
+
+
 def read_frames(
-    path: Path, reader: ClipReader, clips: int | None, crops: int
-) -> Iterator[tuple[np.ndarray, tuple[float, float]]]:
-    """The clips of a video as `_Clip.frames`, and where each starts and ends, in seconds."""
+    file: _OfOneFile, reader: ClipReader, clips: int | None, crops: int
+) -> Iterator[tuple[VideoSource, _ReadClip | VideoError]]:
+    """The clips of the sources of one file, or why a source has none."""
     # Each core has a process of its own.
     torch.set_num_threads(1)
-    for clip in reader.stream(path, clips, crops):
-        yield clip.pixels.permute(0, 2, 3, 4, 1).numpy(), clip.seconds
+    for number, clip in reader.stream_together(file.sources, clips, crops):
+        if not isinstance(clip, VideoError):
+            frames = clip.pixels.permute(0, 2, 3, 4, 1).numpy()
+            clip = _ReadClip(frames, clip.seconds, clip.last)
+        yield file.sources[number], clip
 
 
 def _score(
     networks: Sequence[Network], readers: Workers
-) -> Iterator[tuple[Path, ScoredVideo | ActionrecError]]:
+) -> Iterator[tuple[VideoSource, ScoredVideo | ActionrecError]]:
     idle: SimpleQueue[Network] = SimpleQueue()
     for network in networks:
         idle.put(network)
@@ -154,7 +183,8 @@ def _score(
         for clip, answer in zip(batch, np.split(answers, len(batch)), strict=True):
             clip.video.answers[clip.number] = answer
 
-    videos: dict[Path, _OpenVideo] = {}
+    videos: dict[VideoSource, _OpenVideo] = {}
+    answered: set[VideoSource] = set()
     waiting: deque[_Clip] = deque()
     running: set[Future[None]] = set()
     cores_each = max(1, cores() // len(networks))
@@ -164,19 +194,27 @@ def _score(
     with closing(readers), threads:
         while readers.at_work or waiting or running:
             room = MOST_CLIPS * len(networks) - len(waiting)
-            for path, answer in readers.answers(TICK if len(running) < len(networks) else 0, room):
-                video = videos.setdefault(path, _OpenVideo())
-                if isinstance(answer, Part):
-                    frames, seconds = answer.item
-                    waiting.append(_Clip(video, len(video.seconds), frames))
-                    video.seconds.append(seconds)
-                elif isinstance(answer, ActionrecError):
-                    # Some of its clips may be in a batch with others' and are scored in vain.
-                    del videos[path]
-                    waiting = deque(clip for clip in waiting if clip.video is not video)
-                    yield path, answer
-                else:
-                    video.is_read = True
+            for file, answer in readers.answers(TICK if len(running) < len(networks) else 0, room):
+                if isinstance(answer, ActionrecError):
+                    for source in file.sources:
+                        video = videos.get(source)
+                        if source in answered or video and video.is_read:
+                            continue
+                        # Some of its clips may be in a batch with others' and are scored in vain.
+                        videos.pop(source, None)
+                        waiting = deque(clip for clip in waiting if clip.video is not video)
+                        answered.add(source)
+                        yield source, answer
+                elif isinstance(answer, Part):
+                    source, clip = answer.item
+                    if isinstance(clip, VideoError):
+                        answered.add(source)
+                        yield source, clip
+                        continue
+                    video = videos.setdefault(source, _OpenVideo())
+                    waiting.append(_Clip(video, len(video.seconds), clip.frames))
+                    video.seconds.append(clip.seconds)
+                    video.is_read = clip.last
             while waiting and len(running) < len(networks):
                 share = math.ceil(len(waiting) / (len(networks) - len(running)))
                 batch = [waiting.popleft() for _ in range(min(share, MOST_CLIPS))]
@@ -185,5 +223,6 @@ def _score(
             done, running = futures.wait(running, TICK if must_wait else 0, FIRST_COMPLETED)
             for future in done:
                 future.result()
-            for path in [path for path, video in videos.items() if video.is_scored]:
-                yield path, videos.pop(path).scored()
+            for source in [source for source, video in videos.items() if video.is_scored]:
+                answered.add(source)
+                yield source, videos.pop(source).scored()

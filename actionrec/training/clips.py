@@ -87,10 +87,10 @@ class ValidationClips(Dataset):
     def __getitem__(self, index: int) -> Sample | Failure:
         video = self.videos[index]
         try:
-            clip = self.reader.read(video.path, clips=1).pixels[0]
+            clip = self.reader.read(video.source, clips=1).pixels[0]
         except VideoError as error:
-            return Failure(str(video.path), str(error))
-        return Sample(clip, video.label, str(video.path))
+            return Failure(str(video.source), str(error))
+        return Sample(clip, video.label, str(video.source))
 
 
 @dataclass
@@ -111,10 +111,10 @@ class TrainingClips(Dataset):
         generator = np.random.default_rng((self.config.seed, epoch, index))
         area = self.config.crop_area and tuple(self.config.crop_area)
         try:
-            clip = self.reader.random(video.path, generator, area, self.flip)
+            clip = self.reader.random(video.source, generator, area, self.flip)
         except VideoError as error:
-            return Failure(str(video.path), str(error))
-        return Sample(clip, video.label, str(video.path))
+            return Failure(str(video.source), str(error))
+        return Sample(clip, video.label, str(video.source))
 
 
 def gamma_for(videos: Sequence[LabelledVideo], decoder: str = "pyav") -> float:
@@ -127,7 +127,7 @@ def gamma_for(videos: Sequence[LabelledVideo], decoder: str = "pyav") -> float:
     frames = []
     for index in np.linspace(0, len(videos) - 1, min(len(videos), 16)).round().astype(int):
         with suppress(VideoError):
-            frames.append(middle.read(videos[index].path, clips=1).pixels.float().mean().item())
+            frames.append(middle.read(videos[index].source, clips=1).pixels.float().mean().item())
     return 0.4 if frames and np.mean(frames) < 40 else 1.0
 
 

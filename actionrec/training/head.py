@@ -36,6 +36,7 @@ from actionrec.processes import WorkerError
 from actionrec.progress import track
 from actionrec.training.module import write_json
 from actionrec.training.report import CrossValidation, EpochFigures, write_training_report
+from actionrec.video.segments import VideoSegment, VideoSource, path_of
 
 log = logging.getLogger(__name__)
 
@@ -211,9 +212,11 @@ class FeatureCache:
         return cls(path, known)
 
     @staticmethod
-    def key(video: Path) -> str:
+    def key(video: VideoSource) -> str:
         """The name of a video's features in the file."""
-        return repr((str(video.absolute()), *FileState.of(video)))
+        path = path_of(video)
+        part = (video.start, video.end) if isinstance(video, VideoSegment) else ()
+        return repr((str(path.absolute()), *FileState.of(path), *part))
 
     def save(self) -> None:
         """Write the file, with the features that another process has added meanwhile."""
@@ -241,27 +244,30 @@ def clip_features(
     ready = InferenceModel(model, precision=config.precision, decoder=config.decoder)
     ready.network.blocks = nn.ModuleDict()
     cache = FeatureCache.of(ready)
-    keys = [cache.key(video.path) for video in videos]
-    missing = [position for position, key in enumerate(keys) if key not in cache.known]
+    keys = [cache.key(video.source) for video in videos]
+    # A segment with two labels is there twice.
+    missing = {
+        video.source: key for video, key in zip(videos, keys, strict=True) if key not in cache.known
+    }
     failures = []
     if missing:
-        positions = {videos[position].path: position for position in missing}
         networks = [ready.clip_features] * threads_of(ready)
         scored = score_videos(
-            networks, ready.clips, list(positions), CLIPS, workers=max(1, config.workers)
+            networks, ready.clips, list(missing), CLIPS, workers=max(1, config.workers)
         )
         with closing(scored):
             results = track(scored, "computing features", len(missing))
-            for count, (path, result) in enumerate(results, 1):
+            for count, (source, result) in enumerate(results, 1):
                 if isinstance(result, VideoError | WorkerError):
-                    failures.append(Failure(str(path), str(result)))
+                    failures.append(Failure(str(source), str(result)))
                 elif isinstance(result, ActionrecError):
                     raise result
                 else:
-                    cache.known[keys[positions[path]]] = result.answers[:, 0]
+                    cache.known[missing[source]] = result.answers[:, 0]
                 if count % SAVE_EVERY == 0 or count == len(missing):
                     cache.save()
-        failures.sort(key=lambda failure: positions[Path(failure.video)])
+        order = [str(source) for source in missing]
+        failures.sort(key=lambda failure: order.index(failure.video))
     found = [
         (position, cache.known[key]) for position, key in enumerate(keys) if key in cache.known
     ]

@@ -313,8 +313,9 @@ def check_dataset(dataset: VideoDataset, config: TrainConfig) -> None:
         ActionrecError: the data set has one class only.
         UsageError: there are fewer videos than processes.
     """
+    what = "segments" if dataset.has_segments else "videos"
     log.info(
-        f"{dataset.name}: {len(dataset.train)} training and {len(dataset.val)} validation videos "
+        f"{dataset.name}: {len(dataset.train)} training and {len(dataset.val)} validation {what} "
         f"of {len(dataset.labels)} classes{'' if dataset.flip else ', not mirrored'}"
     )
     if len(dataset.labels) < 2:

@@ -4,7 +4,7 @@
                print(ClipReader().read('video.mp4', clips=3).pixels.shape)"
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from actionrec.video.decoders import open_video
+from actionrec.errors import VideoError
+from actionrec.video.decoders import open_source, open_video
 from actionrec.video.sampling import ClipSampling, FrameGrid
+from actionrec.video.segments import SegmentReader, VideoSegment, VideoSource, path_of
 from actionrec.video.transforms import Preprocessing, channels_first, random_area, stack_clips
 
 MOST_CLIPS = 10
@@ -23,8 +25,8 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class VideoClip:
-    """A clip of a video as uint8 (crops, 3, T, H, W), its start and end in seconds, and whether it
-    is the video's last one."""
+    """A clip of a video or segment as uint8 (crops, 3, T, H, W), its start and end in seconds from
+    the beginning of the file, and whether it is the last one."""
 
     pixels: torch.Tensor
     seconds: tuple[float, float]
@@ -55,50 +57,78 @@ class ClipReader:
     decoder: str = "pyav"
 
     def stream(
-        self, path: str | Path, clips: int | None = None, crops: int = 1
+        self, source: str | VideoSource, clips: int | None = None, crops: int = 1
     ) -> Iterator[VideoClip]:
         """`clips` evenly spread clips of a video, each as soon as it is read.
 
         Args:
-            path: The file.
+            source: The file, or a segment of one.
             clips: How many; by default as many as cover the video, ten at most.
             crops: Squares of each clip: 1, the centre, or 3 along the longer side.
 
         Raises:
             VideoError: the video can't be read.
         """
-        video = open_video(path, self.decoder)
-        grid = FrameGrid(self.sampling, video)
-        if clips is None:
-            chosen = grid.sampling.covering(grid.positions, at_most=MOST_CLIPS)
-        else:
-            chosen = grid.sampling.uniform(grid.positions, clips)
-        chosen = [grid.frames(clip) for clip in chosen]
+        source = source if isinstance(source, VideoSegment) else Path(source)
+        for _, clip in self.stream_together([source], clips, crops):
+            if isinstance(clip, VideoError):
+                raise clip
+            yield clip
+
+    def stream_together(
+        self, sources: Sequence[VideoSource], clips: int | None = None, crops: int = 1
+    ) -> Iterator[tuple[int, VideoClip | VideoError]]:
+        """The clips of `stream` of several segments of one file in one pass over it, each with the
+        number of its source; a segment that isn't in the file has an error in place of clips.
+
+        Raises:
+            VideoError: the file can't be read.
+        """
+        video = open_video(path_of(sources[0]), self.decoder)
+        chosen: list[tuple[int, list[int], bool]] = []
+        for number, source in enumerate(sources):
+            try:
+                part = SegmentReader(video, source) if isinstance(source, VideoSegment) else video
+            except VideoError as error:
+                yield number, error
+                continue
+            first = part.first if isinstance(part, SegmentReader) else 0
+            grid = FrameGrid(self.sampling, part)
+            if clips is None:
+                positions = grid.sampling.covering(grid.positions, at_most=MOST_CLIPS)
+            else:
+                positions = grid.sampling.uniform(grid.positions, clips)
+            for each in positions:
+                frames = [first + frame for frame in grid.frames(each)]
+                chosen.append((number, frames, each is positions[-1]))
+        chosen.sort(key=lambda clip: clip[1][-1])
+        wanted = [frames for _, frames, _ in chosen]
         side = self.preprocessing.crop
         if crops == 1:
-            read = video.clips(chosen, (side, side), self.preprocessing.square(video.size))
+            read = video.clips(wanted, (side, side), self.preprocessing.square(video.size))
             squares = (channels_first(clip)[None] for clip in read)
         else:
-            read = video.clips(chosen, side, self.preprocessing.strip(video.size))
+            read = video.clips(wanted, side, self.preprocessing.strip(video.size))
             squares = (self.preprocessing.squares(clip) for clip in read)
         clock = video.clock()
-        for indices, pixels in zip(chosen, squares, strict=True):
-            seconds = (clock(indices[0]), clock(indices[-1] + 1))
-            yield VideoClip(pixels, seconds, last=indices is chosen[-1])
+        for (number, frames, last), pixels in zip(chosen, squares, strict=True):
+            yield number, VideoClip(pixels, (clock(frames[0]), clock(frames[-1] + 1)), last)
 
-    def read(self, path: str | Path, clips: int | None = None, crops: int = 1) -> VideoClips:
+    def read(
+        self, source: str | VideoSource, clips: int | None = None, crops: int = 1
+    ) -> VideoClips:
         """All clips of `stream` together.
 
         Raises:
             VideoError: the video can't be read.
         """
-        read = list(self.stream(path, clips, crops))
+        read = list(self.stream(source, clips, crops))
         pixels = stack_clips([square for clip in read for square in clip.pixels])
         return VideoClips(pixels, [clip.seconds for clip in read])
 
     def random(
         self,
-        path: str | Path,
+        source: str | VideoSource,
         generator: np.random.Generator,
         crop_area: tuple[float, float] | None = None,
         flip: bool = False,
@@ -106,7 +136,7 @@ class ClipReader:
         """A training clip, uint8 (3, T, H, W): frames, crop and scale are drawn at random.
 
         Args:
-            path: The file.
+            source: The file, or a segment of one.
             generator: The clip depends on nothing else.
             crop_area: Least and most share of the frame's area that is cropped; by default a
                 square of `preprocessing.random_square`.
@@ -115,7 +145,7 @@ class ClipReader:
         Raises:
             VideoError: the video can't be read.
         """
-        video = open_video(path, self.decoder)
+        video = open_source(source, self.decoder)
         grid = FrameGrid(self.sampling, video)
         indices = grid.frames(grid.sampling.random(grid.positions, generator))
         if crop_area:

@@ -19,6 +19,7 @@ import numpy as np
 
 from actionrec.errors import UsageError, VideoError
 from actionrec.video.reader import IndexedFrames, VideoReader
+from actionrec.video.segments import SegmentReader, VideoSegment
 
 # Frames decoded at a time, so that memory doesn't hold a long clip twice.
 CHUNK = 32
@@ -93,6 +94,15 @@ READERS: dict[str, type[VideoReader]] = {
     "decord": DecordReader,
     "torchcodec": TorchcodecReader,
 }
+
+
+def open_source(
+    source: str | Path | VideoSegment, decoder: str = "pyav"
+) -> VideoReader | SegmentReader:
+    """A reader of a file or of a segment of one; raises as `open_video` and `SegmentReader`."""
+    if isinstance(source, VideoSegment):
+        return SegmentReader(open_video(source.path, decoder), source)
+    return open_video(source, decoder)
 
 
 def open_video(path: str | Path, decoder: str = "pyav") -> VideoReader:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from actionrec.errors import UsageError
 from actionrec.video.reader import VideoReader
+from actionrec.video.segments import SegmentReader
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class ClipSampling:
 
 
 class FrameGrid:
-    """The positions in one video that its clips are sampled from.
+    """The positions in one video, or segment of one, that its clips are sampled from.
 
     These are its frames. Only where a sampling at a target rate meets a video of variable rate,
     they are moments, evenly spaced at the target rate; at each the frame nearest in time is seen.
@@ -93,7 +94,7 @@ class FrameGrid:
         positions: their number.
     """
 
-    def __init__(self, sampling: ClipSampling, video: VideoReader) -> None:
+    def __init__(self, sampling: ClipSampling, video: VideoReader | SegmentReader) -> None:
         if sampling.fps is None or video.has_constant_rate:
             self.rate, self.sampling, self.positions = None, sampling.at(video.fps), len(video)
         else:
