@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 WAITING = 32  # videos in the queue
 KEPT = 30 * 60  # seconds that uploads and results are kept
+NAVIGATION = (
+    '<nav aria-label="Pages"><a href="/" aria-current="page">Predict</a><a href="/teach">Teach</a>'
+    '<a href="/review">Review</a><a href="/train">Train</a></nav>'
+)
 HEADING = (
     "<h1>What are they doing?</h1><p>Drop a video, or record one. It stays on this machine.</p>"
 )
@@ -48,10 +52,11 @@ environment.filters |= {"times": times, "percent": "{:.0%}".format}
 html: Any = environment.get_template("page.html").module
 
 
-def page(service: Service, max_megabytes: float) -> gr.Blocks:
-    """The page, which asks `service` for the results of every video."""
+def page(service: Service, max_megabytes: float, teaches: bool) -> gr.Blocks:
+    """The page, which asks `service` for the results of every video; `teaches` adds the way to the
+    pages of a project."""
     with gr.Blocks(title="actionrec", analytics_enabled=False, delete_cache=(60, KEPT)) as blocks:
-        gr.HTML(HEADING)
+        gr.HTML((NAVIGATION if teaches else "") + HEADING)
         status = gr.HTML(elem_id="status")
         upload = gr.Video(
             label=f"A video of at most {clock_time(service.max_seconds)} min and "

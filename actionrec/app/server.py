@@ -1,10 +1,14 @@
-"""A local web page that tells what people do in a video: `actionrec app`.
+"""A local web page that tells what people do in a video, and learns new actions: `actionrec app`.
 
-The best labels and the timeline come as soon as they are known, then the heat map of the clip that
-scores highest for the best label. The page is Gradio's, and for this machine alone: it listens on
-127.0.0.1, asks no other host for anything, answers no other page, and keeps uploads and results in
-one temporary folder, half an hour at most and never longer than it runs. Uploads that are cut off
-are deleted at once, and what a killed page left behind by the next one.
+Predict shows the best labels and the timeline as soon as they are known, then the heat map of the
+clip that scores highest for the best label. It is Gradio's, and keeps uploads and results in one
+temporary folder, half an hour at most and never longer than it runs. Uploads that are cut off are
+deleted at once, and what a killed page left behind by the next one.
+
+Teach, Review and Train (`actionrec.app.routes`) work on a project, a folder that stays.
+
+The page is for this machine alone: it listens on 127.0.0.1, asks no other host for anything, and
+answers no other page.
 """
 
 import logging
@@ -15,12 +19,16 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from actionrec.app.classroom import Classroom
+from actionrec.app.fine_tuning import FineTuning
+from actionrec.app.project import Project
 from actionrec.app.service import TOP, Service
+from actionrec.app.teacher import Teacher, teaching_base
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import exclusive
 from actionrec.models.registry import EngineName, PrecisionName
@@ -46,6 +54,7 @@ POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-an
 
 def serve(
     model: str,
+    project: Path,
     port: int,
     max_seconds: float,
     max_megabytes: float,
@@ -69,15 +78,25 @@ def serve(
     with (
         tempfile.TemporaryDirectory(prefix=PREFIX) as folder,
         exclusive(Path(folder) / "page", "The page's folder is in use; start it again."),
+        ExitStack() as teaching,
     ):
         confine_gradio(Path(folder))
         # Deferred, because Gradio reads its environment when it is imported.
         from actionrec.app.page import page
 
+        room = None
+        if recognizer.is_exported:
+            logger.info("%s is an exported file, which predicts and can't be taught.", model)
+        else:
+            opened = teaching.enter_context(Project.opened(project, model))
+            room = classroom(opened, model, max_seconds, max_megabytes)
+            teaching.callback(room.close)
         service = Service(recognizer, max_seconds, Path(folder))
-        blocks = page(service, max_megabytes)
+        blocks = page(service, max_megabytes, room is not None)
         try:
-            launch(blocks, port, max_megabytes, open_browser, Path(folder) / "files")
+            launch(blocks, room, port, max_megabytes, open_browser, Path(folder) / "files")
+            if room is not None:
+                room.start()
             print(f"http://{HOST}:{port}", flush=True)
             logger.info("%s is ready; Ctrl-C ends it.", model)
             stop = threading.Event()
@@ -86,6 +105,13 @@ def serve(
         finally:
             blocks.close(verbose=False)
             service.close()
+
+
+def classroom(project: Project, model: str, max_seconds: float, max_megabytes: float) -> Classroom:
+    """What Teach, Review and Train show of a project."""
+    teacher = Teacher(project, teaching_base(model))
+    tuning = FineTuning(project, teacher, model)
+    return Classroom(project, teacher, tuning, max_seconds, max_megabytes)
 
 
 def require_free(port: int) -> None:
@@ -126,7 +152,12 @@ def confine_gradio(folder: Path) -> None:
 
 
 def launch(
-    blocks: "Blocks", port: int, max_megabytes: float, open_browser: bool, uploads: Path
+    blocks: "Blocks",
+    room: Classroom | None,
+    port: int,
+    max_megabytes: float,
+    open_browser: bool,
+    uploads: Path,
 ) -> None:
     """Serve the page, to this machine alone; returns when it is ready.
 
@@ -135,6 +166,8 @@ def launch(
     from gradio import processing_utils
     from gradio.themes import Default
     from starlette.middleware import Middleware
+
+    from actionrec.app.routes import routes
 
     style, script = (
         Path(__file__).with_name(name).read_text(encoding="utf-8")
@@ -155,7 +188,10 @@ def launch(
         ssr_mode=False,
         footer_links=[],
         max_file_size=int(max_megabytes * 1e6),
-        app_kwargs={"middleware": [Middleware(OnlyThisPage, port=port, uploads=uploads)]},
+        app_kwargs={
+            "middleware": [Middleware(OnlyThisPage, port=port, uploads=uploads)],
+            "routes": routes(room) if room is not None else [],
+        },
         # The default theme's fonts are files of Gradio's own.
         theme=Default(),
         css=style,

@@ -119,20 +119,7 @@ class Service:
         Raises:
             ActionrecError: the video can't be read, or is too large or too long.
         """
-        # Before any frame is decoded.
-        with opened(path) as (_, stream):
-            if stream.width * stream.height > MAX_PIXELS:
-                raise ActionrecError(
-                    f"{path} has frames of {stream.width}x{stream.height} pixels, more than 8K "
-                    "(7680x4320), which this page takes at most; scale it down."
-                )
-        video = VideoReader(path)
-        if video.duration > self.max_seconds:
-            raise ActionrecError(
-                f"{path} lasts {clock_time(video.duration)}, longer than the "
-                f"{clock_time(self.max_seconds)} that this page takes; cut it, or start "
-                "`actionrec app` with more --max-seconds."
-            )
+        video = checked_video(path, self.max_seconds)
         playable = plays_in_browsers(path)
         report(Playable(path if playable else None))
         clips = len(windows_of(self.recognizer, video))
@@ -148,6 +135,29 @@ class Service:
         explanation = explain_best_clip(self.recognizer, video, timeline)
         write_overlay(explanation, folder / "explanation.mp4")
         report(Explained(explanation, folder / "explanation.mp4"))
+
+
+def checked_video(path: Path, max_seconds: float) -> VideoReader:
+    """Open a video of a user.
+
+    Raises:
+        ActionrecError: it can't be read, or is too large or too long.
+    """
+    # Before any frame is decoded.
+    with opened(path) as (_, stream):
+        if stream.width * stream.height > MAX_PIXELS:
+            raise ActionrecError(
+                f"{path} has frames of {stream.width}x{stream.height} pixels, more than 8K "
+                "(7680x4320), which this page takes at most; scale it down."
+            )
+    video = VideoReader(path)
+    if video.duration > max_seconds:
+        raise ActionrecError(
+            f"{path} lasts {clock_time(video.duration)}, longer than the "
+            f"{clock_time(max_seconds)} that this page takes; cut it, or start "
+            "`actionrec app` with more --max-seconds."
+        )
+    return video
 
 
 def with_progress(recognizer: Recognizer, clips: int, report: Report) -> Recognizer:

@@ -1,0 +1,189 @@
+"""The addresses below /project: what Teach, Review and Train of the page ask for, as JSON.
+
+A refusal is {"error": sentence}: 400 for what can't be done, 404 for what isn't there, 409 where
+somebody else was first, 413 for a file that is too large.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from actionrec.app.classroom import Classroom, TooLarge, group_of
+from actionrec.app.previews import Preview, strip_of
+from actionrec.app.project import Conflict, Edit, Example, require_name
+from actionrec.errors import ActionrecError
+from actionrec.text import json_text
+
+MEDIA_TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
+PAGES = ("teach", "review", "train")
+
+
+def routes(room: Classroom) -> list[Route]:
+    """The addresses of a project."""
+
+    def answering(
+        act: Callable[[dict[str, Any]], Any],
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """An endpoint that calls `act` with the JSON of the request."""
+
+        async def endpoint(request: Request) -> Response:
+            try:
+                values = await request.json() if await request.body() else {}
+                if not isinstance(values, dict):
+                    raise ValueError
+            except ValueError:
+                return refusal(ActionrecError("The request is no JSON object."))
+            try:
+                answer = await run_in_threadpool(act, values)
+            except KeyError as error:
+                return refusal(ActionrecError(f"The request lacks {error}."))
+            except ActionrecError as error:
+                return refusal(error)
+            return JSONResponse({} if answer is None else answer)
+
+        return endpoint
+
+    async def describe(request: Request) -> Response:
+        if request.query_params.get("seen") == str(room.state):
+            runs = room.tuning.states()
+            if not any(run.status in ("running", "comparing") for run in runs):
+                return Response(status_code=204)
+        return JSONResponse(await run_in_threadpool(room.describe))
+
+    async def receive(request: Request, folder: str) -> tuple[Path, str]:
+        announced = int(request.headers.get("content-length") or 0)
+        return await room.receive(request.stream(), announced, room.folder / folder)
+
+    async def upload(request: Request) -> Response:
+        query = request.query_params
+        try:
+            label = query.get("label", "")
+            if label:
+                require_name(label, "class")
+            received, sha256 = await receive(request, "videos")
+            path, new = await run_in_threadpool(room.keep, received, sha256, query.get("name", ""))
+            known = {x.part for x in room.project.table().examples}
+            if label and (path, None, None) not in known:
+                group = query.get("group", "") or group_of(path)
+                example = Example(path, label, require_name(group, "group"))
+                room.make(Edit(f"add {example}", added=(example,)))
+            return JSONResponse({"path": path, "new": new})
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except ActionrecError as error:
+            return refusal(error)
+
+    async def try_it(request: Request) -> Response:
+        """Name the action in a video of the project, or in one that is sent and not kept."""
+        received = None
+        try:
+            if chosen := request.query_params.get("path"):
+                if chosen not in room.project.videos():
+                    raise ActionrecError(f"{chosen} is no video of the project.")
+                video = room.folder / chosen
+            else:
+                received, _ = await receive(request, "previews")
+                video = received
+            prediction = await run_in_threadpool(room.teacher.predict, video)
+            return Response(json_text(asdict(prediction)), media_type="application/json")
+        except ActionrecError as error:
+            sentence = str(error)
+            if received is not None:
+                sentence = sentence.replace(str(received), request.query_params.get("name", "It"))
+            return refusal(ActionrecError(sentence))
+        finally:
+            if received is not None:
+                received.unlink(missing_ok=True)
+
+    async def play(request: Request) -> Response:
+        preview = room.shown.get(request.query_params.get("path", ""))
+        if not isinstance(preview, Preview):
+            return refusal(ActionrecError("There is no such video."), 404)
+        path = room.folder / preview.playable
+        media_type = MEDIA_TYPES.get(path.suffix.lower())
+        if media_type is None or not path.is_file():
+            return refusal(ActionrecError("There is no such video."), 404)
+        return FileResponse(path, media_type=media_type)
+
+    async def thumbnails(request: Request) -> Response:
+        path = strip_of(room.folder, request.query_params.get("path", ""))
+        if not path.is_file():
+            return refusal(ActionrecError("There is no such picture."), 404)
+        return FileResponse(path, media_type="image/jpeg")
+
+    async def download(request: Request) -> Response:
+        """The model of a run, or of the newest head, as actionrec's own file or as ONNX."""
+        try:
+            path = await run_in_threadpool(
+                room.model_file, request.query_params.get("run"), request.path_params["kind"]
+            )
+        except ActionrecError as error:
+            return refusal(error)
+        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+
+    async def page(_: Request) -> Response:
+        text = Path(__file__).with_name("teach.html").read_text(encoding="utf-8")
+        return HTMLResponse(text)
+
+    async def asset(request: Request) -> Response:
+        name = request.path_params["name"]
+        kinds = {"teach.css": "text/css", "teach.js": "text/javascript"}
+        if name not in kinds:
+            return refusal(ActionrecError("There is no such file."), 404)
+        return FileResponse(Path(__file__).with_name(name), media_type=kinds[name])
+
+    acts: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "rows": room.change_rows,
+        "undo": lambda _: room.undo(),
+        "drop": lambda values: room.drop(str(values["path"])),
+        "group": lambda values: room.group_by(str(values["by"])),
+        "class/add": lambda values: room.add_class(str(values["name"])),
+        "class/remove": lambda values: room.remove_class(str(values["name"])),
+        "class/rename": lambda values: room.rename_class(
+            str(values["old"]), str(values["new"]), bool(values.get("merge"))
+        ),
+        "train/start": lambda values: room.tuning.start(epochs_of(values)),
+        "train/stop": lambda _: room.tuning.stop(),
+        "train/go-on": lambda values: room.tuning.go_on(str(values["run"])),
+    }
+    return [
+        *(Route(f"/{name}", page) for name in PAGES),
+        Route("/project", describe),
+        Route("/project/assets/{name}", asset),
+        Route("/project/videos", upload, methods=["PUT"]),
+        Route("/project/try", try_it, methods=["POST"]),
+        Route("/project/play", play),
+        Route("/project/thumbnails", thumbnails),
+        Route("/project/model.{kind}", download),
+        *(
+            Route(f"/project/{name}", answering(act), methods=["POST"])
+            for name, act in acts.items()
+        ),
+    ]
+
+
+def epochs_of(values: dict[str, Any]) -> int | None:
+    """The number of epochs that a request asks for.
+
+    Raises:
+        ActionrecError: it is no number from 1 to 1000.
+    """
+    epochs = values.get("epochs")
+    if epochs is None or isinstance(epochs, int) and 1 <= epochs <= 1000:
+        return epochs
+    raise ActionrecError(f"{epochs!r} is no number of epochs from 1 to 1000.")
+
+
+def refusal(error: ActionrecError, status: int = 400) -> JSONResponse:
+    """The answer for what can't be done."""
+    if isinstance(error, Conflict):
+        status = 409
+    elif isinstance(error, TooLarge):
+        status = 413
+    return JSONResponse({"error": str(error)}, status)
