@@ -5,7 +5,8 @@
 Paths are relative to the folder of the CSV file. `split` says train or val. `group` names the
 recording that a clip was cut from: clips of one recording must not be on both sides, or the
 validation figures only tell how well the recording is recognised again. Without a `split`
-column the groups are dealt into five folds, and fold N validates: `--split 1` to `--split 5`.
+column the groups are dealt into five folds, or as many as there are groups if those are fewer, and
+fold N validates: `--split 1` to `--split 5`.
 
 `start` and `end` make a row a segment of its file, in seconds; both empty mean all of it. A file
 may then have many rows, and all of them are on one side; where no group is known, the file is it.
@@ -56,8 +57,8 @@ def open_csv(path: str | Path, split: str = "1", to_train: bool = True) -> Video
 
     With a `split` column, train trains and val (also valid, validate, validation) validates;
     test validates where no row is val, and is left out otherwise. Without, `split` is the fold,
-    "1" to "5": whole groups, dealt so that folds are alike in size and labels, always the same for
-    the same rows. Videos whose group is empty or "unknown" could be of any recording, so they
+    "1" to "5" (with fewer groups, to their number): whole groups, dealt so that folds are alike in
+    size and labels, always the same for the same rows. Videos whose group is empty or "unknown" could be of any recording, so they
     train in every fold. Without training `to_train`, no video needs the split train, and without
     `split` and `group` all videos validate.
 
@@ -362,12 +363,17 @@ def _divide_by_fold(path: Path, rows: list[Row], fold: int) -> tuple[list[Row], 
         )
     groups = [_group_of(row) for row in rows]
     known = len(set(groups) - {None})
-    if known < len(FOLDS):
+    if known < 2:
         raise ActionrecError(
-            f"{path} has {known} known groups, too few for {len(FOLDS)} folds; add a split "
-            "column (train, val) that keeps each group on one side."
+            f"{path} has {known or 'no'} known group{'' if known == 1 else 's'}, too few for "
+            "folds; add videos of another group, or a split column (train, val)."
         )
-    folds = deal_groups(groups, [row["label"] for row in rows], len(FOLDS))
+    if fold >= known:
+        raise UsageError(
+            f"{path} has {known} known groups, so there are folds 1 to {known}, and no --split "
+            f"{fold + 1}."
+        )
+    folds = deal_groups(groups, [row["label"] for row in rows], min(known, len(FOLDS)))
     val = [row for row, its in zip(rows, folds, strict=True) if its == fold]
     train = [row for row, its in zip(rows, folds, strict=True) if its != fold]
     return train, val
