@@ -6,7 +6,6 @@ import signal
 import time
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""`actionrec data`: list, download, check and shrink data sets."""
+"""`actionrec data`: list, download, import, check and shrink data sets."""
 
 import shlex
 from collections import Counter
@@ -10,7 +10,9 @@ from jsonargparse.typing import PositiveInt
 from actionrec.cli.parser import complain
 from actionrec.cli.printing import Format, print_csv, print_json, print_rows, print_table, say
 from actionrec.config import DatasetName, Positive
+from actionrec.datasets.annotations.registry import FORMATS
 from actionrec.datasets.registry import DATASETS, open_dataset
+from actionrec.files import require_free, require_suffix
 
 
 def data_list(
@@ -92,6 +94,46 @@ def data_download(dataset: Literal["ucf101"], root: str) -> int:
     say(f"{folder}: {VIDEOS} videos of {CLASSES} classes")
     say(f"train with: actionrec train --dataset {dataset} --root {shlex.quote(str(folder))}")
     return 0
+
+
+def data_import(
+    files: list[str],
+    output: str,
+    format: Literal["auto", *FORMATS] = "auto",
+    videos: str | None = None,
+) -> int:
+    """Turn the annotations of other tools into a CSV file to train on.
+
+    The CSV file has a row a segment: path, label, start and end in seconds, and the split of the
+    format or a group a video. What has no place in it is told.
+
+    Examples:
+        actionrec data import project.json --output data.csv
+        actionrec data import annotations/*.eaf --output data.csv --videos footage
+        actionrec train --dataset csv --root data.csv
+
+    Args:
+        files: Files of ActivityNet (JSON), CVAT (video XML), Label Studio (JSON), VIA 3 (JSON),
+            ELAN (EAF), Kinetics (CSV) or HACS (CSV or JSON).
+        output: The CSV file, *.csv.
+        format: Format of the files; auto finds it by their content.
+        videos: Folder with the videos, at any depth; by default that of each file.
+    """
+    require_suffix(Path(output), [".csv"], "--output")
+    require_free(Path(output))
+
+    from actionrec.datasets.annotations.importing import import_annotations
+
+    found = import_annotations(
+        [Path(file) for file in files], Path(output), format, videos and Path(videos)
+    )
+    for note in found.notes:
+        say(note)
+    for failure in found.failures:
+        complain(failure)
+    say(f"{output}: {found.rows} rows of {found.videos} videos, {found.labels} labels")
+    say(f"train with: actionrec train --dataset csv --root {shlex.quote(output)}")
+    return 1 if found.failures else 0
 
 
 def data_check(

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 
 from actionrec.cli.app import app
-from actionrec.cli.data import data_check, data_download, data_list, data_shrink
+from actionrec.cli.data import data_check, data_download, data_import, data_list, data_shrink
 from actionrec.cli.evaluate import compare, evaluate
 from actionrec.cli.explain import explain
 from actionrec.cli.models import export, info, weights_download, weights_list
@@ -79,12 +79,13 @@ VERBS = {
     "weights download": _verb(weights_download, "name"),
     "data list": _verb(data_list, "dataset", dataset=DATASET | {"nargs": "?"}),
     "data download": _verb(data_download, "dataset", dataset={"type": Literal["ucf101"]}),
+    "data import": _verb(data_import, "files", files={"nargs": "+"}),
     "data check": _verb(data_check, "dataset", dataset=DATASET, again=SWITCH),
     "data shrink": _verb(data_shrink, "dataset", dataset=DATASET),
 }
 FAMILIES = {
     "weights": "List and download pretrained weights.",
-    "data": "List, download, check and shrink data sets.",
+    "data": "List, download, import, check and shrink data sets.",
 }
 
 
