@@ -1,6 +1,7 @@
 """A recognizer: everything that one does with a trained network and videos, in one object."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
@@ -9,6 +10,7 @@ from actionrec.explanation.heat_maps import explain_video
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction.live import watch
 from actionrec.prediction.timeline import Timeline, score_timeline
+from actionrec.prediction.timeline_settings import DEFAULTS, stored_settings
 from actionrec.prediction.videos import Prediction, predict_video, predict_videos, video_features
 
 
@@ -48,19 +50,26 @@ class Recognizer(InferenceModel):
         return predict_videos(self, map(Path, videos), clips)
 
     def timeline(
-        self, video: str | Path, hop: float | None = None, min_score: float = 0.2
+        self, video: str | Path, hop: float | None = None, min_score: float | None = None
     ) -> Timeline:
         """Find which action begins and ends when in a video of any length.
 
         Args:
             video: A file.
-            hop: Seconds from one window to the next; by default half a clip.
-            min_score: Steps whose best class scores less belong to no segment.
+            hop: Seconds from one window to the next; by default half a clip, or what `actionrec
+                evaluate --timeline` has chosen for the model.
+            min_score: Steps whose best class scores less belong to no segment; by default 0.2, or
+                what was chosen for the model.
 
         Raises:
             VideoError: the video can't be read at all.
         """
-        return score_timeline(self, video, hop, min_score)
+        settings = stored_settings(self.name) or DEFAULTS
+        if hop is not None:
+            settings = replace(settings, hop=hop)
+        if min_score is not None:
+            settings = replace(settings, min_score=min_score)
+        return score_timeline(self, video, settings)
 
     # Functions of an InferenceModel, as methods.
     watch = watch

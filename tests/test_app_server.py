@@ -21,6 +21,7 @@ import requests
 from actionrec.app.service import MIN_SCORE
 from actionrec.cli.main import main
 from actionrec.prediction.timeline import score_timeline
+from actionrec.prediction.timeline_settings import TimelineSettings
 from actionrec.recognizer import Recognizer
 
 BROWSER = next(
@@ -325,7 +326,7 @@ def test_the_page_shows_label_timeline_and_heat_map_in_a_browser(
         )
 
     timeline = score_timeline(
-        Recognizer(small_recognizer, "cpu", "float32"), video, min_score=MIN_SCORE
+        Recognizer(small_recognizer, "cpu", "float32"), video, TimelineSettings(min_score=MIN_SCORE)
     )
     label = timeline.top[0].label
     cues = shows(video, timeline.segments[0].label)

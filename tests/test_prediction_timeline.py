@@ -24,6 +24,7 @@ from actionrec.prediction.timeline import (
     score_timeline,
     step_scores,
 )
+from actionrec.prediction.timeline_settings import TimelineSettings
 from actionrec.prediction.videos import LabelScore
 from actionrec.video.reader import VideoReader
 from actionrec.video.sampling import ClipSampling
@@ -75,7 +76,7 @@ def test_a_window_is_asked_for_only_when_it_is_due_and_given_when_it_is_complete
 
 
 def test_scores_and_segments_are_those_of_windows_scored_one_by_one(ready, video):
-    timeline = score_timeline(ready, video, hop=0.12)
+    timeline = score_timeline(ready, video, TimelineSettings(0.12, min_score=0))
     reader, preprocessing = VideoReader(video), ready.config.preprocessing
     starts = [*range(0, 53, 3), 53]
     scores = []
@@ -158,7 +159,7 @@ def test_a_short_last_step_weighs_less_in_the_mean_score():
 def test_times_are_those_at_which_a_player_shows_the_frames(ready, encode, tmp_path):
     times = [n * 40 if n < 20 else 800 + (n - 20) * 200 for n in range(40)]
     path = encode(tmp_path / "v.mkv", "libx264", frames=40, times=times)
-    timeline = score_timeline(ready, path, hop=1e-9)
+    timeline = score_timeline(ready, path, TimelineSettings(1e-9, min_score=0))
     assert [clip.start for clip in timeline.clips] == [time / 1000 for time in times[:34]]
     assert [step.start for step in timeline.steps] == [time / 1000 for time in times]
     assert timeline.clips[-1].end == timeline.duration == timeline.segments[-1].end
@@ -175,7 +176,7 @@ def test_at_a_target_rate_all_outputs_see_and_say_the_same_moments(
     monkeypatch.setattr(small_recognizer, "config", config)
     model, seen = InferenceModel(small_recognizer, precision="float32"), []
     monkeypatch.setattr(model, "scores", lambda clips: seen.extend(clips) or even(clips))
-    timeline = score_timeline(model, path, hop=0.4)
+    timeline = score_timeline(model, path, TimelineSettings(0.4, min_score=0))
     assert [clip.start for clip in timeline.clips] == pytest.approx(
         [*np.arange(0, 5.1, 0.4), 5.1], abs=0.051
     )
@@ -329,9 +330,10 @@ PEAK = """
 import resource, sys
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction.timeline import score_timeline
+from actionrec.prediction.timeline_settings import TimelineSettings
 model = InferenceModel.load(sys.argv[1])
 for video in sys.argv[2:]:
-    timeline = score_timeline(model, video, hop=0.28)
+    timeline = score_timeline(model, video, TimelineSettings(0.28, min_score=0))
     print(timeline.duration, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 

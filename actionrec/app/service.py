@@ -22,7 +22,8 @@ from actionrec.errors import ActionrecError, VideoError
 from actionrec.explanation.heat_maps import Explanation
 from actionrec.explanation.pictures import write_overlay
 from actionrec.prediction.rendering import frame_size
-from actionrec.prediction.timeline import SlidingWindows, Timeline
+from actionrec.prediction.timeline import SlidingWindows, Timeline, score_timeline
+from actionrec.prediction.timeline_settings import TimelineSettings
 from actionrec.recognizer import Recognizer
 from actionrec.text import clock_time
 from actionrec.video.container import opened
@@ -124,7 +125,7 @@ class Service:
         report(Playable(path if playable else None))
         clips = len(windows_of(self.recognizer, video))
         reporting = with_progress(self.recognizer, clips, report)
-        timeline = reporting.timeline(path, min_score=MIN_SCORE)
+        timeline = score_timeline(reporting, path, TimelineSettings(min_score=MIN_SCORE))
         report(timeline)
         if not playable:
             convert(video, folder / "video.mp4", report)

@@ -63,7 +63,7 @@ VERBS = {
             tune, what={"type": Literal["lr", "batch_size"], "help": "Setting to find."}
         ),
     ),
-    "evaluate": _verb(evaluate),
+    "evaluate": _verb(evaluate, timeline=SWITCH),
     "compare": _verb(
         compare,
         "files",

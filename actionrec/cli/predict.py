@@ -1,7 +1,8 @@
 """`actionrec predict`, `actionrec timeline` and `actionrec watch`: actions in files and streams."""
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from actionrec.cli.parser import complain
 from actionrec.cli.printing import Format, print_predictions, print_timelines
-from actionrec.config import DecoderName, Positive
+from actionrec.config import DecoderName, NotNegative, Positive
 from actionrec.errors import ActionrecError, Failure, UsageError, VideoError
 from actionrec.files import find_videos, require_free, require_suffix
 from actionrec.models.registry import EngineName, PrecisionName
@@ -20,6 +21,8 @@ from actionrec.text import json_text
 if TYPE_CHECKING:
     from actionrec.prediction.timeline import Timeline
     from actionrec.prediction.videos import Prediction
+
+logger = logging.getLogger("actionrec")
 
 # How argparse reads --output; help names the formats.
 PREDICT_OUTPUT = {"metavar": f"FILE{{{','.join(PREDICTION_FORMATS)}}}"}
@@ -111,7 +114,10 @@ def timeline(
     paths: list[str],
     model: str = "kinetics400-i3d",
     hop: Positive | None = None,
-    min_score: ClosedUnitInterval = 0.2,
+    smoothing: NotNegative | None = None,
+    min_score: ClosedUnitInterval | None = None,
+    min_length: NotNegative | None = None,
+    bridge: NotNegative | None = None,
     topk: PositiveInt = 5,
     precision: PrecisionName = "auto",
     engine: EngineName = "auto",
@@ -122,7 +128,8 @@ def timeline(
     """Find the actions in long videos, with their start and end.
 
     A window slides over the whole video; neighbouring windows with the same best class form a
-    segment. Ctrl-C ends the scoring and keeps the results so far.
+    segment. Ctrl-C ends the scoring and keeps the results so far. Defaults are those that
+    `evaluate --timeline` chose for the model.
 
     Examples:
         actionrec timeline match.mp4
@@ -132,7 +139,10 @@ def timeline(
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
         hop: Seconds from one window to the next; by default half a clip.
-        min_score: Lowest score of a segment, from 0 to 1.
+        smoothing: Seconds over which scores are averaged.
+        min_score: Lowest score of a segment, from 0 to 1; by default 0.2.
+        min_length: Shortest segment, in seconds.
+        bridge: Longest gap between two segments of one class that makes them one, in seconds.
         topk: Number of best classes kept for each window.
         output: Files for the timeline of one video; the suffix selects the format.
         render: File, *.mp4, *.mov or *.mkv, for the video with the timeline drawn on it.
@@ -147,10 +157,23 @@ def timeline(
     from actionrec.models.inference import InferenceModel
     from actionrec.prediction import rendering
     from actionrec.prediction.timeline import INTERRUPTED, score_timeline
+    from actionrec.prediction.timeline_settings import DEFAULTS, stored_settings
 
     if render and not isinstance(found[0], Failure):
         rendering.require_rendering(found[0], Path(render))
     ready = InferenceModel.load(model, precision=precision, topk=topk, engine=engine)
+    given = {
+        "hop": hop,
+        "smoothing": smoothing,
+        "min_score": min_score,
+        "min_length": min_length,
+        "bridge": bridge,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    stored = stored_settings(model)
+    settings = replace(stored or DEFAULTS, **given)
+    if stored:
+        logger.info("tuned for this model: %s", settings)
     problems: list[str] = []
     scored: Timeline | None = None
 
@@ -164,7 +187,7 @@ def timeline(
             try:
                 if isinstance(video, Failure):
                     raise VideoError(video.error)
-                scored = score_timeline(ready, video, hop, min_score)
+                scored = score_timeline(ready, video, settings)
             except VideoError as error:
                 report(str(error))
                 yield Failure(video.video if isinstance(video, Failure) else str(video), str(error))
@@ -188,7 +211,7 @@ def timeline(
     print_timelines(results(), format)
     reason = scored and scored.incomplete
     if render and scored and reason != INTERRUPTED:
-        reason = rendering.render(scored, Path(render), min_score)
+        reason = rendering.render(scored, Path(render), settings.min_score)
         if reason is not None:
             report(f"{reason}; {render} holds the frames up to there.")
     return 130 if reason == INTERRUPTED else 1 if problems else 0

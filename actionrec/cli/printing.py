@@ -17,6 +17,7 @@ from actionrec.text import aligned_table, csv_row, hours, json_text, plain_table
 if TYPE_CHECKING:
     from actionrec.evaluation.accuracy import Evaluation
     from actionrec.evaluation.compare import Comparison
+    from actionrec.evaluation.detection import TimelineEvaluation
     from actionrec.prediction.timeline import Timeline
     from actionrec.prediction.videos import Prediction
     from actionrec.quantize import Comparison as QuantizationComparison
@@ -140,12 +141,18 @@ def print_evaluation(result: "Evaluation", format: Format) -> None:
     """Print the accuracies on the whole data set and of each class."""
     clip, video, protocol, classes = result.clip, result.video, result.protocol, result.per_class
     if format == "json":
-        print_json(asdict(result))
+        print_json(result.to_json())
     elif format == "csv":
         rows = [["(all)", clip.top1, clip.top5, video.top1, video.top5, video.n]]
         for name, each in classes.items():
             rows.append([name, each.clip_top1, "", each.video_top1, "", each.videos])
         head = ["class", "clip_top1", "clip_top5", "video_top1", "video_top5", "videos"]
+        if timeline := result.timeline:
+            head.append("mean_ap")
+            of_classes = [timeline.per_class.get(name, "") for name in classes]
+            rows = [
+                [*row, value] for row, value in zip(rows, [timeline.mean, *of_classes], strict=True)
+            ]
         print_csv(head, rows)
     else:
         print(
@@ -164,6 +171,33 @@ def print_evaluation(result: "Evaluation", format: Format) -> None:
             for name, each in classes.items()
         ]
         print_table(rows, ["class", "clip", "video", "videos"])
+        if result.timeline is not None:
+            print()
+            print_timeline_figures(result.timeline)
+
+
+def print_timeline_figures(result: "TimelineEvaluation") -> None:
+    """Print how well segments are found in time, beside what the default settings give."""
+    tuned = f"tuned on {result.tuned_on}" if result.tuned_on else "not tuned now"
+    say(f"timeline, {tuned}: {result.settings}")
+    columns = [result, result.with_defaults]
+    rows = [
+        [f"mean AP at tIoU {threshold}", *(f"{each.mean_ap[threshold]:.1%}" for each in columns)]
+        for threshold in result.mean_ap
+    ]
+    rows += [
+        [name, *(f"{getattr(each, key):.1%}" for each in columns)]
+        for name, key in (
+            ("mean of these", "mean"),
+            ("frames with the right label", "frame_accuracy"),
+            ("those in segments", "annotated_frame_accuracy"),
+        )
+    ]
+    annotated = result.segments["annotated"]
+    rows.append(
+        [f"segments found, of {annotated} annotated", *(each.segments["found"] for each in columns)]
+    )
+    print_table(rows, ["", "timeline", "by defaults"])
 
 
 def print_comparison(result: "Comparison", format: Format) -> None:

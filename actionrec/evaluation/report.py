@@ -9,6 +9,7 @@ writes into the folder `report`
     predictions.csv        each video's true class, its rank, and the five best classes
     confusion_matrix.png   the share of each class that was predicted as each other class
     per_class.png          the classes in the order of their accuracy
+    segments.csv           with --timeline: the segments that were found
 """
 
 import json
@@ -21,6 +22,7 @@ import numpy as np
 
 from actionrec.errors import UsageError
 from actionrec.evaluation.accuracy import Evaluation
+from actionrec.evaluation.detection import Detection
 from actionrec.evaluation.logits import ClipLogits
 from actionrec.evaluation.plots import confusion_matrix_figure, per_class_figure
 from actionrec.files import replacing, write_whole
@@ -32,6 +34,7 @@ PER_CLASS = "per_class.csv"
 PREDICTIONS = "predictions.csv"
 CONFUSION_PLOT = "confusion_matrix.png"
 PER_CLASS_PLOT = "per_class.png"
+SEGMENTS = "segments.csv"
 
 
 def require_same_evaluation(folder: Path, protocol: dict[str, Any]) -> None:
@@ -42,7 +45,7 @@ def require_same_evaluation(folder: Path, protocol: dict[str, Any]) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; choose another --output.")
-    names = (RESULTS, PER_CLASS, PREDICTIONS, CONFUSION_PLOT, PER_CLASS_PLOT)
+    names = (RESULTS, PER_CLASS, PREDICTIONS, CONFUSION_PLOT, PER_CLASS_PLOT, SEGMENTS)
     existing = [name for name in names if (folder / name).exists()]
     if not existing:
         return
@@ -61,19 +64,27 @@ def require_same_evaluation(folder: Path, protocol: dict[str, Any]) -> None:
             )
 
 
-def write_report(folder: Path, logits: ClipLogits, evaluation: Evaluation) -> None:
-    """Write the files of a report into `folder`, each whole or not at all.
+def write_report(
+    folder: Path,
+    logits: ClipLogits,
+    evaluation: Evaluation,
+    found: Sequence[Detection] = (),
+) -> None:
+    """Write the files of a report into `folder`, each whole or not at all; with the segments that
+    were found, if timelines were evaluated.
 
     Raises:
         ActionrecError: a file can't be written.
     """
     # First, because it tells whose the other files are if this is interrupted.
-    write_whole(folder / RESULTS, json_text(asdict(evaluation), indent=2) + "\n")
+    write_whole(folder / RESULTS, json_text(evaluation.to_json(), indent=2) + "\n")
     truths, labels = logits.truths, logits.labels
     predictions = best_classes(logits.video_scores, 1)[:, 0]
     per_class = csv_text(per_class_rows(evaluation, truths, predictions, labels))
     write_whole(folder / PER_CLASS, per_class)
     write_whole(folder / PREDICTIONS, csv_text(prediction_rows(logits)))
+    if evaluation.timeline is not None:
+        write_whole(folder / SEGMENTS, csv_text(segment_rows(found)))
     for name, plot in (
         (CONFUSION_PLOT, confusion_matrix_figure),
         (PER_CLASS_PLOT, per_class_figure),
@@ -102,6 +113,14 @@ def per_class_rows(
         counts = np.bincount(wrong, minlength=len(labels))
         confusion = [labels[counts.argmax()], int(counts.max())] if len(wrong) else ["", ""]
         yield [name, *asdict(accuracy).values(), *confusion]
+
+
+def segment_rows(found: Sequence[Detection]) -> Iterator[Sequence[Any]]:
+    """The head, and a row for each segment that was found, times in seconds."""
+    yield ["video", "start", "end", "label", "score"]
+    for each in found:
+        times = plain_number(each.start), plain_number(each.end)
+        yield [each.video, *times, each.label, f"{each.score:.6f}"]
 
 
 def prediction_rows(logits: ClipLogits) -> Iterator[Sequence[Any]]:

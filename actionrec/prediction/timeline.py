@@ -3,21 +3,23 @@
 A window, one clip long, slides over the video in steps of one hop. The video is decoded once, in
 order, and only the windows that are being read and scored are in memory. A step is as long as a
 hop and gets the mean softmax score of the windows that contain its middle; the last window ends
-with the video. Steps in a row with the same best class are a segment.
+with the video. Scores may be smoothed over time. Steps in a row with the same best class are a
+segment; short ones may be left out, and gaps bridged (`TimelineSettings`).
 """
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby, islice, pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from actionrec.errors import UsageError, VideoError
+from actionrec.errors import VideoError
 from actionrec.models.inference import BATCH_SIZE, InferenceModel
+from actionrec.prediction.timeline_settings import TimelineSettings
 from actionrec.prediction.videos import ClipPrediction, LabelScore, Prediction, best
 from actionrec.progress import track
 from actionrec.signals import stop_requests
@@ -73,8 +75,7 @@ class Timeline(Prediction):
 def score_timeline(
     model: InferenceModel,
     path: str | Path,
-    hop: float | None = None,
-    min_score: float = 0.0,
+    settings: TimelineSettings = TimelineSettings(min_score=0),  # noqa: B008
 ) -> Timeline:
     """The classes of a video through time, with a progress bar on stderr.
 
@@ -84,23 +85,18 @@ def score_timeline(
     Args:
         model: Its `topk` is the number of classes that are kept of each window.
         path: Video file.
-        hop: Seconds from one window to the next; by default half a window. A hop longer than a
-            window is quicker and skips the frames between windows: a step whose middle no window
-            contains gets the scores of the window that it begins with.
-        min_score: Steps whose best class scores less belong to no segment.
+        settings: A hop longer than a window is quicker and skips the frames between windows: a step
+            whose middle no window contains gets the scores of the window that it begins with.
 
     Raises:
         VideoError: the video can't be read at all.
     """
     video = VideoReader(path)
-    sliding = SlidingWindows(model.config.sampling, video, hop)
-    clock = video.clock()
+    sliding = SlidingWindows(model.config.sampling, video, settings.hop)
+    seconds = rounded_clock(video)
     clips: list[ClipPrediction] = []
     total = np.zeros(len(model.labels))
     incomplete = None
-
-    def seconds(frame: int) -> float:
-        return round(clock(frame), 3)
 
     def windows() -> Iterator[tuple[int, int, np.ndarray]]:
         nonlocal total, incomplete
@@ -126,9 +122,11 @@ def score_timeline(
             incomplete = str(error)
 
     with stop_requests() as stop_requested:
+        scored = step_scores(windows(), sliding.steps)
+        timed = ((seconds(start), seconds(end), row) for start, end, row in scored)
         steps = [
-            Step(seconds(start), seconds(end), best(row, model.labels, STEP_TOPK))
-            for start, end, row in step_scores(windows(), sliding.steps)
+            Step(start, end, best(row, model.labels, STEP_TOPK))
+            for start, end, row in smoothed(timed, settings.smoothing)
         ]
     duration = seconds(len(video))
     if steps[-1].end >= duration and incomplete == INTERRUPTED:
@@ -138,12 +136,18 @@ def score_timeline(
         model=model.name,
         top=best(total / len(clips), model.labels, model.topk),
         clips=clips,
-        segments=list(merge(steps, min_score)),
+        segments=find_segments(steps, settings),
         duration=duration,
         scored_until=steps[-1].end,
         incomplete=incomplete,
         steps=steps,
     )
+
+
+def rounded_clock(video: VideoReader) -> Callable[[int], float]:
+    """A function from a frame's index to when it is shown, in seconds, rounded to milliseconds."""
+    clock = video.clock()
+    return lambda frame: round(clock(frame), 3)
 
 
 class SlidingWindows:
@@ -153,14 +157,9 @@ class SlidingWindows:
 
     Attributes:
         steps: the first frame of each step, and at the end the number of frames.
-
-    Raises:
-        UsageError: the hop is not above 0.
     """
 
     def __init__(self, sampling: ClipSampling, video: VideoReader, hop: float | None) -> None:
-        if hop is not None and not 0 < hop < float("inf"):
-            raise UsageError(f"A hop of {hop} seconds is not possible; it must be above 0.")
         self.grid = grid = FrameGrid(sampling, video)
         if hop is None:
             self.starts = list(grid.apart(max(1, grid.sampling.span // 2)))
@@ -189,7 +188,7 @@ def frames_apart(video: VideoReader, hop: float) -> list[int]:
 
 
 def score_windows(
-    model: InferenceModel, video: VideoReader, sliding: SlidingWindows
+    model: InferenceModel, video: VideoReader, sliding: Iterable[list[int]]
 ) -> Iterator[tuple[list[tuple[int, int]], np.ndarray]]:
     """The first frame of some windows and the one after their last, and their softmax scores
     (windows, classes), in order."""
@@ -238,6 +237,65 @@ def step_scores(
     until = recent[-1][1]
     while waiting and waiting[0][0] < until:
         yield step(until)
+
+
+# Start and end in seconds, and scores (classes,).
+TimedScores = tuple[float, float, np.ndarray]
+
+
+def smoothed(steps: Iterable[TimedScores], seconds: float) -> Iterator[TimedScores]:
+    """The steps, in order, with the mean scores of those whose middle is at most half of `seconds`
+    from theirs, weighted by how long these last; each comes as soon as they are known."""
+    if seconds == 0:
+        yield from steps
+        return
+    near: deque[TimedScores] = deque()
+    waiting: deque[TimedScores] = deque()
+
+    def middle(step: TimedScores) -> float:
+        return (step[0] + step[1]) / 2
+
+    def mean() -> TimedScores:
+        step = waiting.popleft()
+        begin, end = middle(step) - seconds / 2, middle(step) + seconds / 2
+        while middle(near[0]) < begin - 1e-6:
+            near.popleft()
+        inside = [each for each in near if middle(each) <= end + 1e-6]
+        lengths = [max(each[1] - each[0], 1e-9) for each in inside]
+        row = np.average([each[2] for each in inside], axis=0, weights=lengths)
+        return step[0], step[1], row
+
+    for step in steps:
+        while waiting and middle(waiting[0]) + seconds / 2 + 1e-6 < middle(step):
+            yield mean()
+        near.append(step)
+        waiting.append(step)
+    while waiting:
+        yield mean()
+
+
+def find_segments(steps: Iterable[Step], settings: TimelineSettings) -> list[Segment]:
+    """The segments of steps: gaps are bridged before short segments are left out, and again where
+    these were between two parts of another."""
+    found = bridged(merge(steps, settings.min_score), settings.bridge)
+    shortest = settings.min_length - 1e-6
+    long_enough = [each for each in found if each.end - each.start >= shortest]
+    return bridged(long_enough, settings.bridge)
+
+
+def bridged(segments: Iterable[Segment], gap: float) -> list[Segment]:
+    """The segments, neighbours with the same label and at most `gap` seconds between them as one,
+    whose score is the mean of its parts, weighted by how long they last."""
+    joined: list[Segment] = []
+    for segment in segments:
+        last = joined[-1] if joined else None
+        if last and last.label == segment.label and segment.start - last.end <= gap + 1e-6:
+            lengths = [max(each.end - each.start, 1e-9) for each in (last, segment)]
+            score = np.average([last.score, segment.score], weights=lengths)
+            joined[-1] = replace(last, end=segment.end, score=round(float(score), 6))
+        else:
+            joined.append(segment)
+    return joined
 
 
 def merge(steps: Iterable[Step], min_score: float) -> Iterator[Segment]:
