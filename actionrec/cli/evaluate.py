@@ -1,7 +1,6 @@
 """`actionrec evaluate` and `actionrec compare`: the accuracy of models, and their difference."""
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -66,7 +65,7 @@ def evaluate(
     from actionrec.evaluation.accuracy import evaluation_of
     from actionrec.evaluation.report import require_same_evaluation, write_report
     from actionrec.evaluation.scoring import describe_protocol, score_dataset
-    from actionrec.evaluation.timeline import evaluate_timelines
+    from actionrec.evaluation.timeline import EvaluationInTime, evaluate_timelines
     from actionrec.models.inference import InferenceModel
     from actionrec.prediction.timeline_settings import stored_settings
 
@@ -107,7 +106,8 @@ def evaluate(
         )
         known = {failure.video for failure in result.skipped}
         more = [failure for failure in failures if failure.video not in known]
-        result = replace(result, timeline=evaluated, skipped=[*result.skipped, *more])
+        result.skipped.extend(more)
+        result = EvaluationInTime(**vars(result), timeline=evaluated)
         if evaluated.tuned_on:
             store_timeline_settings(model, evaluated.settings, evaluated.tuned_on)
     for failure in result.skipped:

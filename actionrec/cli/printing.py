@@ -141,13 +141,13 @@ def print_evaluation(result: "Evaluation", format: Format) -> None:
     """Print the accuracies on the whole data set and of each class."""
     clip, video, protocol, classes = result.clip, result.video, result.protocol, result.per_class
     if format == "json":
-        print_json(result.to_json())
+        print_json(asdict(result))
     elif format == "csv":
         rows = [["(all)", clip.top1, clip.top5, video.top1, video.top5, video.n]]
         for name, each in classes.items():
             rows.append([name, each.clip_top1, "", each.video_top1, "", each.videos])
         head = ["class", "clip_top1", "clip_top5", "video_top1", "video_top5", "videos"]
-        if timeline := result.timeline:
+        if timeline := getattr(result, "timeline", None):
             head.append("mean_ap")
             of_classes = [timeline.per_class.get(name, "") for name in classes]
             rows = [
@@ -171,9 +171,9 @@ def print_evaluation(result: "Evaluation", format: Format) -> None:
             for name, each in classes.items()
         ]
         print_table(rows, ["class", "clip", "video", "videos"])
-        if result.timeline is not None:
+        if timeline := getattr(result, "timeline", None):
             print()
-            print_timeline_figures(result.timeline)
+            print_timeline_figures(timeline)
 
 
 def print_timeline_figures(result: "TimelineEvaluation") -> None:

@@ -8,13 +8,12 @@ Clip-level accuracy counts every clip as a test case; video-level accuracy ranks
 score of a video's clips. Both are always reported together.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from actionrec.errors import Failure
-from actionrec.evaluation.detection import TimelineEvaluation
 from actionrec.evaluation.logits import ClipLogits
 
 RESAMPLES = 2000
@@ -43,20 +42,13 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The accuracies on a data set; `skipped` are the videos that could not be scored, `timeline`
-    the figures of finding segments in time, where they were asked for."""
+    """The accuracies on a data set; `skipped` are the videos that could not be scored."""
 
     clip: Accuracy
     video: Accuracy
     per_class: dict[str, ClassAccuracy]
     protocol: dict[str, Any]
     skipped: list[Failure]
-    timeline: TimelineEvaluation | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The evaluation as values of JSON, without a timeline where none was evaluated."""
-        values = asdict(self)
-        return values if self.timeline else {k: v for k, v in values.items() if k != "timeline"}
 
 
 def evaluation_of(logits: ClipLogits) -> Evaluation:

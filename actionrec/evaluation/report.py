@@ -25,6 +25,7 @@ from actionrec.evaluation.accuracy import Evaluation
 from actionrec.evaluation.detection import Detection
 from actionrec.evaluation.logits import ClipLogits
 from actionrec.evaluation.plots import confusion_matrix_figure, per_class_figure
+from actionrec.evaluation.timeline import EvaluationInTime
 from actionrec.files import replacing, write_whole
 from actionrec.text import csv_text, json_text
 from actionrec.video.segments import plain_number
@@ -77,13 +78,13 @@ def write_report(
         ActionrecError: a file can't be written.
     """
     # First, because it tells whose the other files are if this is interrupted.
-    write_whole(folder / RESULTS, json_text(evaluation.to_json(), indent=2) + "\n")
+    write_whole(folder / RESULTS, json_text(asdict(evaluation), indent=2) + "\n")
     truths, labels = logits.truths, logits.labels
     predictions = best_classes(logits.video_scores, 1)[:, 0]
     per_class = csv_text(per_class_rows(evaluation, truths, predictions, labels))
     write_whole(folder / PER_CLASS, per_class)
     write_whole(folder / PREDICTIONS, csv_text(prediction_rows(logits)))
-    if evaluation.timeline is not None:
+    if isinstance(evaluation, EvaluationInTime):
         write_whole(folder / SEGMENTS, csv_text(segment_rows(found)))
     for name, plot in (
         (CONFUSION_PLOT, confusion_matrix_figure),

@@ -17,6 +17,7 @@ import numpy as np
 
 from actionrec.datasets.dataset import LabelledVideo
 from actionrec.errors import ActionrecError, Failure, VideoError
+from actionrec.evaluation.accuracy import Evaluation
 from actionrec.evaluation.detection import (
     THRESHOLDS,
     Detection,
@@ -48,6 +49,13 @@ HOPS = (0.25, 0.5, 1.0)
 SMOOTHINGS = (0.0, 1.0, 2.0, 4.0)
 LENGTHS = GAPS = (0.0, 0.5, 1.0, 2.0)
 MIN_SCORES = tuple(step / 10 for step in range(10))
+
+
+@dataclass(frozen=True)
+class EvaluationInTime(Evaluation):
+    """The accuracies on segments, and how well these are found in whole videos."""
+
+    timeline: TimelineEvaluation
 
 
 @dataclass
