@@ -29,7 +29,14 @@ from actionrec.cli.parser import (
     train_settings_parser,
     verb_parser,
 )
-from actionrec.cli.predict import PREDICT_OUTPUT, TIMELINE_OUTPUT, predict, timeline, watch
+from actionrec.cli.predict import (
+    PREDICT_OUTPUT,
+    TIMELINE_OUTPUT,
+    features,
+    predict,
+    timeline,
+    watch,
+)
 from actionrec.cli.train import train, tune
 from actionrec.config import DatasetName, TrainConfig
 from actionrec.errors import ActionrecError
@@ -54,6 +61,7 @@ DATASET = {"type": DatasetName}
 
 VERBS = {
     "predict": _verb(predict, "paths", paths={"nargs": "*", "default": []}, output=PREDICT_OUTPUT),
+    "features": _verb(features, "paths", paths={"nargs": "*", "default": []}),
     "timeline": _verb(timeline, "paths", paths={"nargs": "+"}, output=TIMELINE_OUTPUT),
     "watch": _verb(watch, "source"),
     "train": Verb(train, lambda: train_settings_parser(train)),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actionrec.errors import Failure, VideoError
+from actionrec.errors import Failure, UsageError, VideoError
 from actionrec.models.inference import InferenceModel
 from actionrec.video.clips import VideoClip, read_ahead
 
@@ -102,21 +102,28 @@ def predict_video(model: InferenceModel, path: str | Path, clips: int | None = N
 
 
 def video_features(
-    model: InferenceModel, video: str | Path, clips: int | None = None
+    model: InferenceModel, video: str | Path, clips: int | None = None, hop: float | None = None
 ) -> np.ndarray:
     """An embedding of each clip of a video: float32 (clips, features), the last feature map
     averaged over time and space.
+
+    `actionrec features` writes the same of many videos, with the seconds of each clip.
 
     Args:
         model: The network.
         video: A file.
         clips: Clips spread over the video; by default as many as cover it, ten at most.
+        hop: Seconds from one clip to the next, for clips that slide over the whole video.
 
     Raises:
         VideoError: the video can't be read.
+        UsageError: `clips` and `hop` are both given, or the hop is not above 0.
+        ActionrecError: the model is an exported file, which gives no features.
     """
-    read = read_ahead(model.clips.stream(video, clips))
-    return np.concatenate([model.clip_features(clip.pixels) for clip in read])
+    if clips is not None and hop is not None:
+        raise UsageError("Either a number of clips is given or a hop, not both.")
+    source = model.clips.stream(video, clips) if hop is None else model.clips.windows(video, hop)
+    return np.concatenate([model.clip_features(clip.pixels) for clip in read_ahead(source)])
 
 
 def best(scores: np.ndarray, labels: tuple[str, ...], topk: int) -> list[LabelScore]:
