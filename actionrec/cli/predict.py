@@ -12,7 +12,7 @@ from actionrec.cli.parser import complain
 from actionrec.cli.printing import Format, print_predictions, print_timelines
 from actionrec.config import DecoderName, NotNegative, Positive
 from actionrec.errors import ActionrecError, Failure, UsageError, VideoError
-from actionrec.files import find_videos, require_free, require_suffix
+from actionrec.files import require_free, require_suffix
 from actionrec.models.registry import EngineName, PrecisionName
 from actionrec.prediction.formats import (
     FEATURE_FILES,
@@ -22,6 +22,7 @@ from actionrec.prediction.formats import (
 )
 from actionrec.progress import track
 from actionrec.text import json_text
+from actionrec.video.sources import find_videos
 
 if TYPE_CHECKING:
     from actionrec.prediction.timeline import Timeline

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from actionrec.errors import ActionrecError, Failure, Stopped, UsageError, VideoError
-from actionrec.files import exclusive, find_videos, remote_failure, short_enough
+from actionrec.files import exclusive, short_enough
 from actionrec.models.inference import InferenceModel, read_model
 from actionrec.models.registry import EngineName
 from actionrec.models.shared_batches import ScoredVideo, score_videos, threads_of
@@ -36,6 +36,8 @@ from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError
 from actionrec.progress import track
 from actionrec.signals import sigterm_as_interrupt
 from actionrec.text import json_text
+from actionrec.video.address import video_path
+from actionrec.video.sources import find_videos
 
 logger = logging.getLogger("actionrec")
 
@@ -45,11 +47,11 @@ def list_videos(
 ) -> list[str | Failure]:
     """The videos that `paths` name (see `find_videos`), then those of a list, in order.
 
-    Lines of the list are taken literally, as files; blank lines are skipped.
+    Lines of the list are taken literally, as files or addresses; blank lines are skipped.
 
     Args:
-        paths: Files, folders and patterns.
-        files_from: A text file with a path on each line, or - for standard input.
+        paths: Files, folders, patterns and addresses.
+        files_from: A text file with a path or address on each line, or - for standard input.
         shard: The part to take: 3/8 is every eighth video from the third on.
 
     Raises:
@@ -81,7 +83,7 @@ def list_videos(
     lines = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
     # As Path writes a name: ./a.mp4 and a.mp4 are one video.
     names = [os.fsdecode(line.rstrip(b"\r")) for line in lines if line.strip()]
-    listed = [remote_failure(name) or str(Path(name)) for name in names]
+    listed = [str(video_path(name)) for name in names]
     return (found + listed)[int(part[1]) - 1 :: int(part[2])]
 
 
@@ -225,7 +227,7 @@ def score_each(
         network: What is asked of the model: a method of it that takes clips.
         hop: Seconds from one window to the next, in place of a number of clips.
     """
-    paths = [Path(video) for video in videos if not isinstance(video, Failure)]
+    paths = [video_path(video) for video in videos if not isinstance(video, Failure)]
     for video in videos:
         if isinstance(video, Failure):
             yield None, video.video, VideoError(video.error)

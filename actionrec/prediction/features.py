@@ -53,6 +53,7 @@ from actionrec.processes import STANDARD_LIMITS, Limits
 from actionrec.progress import track
 from actionrec.signals import sigterm_as_interrupt
 from actionrec.text import json_text, valid_utf8
+from actionrec.video.address import video_path
 
 logger = logging.getLogger("actionrec")
 
@@ -157,7 +158,7 @@ class _Names:
         self.taken = {row["file"].casefold() for row in _rows(folder) if "file" in row}
 
     def name(self, video: str) -> str:
-        stem = valid_utf8(Path(video).stem)
+        stem = valid_utf8(video_path(video).stem) or "video"
         name, number = short_enough(f"{stem}.npy"), 1
         while name.casefold() in self.taken:
             number += 1

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice, pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from actionrec.prediction.timeline_settings import TimelineSettings
 from actionrec.prediction.videos import ClipPrediction, LabelScore, Prediction, best
 from actionrec.progress import track
 from actionrec.signals import stop_requests
+from actionrec.video.address import VideoPath, video_path
 from actionrec.video.clips import read_ahead
 from actionrec.video.reader import VideoReader
 from actionrec.video.transforms import channels_first, stack_clips
@@ -73,7 +73,7 @@ class Timeline(Prediction):
 
 def score_timeline(
     model: InferenceModel,
-    path: str | Path,
+    path: str | VideoPath,
     settings: TimelineSettings = TimelineSettings(min_score=0),  # noqa: B008
 ) -> Timeline:
     """The classes of a video through time, with a progress bar on stderr.
@@ -101,7 +101,7 @@ def score_timeline(
         nonlocal total, incomplete
         batches = track(
             score_windows(model, video, sliding),
-            Path(path).name,
+            video_path(path).name,
             total=-(-len(sliding) // BATCH_SIZE),
             transient=True,
         )

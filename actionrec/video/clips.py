@@ -7,13 +7,13 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 from actionrec.errors import VideoError
+from actionrec.video.address import VideoPath, video_path
 from actionrec.video.decoders import open_source, open_video
 from actionrec.video.sampling import ClipSampling, FrameGrid
 from actionrec.video.segments import SegmentReader, VideoSegment, VideoSource, path_of
@@ -70,7 +70,7 @@ class ClipReader:
         Raises:
             VideoError: the video can't be read.
         """
-        source = source if isinstance(source, VideoSegment) else Path(source)
+        source = source if isinstance(source, VideoSegment) else video_path(source)
         for _, clip in self.stream_together([source], clips, crops):
             if isinstance(clip, VideoError):
                 raise clip
@@ -158,7 +158,7 @@ class ClipReader:
             frames = frames[:, :, ::-1]
         return channels_first(frames)
 
-    def windows(self, path: str | Path, hop: float) -> Iterator[VideoClip]:
+    def windows(self, path: str | VideoPath, hop: float) -> Iterator[VideoClip]:
         """Clips that slide over the whole video, each as soon as it is read; one crop each.
 
         Args:
