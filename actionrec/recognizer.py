@@ -12,6 +12,7 @@ from actionrec.prediction.live import watch
 from actionrec.prediction.timeline import Timeline, score_timeline
 from actionrec.prediction.timeline_settings import DEFAULTS, stored_settings
 from actionrec.prediction.videos import Prediction, predict_video, predict_videos, video_features
+from actionrec.video.address import Address, VideoPath, video_path
 
 
 class Recognizer(InferenceModel):
@@ -25,37 +26,38 @@ class Recognizer(InferenceModel):
     """
 
     @overload
-    def predict(self, videos: str | Path, clips: int | None = None) -> Prediction: ...
+    def predict(self, videos: str | VideoPath, clips: int | None = None) -> Prediction: ...
 
     @overload
     def predict(
-        self, videos: Iterable[str | Path], clips: int | None = None
+        self, videos: Iterable[str | VideoPath], clips: int | None = None
     ) -> Iterator[Prediction | Failure]: ...
 
     def predict(
-        self, videos: str | Path | Iterable[str | Path], clips: int | None = None
+        self, videos: str | VideoPath | Iterable[str | VideoPath], clips: int | None = None
     ) -> Prediction | Iterator[Prediction | Failure]:
         """Name the action in one video file, or in each of several.
 
         Args:
-            videos: A file; or several, which give an iterator: the next one is read while one is
-                being scored, and one that can't be read is a Failure in its place.
+            videos: A file or an address (https://, s3://, ...); or several, which give an iterator:
+                the next one is read while one is being scored, and one that can't be read is a
+                Failure in its place.
             clips: Clips spread over a video; by default as many as cover it, ten at most.
 
         Raises:
             VideoError: the only video can't be read.
         """
-        if isinstance(videos, str | Path):
+        if isinstance(videos, str | Path | Address):
             return predict_video(self, videos, clips)
-        return predict_videos(self, map(Path, videos), clips)
+        return predict_videos(self, map(video_path, videos), clips)
 
     def timeline(
-        self, video: str | Path, hop: float | None = None, min_score: float | None = None
+        self, video: str | VideoPath, hop: float | None = None, min_score: float | None = None
     ) -> Timeline:
         """Find which action begins and ends when in a video of any length.
 
         Args:
-            video: A file.
+            video: A file or an address.
             hop: Seconds from one window to the next; by default half a clip, or what `actionrec
                 evaluate --timeline` has chosen for the model.
             min_score: Steps whose best class scores less belong to no segment; by default 0.2, or

@@ -22,12 +22,13 @@ from actionrec.errors import ActionrecError, VideoError
 from actionrec.explanation.heat_maps import Explanation
 from actionrec.explanation.pictures import write_overlay
 from actionrec.prediction.rendering import frame_size
-from actionrec.prediction.timeline import SlidingWindows, Timeline, score_timeline
+from actionrec.prediction.timeline import Timeline, score_timeline
 from actionrec.prediction.timeline_settings import TimelineSettings
 from actionrec.recognizer import Recognizer
 from actionrec.text import clock_time
 from actionrec.video.container import opened
 from actionrec.video.reader import VideoReader
+from actionrec.video.windows import SlidingWindows
 from actionrec.video.writer import TIME_BASE, VideoWriter
 
 logger = logging.getLogger(__name__)

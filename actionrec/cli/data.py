@@ -1,4 +1,4 @@
-"""`actionrec data`: list, download, import, check and shrink data sets."""
+"""`actionrec data`: list, download, import, check, index and shrink data sets."""
 
 import shlex
 from collections import Counter
@@ -179,6 +179,37 @@ def data_check(
         if result.file is not None:
             say(f"report: {result.file}")
     return 1 if bad else 0
+
+
+def data_index(sources: list[str], output: str, label_key: str = "label") -> int:
+    """List the videos of shards, buckets and data sets of the hub in a CSV file.
+
+    The videos stay where they are. Labels come from the .cls, .txt or .json in WebDataset's shards,
+    and from metadata.csv or the names of folders elsewhere; splits from names that begin with
+    train, val or test.
+
+    Examples:
+        actionrec data index 'shards/train-{000..007}.tar' 'shards/val-*.tar' --output data.csv
+        actionrec data index s3://bucket/actions/ --output data.csv
+        actionrec data index hf://datasets/USER/NAME --output data.csv
+
+    Args:
+        sources: Tar archives and folders: paths, patterns in quotes, or addresses.
+        output: New CSV file, for --dataset csv.
+        label_key: Where the label stands in the .json of a sample.
+    """
+    from actionrec.datasets.storage import index_storage
+
+    listed = index_storage(sources, Path(output), label_key)
+    sides = Counter(each.split for each in listed)
+    parts = ", ".join(f"{count} {side}" for side, count in sides.items() if side)
+    labels = len({each.label for each in listed})
+    say(f"{output}: {len(listed)} videos of {labels} labels{f' ({parts})' if parts else ''}")
+    if parts:
+        say(f"train with: actionrec train --dataset csv --root {shlex.quote(output)}")
+    else:
+        say("to train with it, add a column split (train, val) or group (the recording)")
+    return 0
 
 
 def data_shrink(

@@ -1,4 +1,4 @@
-"""`actionrec predict`, `actionrec timeline` and `actionrec watch`: actions in files and streams."""
+"""`actionrec predict`, `features`, `timeline` and `watch`: actions in files and streams."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,17 @@ from actionrec.cli.parser import complain
 from actionrec.cli.printing import Format, print_predictions, print_timelines
 from actionrec.config import DecoderName, NotNegative, Positive
 from actionrec.errors import ActionrecError, Failure, UsageError, VideoError
-from actionrec.files import find_videos, require_free, require_suffix
+from actionrec.files import require_free, require_suffix
 from actionrec.models.registry import EngineName, PrecisionName
-from actionrec.prediction.formats import PREDICTION_FORMATS, TIMELINE_FORMATS, write_timeline
+from actionrec.prediction.formats import (
+    FEATURE_FILES,
+    PREDICTION_FORMATS,
+    TIMELINE_FORMATS,
+    write_timeline,
+)
 from actionrec.progress import track
 from actionrec.text import json_text
+from actionrec.video.sources import find_videos
 
 if TYPE_CHECKING:
     from actionrec.prediction.timeline import Timeline
@@ -108,6 +114,64 @@ def predict(
 
     print_predictions(results(), format)
     return 1 if failures else 0
+
+
+def features(
+    paths: list[str],
+    output: str,
+    model: str = "kinetics400-i3d",
+    hop: Positive | None = None,
+    clips: PositiveInt | None = None,
+    precision: PrecisionName = "auto",
+    engine: EngineName = "auto",
+    decoder: DecoderName = "pyav",
+    files_from: str | None = None,
+    workers: PositiveInt | None = None,
+    shard: str = "1/1",
+    timeout: Positive | None = None,
+    memory: PositiveInt | None = None,
+) -> int:
+    """Write the features of videos, for a classifier, search or clustering of your own.
+
+    Features are the network's last feature map, averaged over time and space: a row of numbers for
+    each clip. After an interruption, the same command continues.
+
+    Examples:
+        actionrec features holiday/ --output features.npz
+        actionrec features --files-from videos.txt --hop 0.5 --output features/
+        actionrec features 'more/*.avi' --model r2plus1d_r50 --output features.parquet
+
+    Args:
+        paths: Video files, folders with videos, or patterns in quotes.
+        output: FILE.npz, FILE.parquet, or a folder, which gets a file NAME.npy for each video.
+        hop: Seconds from one clip to the next, for clips that slide over the whole video.
+        clips: Clips spread over each video; by default enough to cover it, at most ten.
+        files_from: Text file with one path on each line, or - for standard input.
+        workers: Processes that read videos; by default one a core.
+        shard: Part of the list, such as 3/8 on the third of eight machines.
+        timeout: Limit for reading one video, in seconds; by default 300.
+        memory: Limit for reading one video, in MiB; by default 4096.
+    """
+    if not paths and files_from is None:
+        raise UsageError("No paths are given; name videos or folders, or a list with --files-from.")
+    if hop is not None and clips is not None:
+        raise UsageError("--hop and --clips are two ways to choose clips; leave out one of them.")
+    is_folder = output.endswith("/") or Path(output).is_dir() or not Path(output).suffix
+    if not is_folder and Path(output).suffix.lower() not in FEATURE_FILES:
+        raise UsageError(
+            f"--output {output} must end in {' or '.join(FEATURE_FILES)}, or in / for a folder."
+        )
+
+    from actionrec.prediction.batch import list_videos
+    from actionrec.prediction.features import features_to_file
+    from actionrec.prediction.journal import FeatureSettings
+    from actionrec.processes import STANDARD_LIMITS, Limits
+
+    videos = list_videos(paths, files_from, shard)
+    settings = FeatureSettings(model, None, clips, hop, precision, decoder, shard)
+    limits = Limits(timeout or STANDARD_LIMITS.timeout, memory or STANDARD_LIMITS.memory)
+    failed = features_to_file(videos, Path(output), settings, workers, limits, engine, complain)
+    return 1 if failed else 0
 
 
 def timeline(

@@ -2,7 +2,8 @@
 
     actionrec train --dataset csv --root my_videos.csv
 
-Paths are relative to the folder of the CSV file. `split` says train or val. `group` names the
+Paths are relative to the folder of the CSV file; addresses (https://, s3://, ...) may stand in
+their place. `split` says train or val. `group` names the
 recording that a clip was cut from: clips of one recording must not be on both sides, or the
 validation figures only tell how well the recording is recognised again. Without a `split`
 column the groups are dealt into five folds, or as many as there are groups if those are fewer, and
@@ -28,7 +29,9 @@ from unicodedata import normalize
 
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset, deal_groups
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.files import remote_failure, replacing
+from actionrec.files import replacing
+from actionrec.video.address import VideoPath, beside, is_address
+from actionrec.video.pictures import is_frame_folder
 
 logger = logging.getLogger("actionrec")
 
@@ -58,8 +61,9 @@ def open_csv(path: str | Path, split: str = "1", to_train: bool = True) -> Video
     With a `split` column, train trains and val (also valid, validate, validation) validates;
     test validates where no row is val, and is left out otherwise. Without, `split` is the fold,
     "1" to "5" (with fewer groups, to their number): whole groups, dealt so that folds are alike in
-    size and labels, always the same for the same rows. Videos whose group is empty or "unknown" could be of any recording, so they
-    train in every fold. Without training `to_train`, no video needs the split train, and without
+    size and labels, always the same for the same rows. Videos whose group is empty or "unknown"
+    could be of any recording, so they train in every fold. Without training `to_train`, no video
+    needs the split train, and without
     `split` and `group` all videos validate.
 
     A row with `start` and `end` is a segment. All segments of a file must be on one side; segments
@@ -101,19 +105,22 @@ def open_csv(path: str | Path, split: str = "1", to_train: bool = True) -> Video
     sides = [
         tuple(
             LabelledVideo(
-                path.parent / row["path"], index[row["label"]], _group_of(row), _segment_of(row)
+                beside(path.parent, row["path"]),
+                index[row["label"]],
+                _group_of(row),
+                _segment_of(row),
             )
             for row in side
         )
         for side in (train, val)
     ]
-    others = tuple(path.parent / row["path"] for row in rest)
+    others = tuple(beside(path.parent, row["path"]) for row in rest)
     return VideoDataset("csv", labels, *sides, others=others)
 
 
-def rewrite_csv(source: Path, new_path: Callable[[Path], str], target: Path) -> None:
+def rewrite_csv(source: Path, new_path: Callable[[VideoPath], str], target: Path) -> None:
     """Write a CSV file that `open_csv` has accepted anew, with other paths of the videos."""
-    rows = [row | {"path": new_path(source.parent / row["path"])} for row in _read(source)]
+    rows = [row | {"path": new_path(beside(source.parent, row["path"]))} for row in _read(source)]
     columns = [name for name in rows[0] if name in COLUMNS]
     with replacing(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
@@ -158,10 +165,9 @@ def _read(path: Path) -> list[Row]:
         for name in COLUMNS:
             if name in row and name not in ("group", *TIMES) and not row[name]:
                 raise ActionrecError(f"{where} has no {name}; fill it in.")
-        if (remote := remote_failure(record[names.index("path")])) is not None:
-            raise ActionrecError(f"{where}: {remote.error}")
         row["path"] = _path_here(path.parent, record[names.index("path")])
-        row["file"] = os.path.normpath(row["path"])
+        file = row["path"]
+        row["file"] = file if is_address(file) else os.path.normpath(file)
         _check_segment(where, row)
         same: tuple[str, ...] = (row["file"],)
         if (segment := _segment_of(row)) is not None:
@@ -283,7 +289,9 @@ def _records(path: Path) -> list[tuple[int, list[str]]]:
 
 def _path_here(folder: Path, path: str) -> str:
     """A listed path as this machine writes it: backslashes from Windows become slashes, ~ the home
-    folder."""
+    folder. Addresses stay as they are."""
+    if is_address(path):
+        return path
     if os.sep == "/" and "\\" in path and not (folder / path).exists():
         path = path.replace("\\", "/")
     return os.path.expanduser(path) if path.startswith("~/") else path
@@ -382,12 +390,16 @@ def _divide_by_fold(path: Path, rows: list[Row], fold: int) -> tuple[list[Row], 
 def _check_files(path: Path, rows: list[Row]) -> None:
     # A listing of each folder answers for thousands of files at once. Files that it lacks are
     # looked at one by one: a disk may accept another case or form of an accent in a name.
-    paths = [path.parent / row["path"] for row in rows]
+    # Whether an address leads anywhere shows when it is read.
+    named = [beside(path.parent, row["path"]) for row in rows]
+    paths = [each for each in named if isinstance(each, Path)]
     files: set[Path] = set()
     for folder in {path.parent for path in paths}:
         with suppress(OSError, ValueError), os.scandir(folder) as entries:
             files |= {folder / entry.name for entry in entries if entry.is_file()}
-    missing = [each for each in paths if each not in files and not each.is_file()]
+    missing = [
+        each for each in paths if not (each in files or each.is_file() or is_frame_folder(each))
+    ]
     if missing:
         message = (
             f"{len(missing)} of the {len(rows)} videos of {path} don't exist, the first is "

@@ -151,7 +151,7 @@ class InferenceModel:
             raise ActionrecError(
                 f"{self.name} gives no features; give the model that it was made from."
             )
-        return features.numpy()
+        return self._finite(features).numpy()
 
     @torch.inference_mode()
     def _answers(self, clips: torch.Tensor) -> Answers:

@@ -7,12 +7,10 @@ with the video. Scores may be smoothed over time. Steps in a row with the same b
 segment; short ones may be left out, and gaps bridged (`TimelineSettings`).
 """
 
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice, pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,10 +21,11 @@ from actionrec.prediction.timeline_settings import TimelineSettings
 from actionrec.prediction.videos import ClipPrediction, LabelScore, Prediction, best
 from actionrec.progress import track
 from actionrec.signals import stop_requests
+from actionrec.video.address import VideoPath, video_path
 from actionrec.video.clips import read_ahead
 from actionrec.video.reader import VideoReader
-from actionrec.video.sampling import ClipSampling, FrameGrid, nearest
 from actionrec.video.transforms import channels_first, stack_clips
+from actionrec.video.windows import SlidingWindows
 
 STEP_TOPK = 3  # classes kept of each step, for `--render` to draw
 INTERRUPTED = "interrupted"
@@ -74,7 +73,7 @@ class Timeline(Prediction):
 
 def score_timeline(
     model: InferenceModel,
-    path: str | Path,
+    path: str | VideoPath,
     settings: TimelineSettings = TimelineSettings(min_score=0),  # noqa: B008
 ) -> Timeline:
     """The classes of a video through time, with a progress bar on stderr.
@@ -102,7 +101,7 @@ def score_timeline(
         nonlocal total, incomplete
         batches = track(
             score_windows(model, video, sliding),
-            Path(path).name,
+            video_path(path).name,
             total=-(-len(sliding) // BATCH_SIZE),
             transient=True,
         )
@@ -148,43 +147,6 @@ def rounded_clock(video: VideoReader) -> Callable[[int], float]:
     """A function from a frame's index to when it is shown, in seconds, rounded to milliseconds."""
     clock = video.clock()
     return lambda frame: round(clock(frame), 3)
-
-
-class SlidingWindows:
-    """The windows that slide over a video, as lists of its frames, and the steps that they score.
-
-    A hop in seconds, or a sampling at a target rate, is measured by the time stamps.
-
-    Attributes:
-        steps: the first frame of each step, and at the end the number of frames.
-    """
-
-    def __init__(self, sampling: ClipSampling, video: VideoReader, hop: float | None) -> None:
-        self.grid = grid = FrameGrid(sampling, video)
-        if hop is None:
-            self.starts = list(grid.apart(max(1, grid.sampling.span // 2)))
-        elif grid.rate is None:
-            self.starts = frames_apart(video, hop)
-        else:
-            self.starts = list(grid.apart(max(1, round(hop * grid.rate))))
-        self.steps = [*sorted(set(grid.frames(self.starts))), len(video)]
-
-    def __len__(self) -> int:
-        last = max(self.grid.positions - self.grid.sampling.span, 0)
-        return bisect_left(self.starts, last) + 1
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for clip in self.grid.sampling.sliding(self.grid.positions, self.starts):
-            yield self.grid.frames(clip)
-
-
-def frames_apart(video: VideoReader, hop: float) -> list[int]:
-    """Frames, from the first one on, each the one nearest to `hop` seconds after the one before."""
-    frames, times, following = [], video.times, 0
-    while following < len(video):
-        frames.append(following)
-        following = max(following + 1, int(nearest(times, times[following] + hop)))
-    return frames
 
 
 def score_windows(
