@@ -200,7 +200,8 @@ def test_an_address_in_a_list_of_videos_costs_only_its_own_result(command, encod
 def test_a_rendered_video_replaces_no_file(command, encode, model, tmp_path):
     video = encode(tmp_path / "v.mp4", frames=8)
     (tmp_path / "drawn.mp4").write_text("precious")
-    run = command("timeline", video, "--model", model, "--render", tmp_path / "drawn.mp4")
+    words = ("--model", model, "--render", tmp_path / "drawn.mp4")
+    run = command("timeline", video, *words, fresh=True)
     assert run.returncode == 2 and "drawn.mp4 is there already" in run.stderr
     assert (tmp_path / "drawn.mp4").read_text() == "precious"
 
