@@ -21,10 +21,13 @@ import pytest
 import torch
 from command_server import CommandServer
 
+# The longest tests, which end late if they begin late.
+FIRST = ("test_demo_run", "test_measure_gpu", "test_table7", "test_devices", "test_export")
+
 
 def pytest_collection_modifyitems(items):
-    """The demo run first: it takes minutes, in which other tests can run beside it."""
-    items.sort(key=lambda item: "test_demo_run" not in item.nodeid)
+    """Let the longest tests run first: what other processes do meanwhile is short and fits."""
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else 99)
 
 
 @pytest.fixture(scope="session")

@@ -392,7 +392,7 @@ def test_a_signal_to_all_processes_of_a_run_costs_no_more_than_going_on(
     ]
     run = commands.start(words)
     while not (tmp_path / "run" / "results.json").exists() and run.poll() is None:
-        time.sleep(0.05)
+        time.sleep(0.01)
     os.killpg(run.pid, getattr(signal, name))
     _, said = run.communicate()
     assert run.returncode == {"SIGTERM": 143, "SIGINT": 130, "SIGKILL": -9}[name], said
