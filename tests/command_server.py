@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-LONGEST = 600  # seconds; SIGALRM ends a command that hangs
+LONGEST = 1200  # seconds; SIGALRM ends a command that hangs
 
 
 class CommandServer:

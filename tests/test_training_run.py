@@ -56,7 +56,7 @@ def test_a_run_leaves_one_file_that_predicts_and_evaluates(command, config, clas
         if value != getattr(TrainConfig("folder"), key)
     }
     words = [word for key, value in flags.items() for word in (f"--{key}".replace("_", "-"), value)]
-    run = command("train", "--dataset", "folder", *words, fresh=True)
+    run = command("train", "--dataset", "folder", *words)
     assert run.returncode == 0, run.stderr
     output = Path(config.output)
     assert {path.name for path in output.iterdir()} == {
