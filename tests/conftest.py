@@ -21,12 +21,13 @@ import pytest
 import torch
 from command_server import CommandServer
 
-# The longest tests, which end late if they begin late.
-FIRST = ("test_demo_run", "test_measure_gpu", "test_table7", "test_devices", "test_export")
+# The longest, which end late if they begin late, and what two workers would set up twice.
+FIRST = ("test_demo_run", "test_measure_gpu", "test_table7", "test_devices", "test_broken_files")
+FIRST += ("test_training_run", "test_export", "test_quantize")
 
 
 def pytest_collection_modifyitems(items):
-    """Let the longest tests run first: what other processes do meanwhile is short and fits."""
+    """Begin with the tests of the modules in `FIRST`."""
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else 99)
 
 
