@@ -96,6 +96,7 @@ def exported_onnx(tmp_path_factory, encode, command):
     done = command(
         *("export", "--model", folder / "model.safetensors", "--output", folder / "model.onnx"),
         *("--video", folder / "video.mp4"),
+        fresh=True,
     )
     assert done.returncode == 0, done.stderr
     assert "clips of 8x32x32, any batch, time, height, width" in done.stdout
