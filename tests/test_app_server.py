@@ -45,7 +45,13 @@ class Page:
         after each step: status, upload, player, timeline, labels, caption, explanation."""
         from gradio_client import Client, handle_file
 
-        client = Client(self.url, verbose=False, analytics_enabled=False, download_files=False)
+        client = Client(
+            self.url,
+            verbose=False,
+            analytics_enabled=False,
+            download_files=False,
+            httpx_kwargs={"timeout": 100},
+        )
         return client.submit(handle_file(str(path)), api_name="/recognise")
 
 

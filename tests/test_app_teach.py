@@ -39,7 +39,7 @@ class Page:
             f"{self.url}/project/videos", params=query, data=path.read_bytes(), timeout=60
         )
 
-    def wait(self, condition, seconds=90):
+    def wait(self, condition, seconds=300):
         """The project, as soon as it is as it should be."""
         end = time.monotonic() + seconds
         while not condition(project := self.project()):
@@ -286,7 +286,7 @@ def test_fine_tuning_stops_goes_on_and_is_compared_with_the_head(page):
     done = len(run["epochs"])
     assert 0 < done < 40 and run["problem"] is None
     page.post("train/go-on", {"run": "1"})
-    [run] = page.wait(lambda project: project["runs"][-1]["status"] == "done", 180)["runs"]
+    [run] = page.wait(lambda project: project["runs"][-1]["status"] == "done")["runs"]
     assert [each["epoch"] for each in run["epochs"]] == list(range(1, 41))
     compared = run["comparison"]
     assert 1 <= compared["examples"] <= 2

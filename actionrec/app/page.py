@@ -19,6 +19,7 @@ from matplotlib.colors import to_hex
 from actionrec.app.service import MIN_SCORE, TOP, Playable, Progress, Result, Service
 from actionrec.errors import ActionrecError
 from actionrec.explanation.heat_maps import Explanation
+from actionrec.models.catalogue import list_weights
 from actionrec.prediction.timeline import Segment, Timeline
 from actionrec.text import clock_time
 
@@ -64,6 +65,9 @@ def page(service: Service, max_megabytes: float, teaches: bool) -> gr.Blocks:
             sources=["upload", "webcam"],
             elem_id="upload",
         )
+        model = gr.Dropdown(
+            models(service.recognizer.name), value=service.recognizer.name, label="Model"
+        )
         silent = {"show_label": False, "interactive": False, "buttons": []}
         player = gr.Video(visible=False, elem_id="player", **silent)
         with gr.Column(elem_id="known"):
@@ -89,7 +93,7 @@ def page(service: Service, max_megabytes: float, teaches: bool) -> gr.Blocks:
                 }
             return {caption: html.caption(result.explanation), heat: result.video}
 
-        def recognise(video: str | None) -> Iterator[dict[Any, Any]]:
+        def recognise(video: str | None, model: str | None = None) -> Iterator[dict[Any, Any]]:
             if video is None:
                 return
             timeline = problem = None
@@ -99,7 +103,7 @@ def page(service: Service, max_megabytes: float, teaches: bool) -> gr.Blocks:
                         f"{video} waited too long and was deleted; upload it again."
                     )
                 os.utime(video)  # Now it is kept as long again.
-                for result in service.results(Path(video)):
+                for result in service.results(Path(video), model):
                     timeline = result if isinstance(result, Timeline) else timeline
                     yield shown(result)
                 problem = timeline.incomplete
@@ -129,7 +133,7 @@ def page(service: Service, max_megabytes: float, teaches: bool) -> gr.Blocks:
         gr.on(
             [upload.upload, upload.stop_recording],
             recognise,
-            upload,
+            [upload, model],
             outputs,
             api_name="recognise",
             show_progress_on=status,
@@ -137,6 +141,15 @@ def page(service: Service, max_megabytes: float, teaches: bool) -> gr.Blocks:
         )
         another.click(reset, None, outputs, queue=False, api_visibility="private")
     return blocks.queue(max_size=WAITING, api_open=False)
+
+
+def models(own: str) -> list[tuple[str, str]]:
+    """The models to choose from, in words and by name: the page's `own`, then the catalogue."""
+    listed = {
+        row["name"]: row["name"] + ("" if row["cached"] else ", is downloaded first")
+        for row in list_weights()
+    }
+    return [(words, name) for name, words in ({own: own} | listed).items()]
 
 
 def colours(timeline: Timeline) -> dict[str, str]:

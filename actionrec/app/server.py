@@ -20,6 +20,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -73,7 +74,8 @@ def serve(
     if find_spec("gradio") is None:
         raise UsageError('The page needs Gradio; `pip install "actionrec[app]"`.')
     require_free(port)
-    recognizer = Recognizer.load(model, precision=precision, topk=TOP, engine=engine)
+    load = partial(Recognizer.load, precision=precision, topk=TOP, engine=engine)
+    recognizer = load(model)
     remove_left_over()
     with (
         tempfile.TemporaryDirectory(prefix=PREFIX) as folder,
@@ -91,7 +93,7 @@ def serve(
             opened = teaching.enter_context(Project.opened(project, model))
             room = classroom(opened, model, max_seconds, max_megabytes)
             teaching.callback(room.close)
-        service = Service(recognizer, max_seconds, Path(folder))
+        service = Service(recognizer, max_seconds, Path(folder), load)
         blocks = page(service, max_megabytes, room is not None)
         try:
             launch(blocks, room, port, max_megabytes, open_browser, Path(folder) / "files")

@@ -72,10 +72,23 @@ class Cancelled(Exception):
 
 
 class Service:
-    """Recognises one video after the other, in a thread of its own."""
+    """Recognises one video after the other, in a thread of its own.
 
-    def __init__(self, recognizer: Recognizer, max_seconds: float, folder: Path) -> None:
-        self.recognizer = recognizer
+    Args:
+        recognizer: What recognises, until another model is asked for.
+        max_seconds: Length of the longest accepted video.
+        folder: For the files of results.
+        load: Makes the model of a file or name ready; the last one is kept.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        max_seconds: float,
+        folder: Path,
+        load: Callable[[str], Recognizer] = Recognizer.load,
+    ) -> None:
+        self.recognizer, self.load = recognizer, load
         self.max_seconds, self.folder = max_seconds, folder
         self.thread = ThreadPoolExecutor(max_workers=1)
         self.closed = threading.Event()
@@ -85,7 +98,7 @@ class Service:
         self.closed.set()
         self.thread.shutdown(cancel_futures=True)
 
-    def results(self, video: Path) -> Iterator[Result]:
+    def results(self, video: Path, model: str | None = None) -> Iterator[Result]:
         """The results of `recognise`, as they come; closing the iterator cancels the rest.
 
         The files of the results are deleted with the iterator.
@@ -99,7 +112,7 @@ class Service:
             queue.put(result)
 
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            done = self.thread.submit(self.recognise, video, Path(folder), report)
+            done = self.thread.submit(self.recognise, video, Path(folder), report, model)
             try:
                 while not (done.done() and queue.empty()):
                     try:
@@ -113,14 +126,18 @@ class Service:
                 unwanted.set()
                 done.exception()
 
-    def recognise(self, path: Path, folder: Path, report: Report) -> None:
+    def recognise(self, path: Path, folder: Path, report: Report, model: str | None = None) -> None:
         """Score and explain a video; `report` gets each result, whose files lie in `folder`.
 
         An exported file explains nothing.
 
         Raises:
-            ActionrecError: the video can't be read, or is too large or too long.
+            ActionrecError: the video can't be read, or is too large or too long; or the `model`
+                can't be loaded.
         """
+        if model is not None and model != self.recognizer.name:
+            report(Progress(f"Loading {model}", None))
+            self.recognizer = self.load(model)
         video = checked_video(path, self.max_seconds)
         playable = plays_in_browsers(path)
         report(Playable(path if playable else None))
