@@ -20,8 +20,8 @@ from actionrec.datasets.dataset import abridged, scan_files
 from actionrec.errors import ActionrecError, VideoError
 from actionrec.files import write_whole
 from actionrec.progress import track
+from actionrec.video.parts import plain_number
 from actionrec.video.reader import VideoReader
-from actionrec.video.segments import plain_number
 
 # Separates the labels of a row, where a row may have several.
 SEPARATOR = "|"
