@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from unicodedata import normalize
 
@@ -63,8 +64,7 @@ def open_csv(path: str | Path, split: str = "1", to_train: bool = True) -> Video
     "1" to "5" (with fewer groups, to their number): whole groups, dealt so that folds are alike in
     size and labels, always the same for the same rows. Videos whose group is empty or "unknown"
     could be of any recording, so they train in every fold. Without training `to_train`, no video
-    needs the split train, and without
-    `split` and `group` all videos validate.
+    needs the split train, and without `split` and `group` all videos validate.
 
     A row with `start` and `end` is a segment. All segments of a file must be on one side; segments
     that overlap and have different labels are kept and told.
@@ -242,9 +242,8 @@ def _check_files_of_segments(path: Path, rows: list[Row]) -> None:
         going_on: list[tuple[float, float, Row]] = []
         for start, end, row in sorted(spans, key=lambda span: span[:2]):
             going_on = [span for span in going_on if span[1] > start]
-            overlaps += [(other, row) for *_, other in going_on if other["label"] != row["label"]][
-                :1
-            ]
+            others = (other for *_, other in going_on if other["label"] != row["label"])
+            overlaps += [(other, row) for other in islice(others, 1)]
             going_on.append((start, end, row))
     if overlaps:
         first, second = overlaps[0]
