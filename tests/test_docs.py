@@ -59,6 +59,11 @@ def readers_folder(tmp_path, encode, class_folders, small_recognizer, monkeypatc
     videos = sorted((tmp_path / "my_videos").rglob("*.avi"))
     rows = [f"{path},{path.parent.name},{path.stem}" for path in videos]
     (tmp_path / "my_videos.csv").write_text("\n".join(["path,label,group", *rows]))
+    (tmp_path / "footage").mkdir()
+    for number in range(1, 6):
+        encode(tmp_path / "footage" / f"yard{number}.mp4", "libx264", frames=80)
+    annotations = PROJECT / "tests" / "data" / "annotations" / "via.json"
+    shutil.copy(annotations, tmp_path / "project.json")
     for label in ("Archery", "Biking"):
         for group in ("01", "08", "11", "12"):
             path = tmp_path / "data" / "UCF-101" / label / f"v_{label}_g{group}_c01.avi"

@@ -387,7 +387,7 @@ def test_gaps_are_bridged_and_short_segments_left_out():
     )
     # The gap of a second first, then b is too short, and the rest of a is one.
     assert find_segments(steps, TimelineSettings(None, 0, 0.3, min_length=1.5, bridge=1)) == [
-        Segment("a", 0.0, 6.0, 0.76),
+        Segment("a", 0.0, 6.0, 0.74),
         Segment("c", 7.0, 9.0, 0.7),
     ]
     assert find_segments(steps, TimelineSettings(None, 0, 0.3)) == list(merge(steps, 0.3))

@@ -11,9 +11,10 @@ from actionrec.errors import VideoError
 from actionrec.video import clips as clips_module
 from actionrec.video.clips import ClipReader
 from actionrec.video.decoders import open_source
+from actionrec.video.parts import VideoSegment, by_file
 from actionrec.video.reader import VideoReader
 from actionrec.video.sampling import ClipSampling
-from actionrec.video.segments import MOST_LATE, VideoSegment, by_file
+from actionrec.video.segments import MOST_LATE
 from actionrec.video.transforms import Preprocessing
 
 LOSSLESS = {"qp": "0", "preset": "ultrafast", "g": "10"}

@@ -34,8 +34,8 @@ from actionrec.training.head import (
     logistic_regression,
 )
 from actionrec.training.report import CrossValidation, wilson_interval
+from actionrec.video.parts import VideoSegment, VideoSource
 from actionrec.video.sampling import ClipSampling
-from actionrec.video.segments import VideoSegment, VideoSource
 
 logger = logging.getLogger(__name__)
 

@@ -42,8 +42,9 @@ from actionrec.files import short_enough, write_whole
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
 from actionrec.text import json_text
 from actionrec.video.address import Address, VideoPath, beside, video_path
+from actionrec.video.parts import VideoSegment
 from actionrec.video.reader import VideoReader
-from actionrec.video.segments import VideoSegment, frames_of
+from actionrec.video.segments import frames_of
 
 logger = logging.getLogger("actionrec")
 

@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from unicodedata import normalize
 
@@ -63,8 +64,7 @@ def open_csv(path: str | Path, split: str = "1", to_train: bool = True) -> Video
     "1" to "5" (with fewer groups, to their number): whole groups, dealt so that folds are alike in
     size and labels, always the same for the same rows. Videos whose group is empty or "unknown"
     could be of any recording, so they train in every fold. Without training `to_train`, no video
-    needs the split train, and without
-    `split` and `group` all videos validate.
+    needs the split train, and without `split` and `group` all videos validate.
 
     A row with `start` and `end` is a segment. All segments of a file must be on one side; segments
     that overlap and have different labels are kept and told.
@@ -167,7 +167,7 @@ def _read(path: Path) -> list[Row]:
                 raise ActionrecError(f"{where} has no {name}; fill it in.")
         row["path"] = _path_here(path.parent, record[names.index("path")])
         file = row["path"]
-        row["file"] = file if is_address(file) else os.path.normpath(file)
+        row["file"] = file if is_address(file) else os.path.normpath(path.parent / file)
         _check_segment(where, row)
         same: tuple[str, ...] = (row["file"],)
         if (segment := _segment_of(row)) is not None:
@@ -227,30 +227,29 @@ def _check_files_of_segments(path: Path, rows: list[Row]) -> None:
     for row in rows:
         files.setdefault(row["file"], []).append(row)
     overlaps = []
-    for file, its in files.items():
+    for its in files.values():
         groups = {_group_of(row): row["line"] for row in its}
         if len(groups) > 1:
             (one, line), (other, its_line) = list(groups.items())[:2]
             raise ActionrecError(
-                f"{path}: {file} has the group {one or 'unknown'!r} in line {line} and "
+                f"{path}: {its[0]['path']} has the group {one or 'unknown'!r} in line {line} and "
                 f"{other or 'unknown'!r} in line {its_line}; all parts of a video are one "
                 "recording: give them one group."
             )
         for row in its:
-            row["recording"] = file
-        its = sorted(its, key=lambda row: (_segment_of(row) or (0.0, math.inf), row["line"]))
-        longest = its[0]
-        for row in its[1:]:
-            start, (_, end) = (_segment_of(row) or (0.0,))[0], _segment_of(longest) or (0, math.inf)
-            if start < end and row["label"] != longest["label"]:
-                overlaps.append((longest, row))
-            if (_segment_of(row) or (0, math.inf))[1] > end:
-                longest = row
+            row["recording"] = its[0]["path"]
+        spans = [(*(_segment_of(row) or (0.0, math.inf)), row) for row in its]
+        going_on: list[tuple[float, float, Row]] = []
+        for start, end, row in sorted(spans, key=lambda span: span[:2]):
+            going_on = [span for span in going_on if span[1] > start]
+            others = (other for *_, other in going_on if other["label"] != row["label"])
+            overlaps += [(other, row) for other in islice(others, 1)]
+            going_on.append((start, end, row))
     if overlaps:
         first, second = overlaps[0]
         logger.warning(
-            "%s: %d segments overlap others of the same video with another label, first lines %s "
-            "(%s) and %s (%s); all are kept.",
+            "%s: segments that overlap others of their video with another label are kept (%d); the "
+            "first are lines %s, %s, and %s, %s.",
             *(path, len(overlaps), first["line"], first["label"], second["line"], second["label"]),
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from actionrec.errors import ActionrecError
 from actionrec.files import VIDEO_SUFFIXES, scan
 from actionrec.video.address import VideoPath
-from actionrec.video.segments import VideoSegment, VideoSource
+from actionrec.video.parts import VideoSegment, VideoSource
 
 logger = logging.getLogger("actionrec")
 

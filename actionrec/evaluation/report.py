@@ -28,7 +28,7 @@ from actionrec.evaluation.plots import confusion_matrix_figure, per_class_figure
 from actionrec.evaluation.timeline import EvaluationInTime
 from actionrec.files import replacing, write_whole
 from actionrec.text import csv_text, json_text
-from actionrec.video.segments import plain_number
+from actionrec.video.parts import plain_number
 
 RESULTS = "results.json"
 PER_CLASS = "per_class.csv"

@@ -24,7 +24,7 @@ from actionrec.processes import WorkerError
 from actionrec.progress import track
 from actionrec.video.address import Address
 from actionrec.video.decoders import require_decoder
-from actionrec.video.segments import VideoSource
+from actionrec.video.parts import VideoSource
 
 
 def score_dataset(

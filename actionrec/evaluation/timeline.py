@@ -41,6 +41,7 @@ from actionrec.prediction.timeline_settings import DEFAULTS, TimelineSettings
 from actionrec.prediction.videos import best
 from actionrec.progress import track
 from actionrec.video.reader import VideoReader
+from actionrec.video.segments import frames_of
 
 logger = logging.getLogger("actionrec")
 
@@ -103,8 +104,14 @@ def score_files(
     for name, its in files.items():
         try:
             reader = VideoReader(name)
-            whole = (0.0, reader.duration)
-            truths = [Detection(name, labels[each.label], *(each.segment or whole)) for each in its]
+            truths = []
+            for each in its:
+                try:
+                    start, end = _times(reader, each)
+                except VideoError as error:
+                    failures.append(Failure(str(each.source), str(error)))
+                    continue
+                truths.append(Detection(name, labels[each.label], start, end))
             windows = {hop: SlidingWindows(model.config.sampling, reader, hop) for hop in hops}
             scores = WindowScores(name, reader, truths, windows)
             union = {tuple(clip) for sliding in windows.values() for clip in sliding}
@@ -117,6 +124,19 @@ def score_files(
         except VideoError as error:
             failures.append(Failure(name, str(error)))
     return scored, failures
+
+
+def _times(reader: VideoReader, video: LabelledVideo) -> tuple[float, float]:
+    """Start and end of a segment or of a whole video.
+
+    Raises:
+        VideoError: the segment is not in its video.
+    """
+    if video.segment is None:
+        return float(reader.times[0]), float(reader.times[-1])
+    frames_of(reader, video.source)
+    start, end = video.segment
+    return start, min(end, float(reader.times[-1]))
 
 
 def figures(

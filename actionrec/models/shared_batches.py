@@ -36,7 +36,7 @@ from actionrec.processes import (
     cores,
 )
 from actionrec.video.clips import ClipReader
-from actionrec.video.segments import VideoSource, by_file, path_of
+from actionrec.video.parts import VideoSource, by_file, path_of
 
 MOST_CLIPS = BATCH_SIZE
 # With more cores, each network has several: every batch needs about 1 GB.

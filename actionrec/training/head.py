@@ -36,7 +36,7 @@ from actionrec.processes import WorkerError
 from actionrec.progress import track
 from actionrec.training.module import write_json
 from actionrec.training.report import CrossValidation, EpochFigures, write_training_report
-from actionrec.video.segments import VideoSegment, VideoSource, path_of
+from actionrec.video.parts import VideoSegment, VideoSource, path_of
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ import torch
 from actionrec.errors import VideoError
 from actionrec.video.address import VideoPath, video_path
 from actionrec.video.decoders import open_source, open_video
+from actionrec.video.parts import VideoSegment, VideoSource, path_of
 from actionrec.video.sampling import ClipSampling, FrameGrid
-from actionrec.video.segments import SegmentReader, VideoSegment, VideoSource, path_of
+from actionrec.video.segments import SegmentReader
 from actionrec.video.transforms import Preprocessing, channels_first, random_area, stack_clips
 from actionrec.video.windows import SlidingWindows
 

@@ -18,8 +18,9 @@ import numpy as np
 
 from actionrec.errors import UsageError, VideoError
 from actionrec.video.address import Address, VideoPath, video_path
+from actionrec.video.parts import VideoSegment
 from actionrec.video.reader import IndexedFrames, VideoReader
-from actionrec.video.segments import SegmentReader, VideoSegment
+from actionrec.video.segments import SegmentReader
 
 # Frames decoded at a time, so that memory doesn't hold a long clip twice.
 CHUNK = 32

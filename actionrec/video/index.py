@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Literal
@@ -166,8 +166,9 @@ def index_of(path: str | VideoPath) -> FrameIndex:
         raise VideoError(f"{path} is empty (0 bytes); copy or download it again.")
     key = (str(path.absolute()), found.st_size, found.st_mtime_ns, VERSION)
     content = _fingerprint(path, found.st_size) if isinstance(path, Path) else 0
-    index = _recall(key, content)
-    if index is None:
+    try:
+        index = _recall_recent(cache_folder(), key, content)
+    except LookupError:
         index = scan(path)
         if time.time() - found.st_mtime > SETTLED:
             _remember(key, content, index)
@@ -214,6 +215,17 @@ def warn_of_damage(path: VideoPath, damage: str) -> None:
 
 
 # The cache
+
+
+@lru_cache(maxsize=4)
+def _recall_recent(folder: Path, key: tuple[str, int, int, int], content: int) -> FrameIndex:
+    """The index as `_recall` finds it in the cache of a folder, the last few of them at once: of an
+    hour of video it takes as long to parse as a clip takes to decode, and many segments may be read
+    from one file. A LookupError where there is none."""
+    index = _recall(key, content)
+    if index is None:
+        raise LookupError
+    return index
 
 
 def _recall(key: tuple[str, int, int, int], content: int) -> FrameIndex | None:

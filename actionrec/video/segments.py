@@ -1,21 +1,20 @@
 """Parts of video files, from a start to an end in seconds, read as if they had been cut out.
 
     python -c "from actionrec.video.clips import ClipReader; \
-               from actionrec.video.segments import VideoSegment; \
+               from actionrec.video.parts import VideoSegment; \
                print(ClipReader().read(VideoSegment('match.mp4', 12.5, 15), clips=1).seconds)"
 
 A segment has the frames whose time of presentation is from its start on and before its end.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache, cached_property
 
 import numpy as np
 
 from actionrec.errors import VideoError
-from actionrec.video.address import VideoPath, video_path
+from actionrec.video.parts import VideoSegment, plain_number
 from actionrec.video.reader import Crop, Size, VideoReader
 
 logger = logging.getLogger("actionrec")
@@ -25,41 +24,6 @@ logger = logging.getLogger("actionrec")
 ROUNDING = 0.0005 + 1e-6  # seconds
 # Annotations round a video's end up, often to whole seconds.
 MOST_LATE = 1.0  # seconds
-
-
-@dataclass(frozen=True, order=True)
-class VideoSegment:
-    """A part of a video file, from `start` to `end` in seconds from the beginning of the file.
-
-    As text it is a media fragment of the W3C: match.mp4#t=12.5,15.
-    """
-
-    path: VideoPath
-    start: float
-    end: float
-
-    def __str__(self) -> str:
-        return f"{self.path}#t={plain_number(self.start)},{plain_number(self.end)}"
-
-
-# What clips are read from: a whole file or a part of one.
-VideoSource = VideoPath | VideoSegment
-
-
-def path_of(source: str | VideoSource) -> VideoPath:
-    """The file of a source."""
-    return source.path if isinstance(source, VideoSegment) else video_path(source)
-
-
-def by_file(sources: Iterable[VideoSource], most: int) -> Iterator[list[VideoSource]]:
-    """The sources in lists of one file each, of at most `most` sources that lie near each other in
-    it."""
-    files: dict[VideoPath, list[VideoSource]] = {}
-    for source in sources:
-        files.setdefault(path_of(source), []).append(source)
-    for same in files.values():
-        same.sort(key=lambda source: source.start if isinstance(source, VideoSegment) else 0)
-        yield from (same[first : first + most] for first in range(0, len(same), most))
 
 
 class SegmentReader:
@@ -134,8 +98,3 @@ def frames_of(video: VideoReader, segment: VideoSegment) -> tuple[int, int]:
 def warn_of_late_end(segment: VideoSegment, end: float) -> None:
     """Tell once in the life of this process that a segment is read up to the end of its video."""
     logger.warning("%s is read up to the end of the video, %.3f s.", segment, end)
-
-
-def plain_number(seconds: float) -> str:
-    """A time in seconds with as many digits as it takes, six after the point at most."""
-    return f"{seconds:.6f}".rstrip("0").rstrip(".")

@@ -50,8 +50,7 @@ def read_elan(content: Content) -> Annotations:
         )
         if not len(tier):
             result.lost["empty tiers"] += 1
-        elif aligned:
-            tiers.append(tier.attrib["TIER_ID"])
+        before = len(result.found)
         for each in aligned:
             slots = [each.attrib[f"TIME_SLOT_REF{end}"] for end in (1, 2)]
             label = text_of(each, "ANNOTATION_VALUE")
@@ -62,6 +61,8 @@ def read_elan(content: Content) -> Annotations:
             else:
                 start, end = ((times[slot] + origin) / 1000 for slot in slots)
                 result.found.append(Annotation(names, label, (start, end)))
+        if len(result.found) > before:
+            tiers.append(tier.attrib["TIER_ID"])
     if len(tiers) > 1:
         result.notes.append(f"The labels of {len(tiers)} tiers are there: {', '.join(tiers)}.")
     return result

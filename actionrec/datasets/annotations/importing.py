@@ -20,8 +20,8 @@ from actionrec.datasets.dataset import abridged, scan_files
 from actionrec.errors import ActionrecError, VideoError
 from actionrec.files import write_whole
 from actionrec.progress import track
+from actionrec.video.parts import plain_number
 from actionrec.video.reader import VideoReader
-from actionrec.video.segments import plain_number
 
 # Separates the labels of a row, where a row may have several.
 SEPARATOR = "|"
@@ -73,7 +73,9 @@ def import_annotations(
         found = VideoFiles(folder)
         dropped: Counter[str] = Counter()
         readers: dict[Path, VideoReader | None] = {}
-        for each in track(annotations.found, "importing", transient=True):
+        # Only frames take time: their videos are opened.
+        quick = all(each.frames is None for each in annotations.found)
+        for each in track(annotations.found, f"importing {file.name}", disable=quick):
             wanted.add(each.videos[0])
             path, is_cut = found.find(each)
             if path is None:
@@ -102,7 +104,7 @@ def import_annotations(
             f"are left out: {abridged(list(missing))}; give their folder with --videos."
         )
     if repeated:
-        result.notes.append(f"{repeated} annotations are there twice and written once.")
+        result.notes.append(f"Annotations that are there twice are written once ({repeated}).")
     if not rows:
         reasons = [*result.failures, *result.notes]
         reason = reasons[0] if reasons else f"{files[0]} holds no annotations."
@@ -201,11 +203,11 @@ def _unusable(annotation: Annotation, seconds: tuple[float, float] | None) -> st
 
 
 def _notes(file: Path, annotations: Annotations, dropped: Counter[str]) -> Iterable[str]:
-    lost = [f"{count} {what}" for what, count in annotations.lost.items() if count > 0]
+    lost = [f"{what} ({count})" for what, count in annotations.lost.items() if count > 0]
     if lost:
         yield f"{file}: a CSV file has no place for {', '.join(lost)}."
     if dropped:
-        kinds = ", ".join(f"{count} {what}" for what, count in dropped.items())
+        kinds = ", ".join(f"{what} ({count})" for what, count in dropped.items())
         yield f"{file}: left out are {kinds}."
     for note in annotations.notes:
         yield f"{file}: {note}"
@@ -215,7 +217,8 @@ def _with_split(rows: list[_Row], result: Imported) -> list[_Row]:
     """The rows; where some have a split, those alone."""
     kept = [row for row in rows if row.split]
     if kept and len(kept) < len(rows):
-        result.notes.append(f"{len(rows) - len(kept)} annotations without a split are left out.")
+        without = len(rows) - len(kept)
+        result.notes.append(f"Annotations without a split are left out ({without}).")
     return kept or rows
 
 
@@ -246,7 +249,7 @@ def _with_one_row_a_video(rows: list[_Row], result: Imported) -> list[_Row]:
             labels.setdefault((row.path, row.split), []).append(row.label)
     if several := sum(len(each) > 1 for each in labels.values()):
         result.notes.append(
-            f"{several} videos have several labels, separated by {SEPARATOR} in their rows."
+            f"Videos with several labels have them in one row, parted by {SEPARATOR} ({several})."
         )
     whole = [
         _Row(path, SEPARATOR.join(each), split, "", "") for (path, split), each in labels.items()
