@@ -9,6 +9,7 @@ timeline = recognizer.timeline("match.mp4")        # timeline.segments[0].label,
 embeddings = recognizer.features("video.mp4")      # float32 (clips, features)
 scores = recognizer.scores(clips)                  # uint8 (B, 3, T, H, W) -> (B, classes)
 actionrec.insert_block(resnet50, "layer3.5", "snl")  # a nonlocal block in any PyTorch network
+actionrec.predict_dataset(dataset)                 # a step of a Ray Data pipeline
 """
 
 # Nothing is imported here: before `__main__` runs, Ctrl-C would be a traceback.
@@ -20,15 +21,24 @@ if TYPE_CHECKING:
     from actionrec.models.classifier import VideoClassifier
     from actionrec.models.insertion import insert_block
     from actionrec.models.registry import EngineName, PrecisionName
+    from actionrec.prediction.cluster import predict_dataset
     from actionrec.recognizer import Recognizer
 
-__all__ = ["Recognizer", "VideoClassifier", "insert_block", "list_models", "load"]
+__all__ = [
+    "Recognizer",
+    "VideoClassifier",
+    "insert_block",
+    "list_models",
+    "load",
+    "predict_dataset",
+]
 
 # torch takes seconds to import; the command line's help should not wait for it.
 _LAZY = {
     "Recognizer": "actionrec.recognizer:Recognizer",
     "VideoClassifier": "actionrec.models.classifier:VideoClassifier",
     "insert_block": "actionrec.models.insertion:insert_block",
+    "predict_dataset": "actionrec.prediction.cluster:predict_dataset",
 }
 
 

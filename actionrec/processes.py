@@ -40,6 +40,7 @@ OUT_OF_MEMORY = 77  # an exit code that neither Python nor the shell uses
 KILL_TIMEOUT = 5.0  # seconds; a process that waits for a lost network disk may not end
 SAVED_EVERY = 10.0  # seconds
 TICK = 0.5  # seconds
+SHORT_TICK = 0.02  # seconds, while a process has nothing to do
 PIECE = 1 << 18  # bytes; Python's connections take three times as long for a clip in one piece
 
 
@@ -123,13 +124,14 @@ class Workers(Generic[Result]):
     """The processes of `run_each`, for a caller that does other work beside theirs.
 
     If `function` is a generator function, each item comes as a `Part` at once. A process whose
-    item nobody takes waits, and that takes nothing of its file's time.
+    item nobody takes waits, and that takes nothing of its file's time. A None among `paths` says
+    that none is known yet: the source is asked again.
     """
 
     def __init__(
         self,
         function: Callable[[Path], Result],
-        paths: Iterable[Path],
+        paths: Iterable[Path | None],
         workers: int | None = None,
         limits: Limits = STANDARD_LIMITS,
     ) -> None:
@@ -140,6 +142,7 @@ class Workers(Generic[Result]):
         self._source = iter(paths)
         self._waiting = deque(islice(self._source, workers))
         self._pool = [_Worker(self._task) for _ in self._waiting]
+        self._idle: list[_Worker] = []
         self._last = time.monotonic()
 
     @property
@@ -156,6 +159,12 @@ class Workers(Generic[Result]):
             timeout: Seconds to wait if nothing has come.
             most: The processes that have to wait until the next call are those that began last.
         """
+        idle, self._idle = self._idle, []
+        for worker in idle:
+            if not worker.process.is_alive():
+                worker.kill()
+            self._begin_next(worker)
+        timeout = min(timeout, SHORT_TICK) if self._idle else timeout
         ready = wait([worker.pipe for worker in self._pool], timeout)
         # A longer time means that this process was paused, or its caller busy.
         elapsed, self._last = min(time.monotonic() - self._last, 2 * TICK), time.monotonic()
@@ -165,6 +174,10 @@ class Workers(Generic[Result]):
         late = [worker for worker in self._pool if worker.is_late and worker.pipe not in ready]
         for worker in answered + late:
             path, answer = worker.path, worker.answer()
+            if worker in self._idle:
+                # It was killed while it had nothing to do, and another takes its place.
+                self._idle.remove(worker)
+                answer = None
             if not isinstance(answer, Part):
                 self._begin_next(worker)
             # The first answer of a new worker only says that it is ready.
@@ -175,8 +188,13 @@ class Workers(Generic[Result]):
 
     def _begin_next(self, worker: "_Worker") -> None:
         if self._waiting and worker.alive:
-            worker.begin(self._waiting.popleft())
+            path = self._waiting.popleft()
             self._waiting.extend(islice(self._source, 1))
+            if path is None:
+                worker.path = None
+                self._idle.append(worker)
+            else:
+                worker.begin(path)
             return
         worker.kill()
         self._pool.remove(worker)
@@ -214,7 +232,10 @@ def run_each_with_progress(
 
 
 def cores() -> int:
-    """The number of processor cores that this process may use."""
+    """The number of processor cores that this process may use: by $PYTHON_CPU_COUNT, Python's own
+    variable since 3.13, or else by the system."""
+    if (count := os.environ.get("PYTHON_CPU_COUNT", "")).isdigit() and int(count) > 0:
+        return int(count)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -12,6 +12,7 @@ FLOORS = (
     {"errors", "recipes"},
     {"text"},
     {"files", "downloads", "progress", "signals"},
+    {"storage"},
     {"processes"},
     {"video"},
     {"datasets"},

@@ -13,7 +13,7 @@ import torch
 
 from actionrec.errors import ActionrecError, VideoError
 from actionrec.models.inference import InferenceModel
-from actionrec.models.shared_batches import MOST_CLIPS, score_videos
+from actionrec.models.shared_batches import MOST_CLIPS, ScoredVideo, score_once, score_videos
 from actionrec.processes import Limits
 from actionrec.video.clips import ClipReader
 from actionrec.video.sampling import ClipSampling
@@ -157,6 +157,23 @@ def test_crops_stay_with_their_clips(tmp_path, encode, ready):
     [(_, result)] = score_videos([ready.scores], ready.clips, [path], 5, crops=3)
     alone = ready.scores(ready.clips.read(path, 5, 3).pixels)
     np.testing.assert_allclose(result.answers.reshape(alone.shape), alone, atol=2e-6)
+
+
+def test_a_video_that_comes_later_and_again_is_answered_each_time(tmp_path, encode, ready):
+    path, missing = encode(tmp_path / "a.avi"), tmp_path / "missing.avi"
+    answers = []
+
+    def sources():
+        """As a driver sends them: the same one again when it has been answered."""
+        for source in (missing, path, missing, path):
+            before = len(answers)
+            yield source
+            while len(answers) == before:
+                yield None
+
+    for source, result in score_once([ready.scores], ready.clips, sources(), 2, workers=1):
+        answers.append((source, type(result)))
+    assert answers == [(missing, VideoError), (path, ScoredVideo)] * 2
 
 
 def test_a_network_that_fails_is_the_error_of_the_whole_and_ends_the_processes(

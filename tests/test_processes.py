@@ -1,12 +1,13 @@
 """A file that hangs, crashes or eats its process's memory gets the reason; the rest goes on."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from actionrec.processes import (
     Part,
     WorkerError,
     Workers,
+    cores,
     reader_failures_as_errors,
     run_each,
     run_each_with_progress,
@@ -207,6 +209,34 @@ def test_paths_are_taken_as_they_are_needed():
     next(results)
     results.close()
     assert len(taken) <= 6
+
+
+def test_paths_that_are_known_later_are_done_by_processes_that_wait():
+    later = deque([Path("a"), None, None, Path("b")])
+
+    def paths():
+        while True:
+            yield later.popleft() if later else None
+
+    with closing(Workers(act, paths(), 1)) as workers:
+        found, killed = {}, False
+        while "c" not in found:
+            found |= {path.name: result for path, result in workers.answers(0.1)}
+            if "b" in found and not killed:
+                # One that is killed while it waits is replaced.
+                [process] = multiprocessing.active_children()
+                process.kill()
+                process.join()
+                later.extend([None, Path("c")])
+                killed = True
+    assert found == {"a": "A", "b": "B", "c": "C"}
+
+
+def test_pythons_variable_says_how_many_cores_there_are(monkeypatch):
+    monkeypatch.setenv("PYTHON_CPU_COUNT", "3")
+    assert cores() == 3
+    monkeypatch.setenv("PYTHON_CPU_COUNT", "default")
+    assert cores() >= 1
 
 
 class Unreadable:

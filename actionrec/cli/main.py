@@ -45,7 +45,7 @@ from actionrec.cli.predict import (
     watch,
 )
 from actionrec.cli.train import train, tune
-from actionrec.config import DatasetName, TrainConfig
+from actionrec.config import DatasetName, Positive, TrainConfig
 from actionrec.errors import ActionrecError
 from actionrec.files import VIDEO_SUFFIXES
 from actionrec.text import VisibleFormatter, use_utf8
@@ -74,7 +74,15 @@ SWITCH = {"action": "store_true"}
 DATASET = {"type": DatasetName}
 
 VERBS = {
-    "predict": _verb(predict, "paths", paths={"nargs": "*", "default": []}, output=PREDICT_OUTPUT),
+    "predict": _verb(
+        predict,
+        "paths",
+        paths={"nargs": "*", "default": []},
+        output=PREDICT_OUTPUT,
+        files_from={"metavar": "LIST"},
+        workers={"metavar": "N|MIN:MAX"},
+        gpus_per_worker={"type": Positive, "metavar": "X"},
+    ),
     "features": _verb(features, "paths", paths={"nargs": "*", "default": []}),
     "timeline": _verb(timeline, "paths", paths={"nargs": "+"}, output=TIMELINE_OUTPUT),
     "watch": _verb(watch, "source"),

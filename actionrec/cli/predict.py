@@ -1,10 +1,11 @@
 """`actionrec predict`, `features`, `timeline` and `watch`: actions in files and streams."""
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
@@ -46,7 +47,10 @@ def predict(
     format: Format = "table",
     files_from: str | None = None,
     output: str | None = None,
-    workers: PositiveInt | None = None,
+    workers: str | None = None,
+    cluster: Literal["ray"] | None = None,
+    address: str | None = None,
+    gpus_per_worker: Positive | None = None,
     shard: str | None = None,
     timeout: Positive | None = None,
     memory: PositiveInt | None = None,
@@ -60,15 +64,20 @@ def predict(
         actionrec predict holiday/ 'more/*.avi' --format csv > actions.csv
         actionrec predict video.mp4 --model runs/mine/model.safetensors --topk 3
         actionrec predict --files-from videos.txt --output actions.jsonl --workers 8
-        find . -name '*.mp4' | actionrec predict --files-from - --output actions.parquet
+        actionrec predict --files-from s3://lake/list.txt --output s3://lake/out/ --cluster ray
 
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
+        model: Model file, run's folder or name.
         clips: Clips of each video; by default enough to cover it, at most ten.
-        precision: Number format; bfloat16 changes scores by up to 0.02, auto uses it in hardware.
-        files_from: Text file with one path on each line, or - for standard input.
-        output: File for the results; the suffix selects the format.
-        workers: Processes that read for --output; by default one a core.
+        precision: auto: bfloat16 (scores within 0.02) on hardware for it.
+        decoder: Library; decord and torchcodec, extras, are less exact.
+        files_from: Text file or address, a path on each line; or - for standard input.
+        output: File for the results, by its suffix; with --cluster a folder or s3://...
+        workers: Processes that read for --output; with --cluster machines' workers.
+        cluster: Predict on a Ray cluster, or with Ray on this machine, to --output.
+        address: Ray cluster: auto, host:6379 or ray://host:10001.
+        gpus_per_worker: Such as 0.5; by default one if there is a GPU.
         shard: Part of the list for --output, such as 3/8 on the third of eight machines.
         timeout: Limit for reading one video, in seconds; by default 300.
         memory: Limit for reading one video, in MiB; by default 4096.
@@ -82,19 +91,40 @@ def predict(
         )
     if output is not None and format != "table":
         raise UsageError("--output writes to a file and prints nothing; leave out --format.")
-    if output is not None:
+    if cluster is None and (address, gpus_per_worker) != (None, None):
+        raise UsageError("--address and --gpus-per-worker need --cluster ray.")
+    least, most = _worker_range(workers)
+    if cluster is not None:
+        if output is None or Path(output).suffix.lower() in PREDICTION_FORMATS:
+            raise UsageError(
+                "--cluster needs --output with a folder, such as actions/ or s3://bucket/actions; "
+                "it is filled with Parquet files."
+            )
+        if shard is not None:
+            raise UsageError("--cluster divides the list by itself; leave out --shard.")
+    elif output is not None:
         require_suffix(Path(output), PREDICTION_FORMATS, "--output")
+        if least != most:
+            raise UsageError(f"--workers {workers}, a range, needs --cluster ray.")
 
+    if cluster is not None:
+        # First, because without Ray nothing else matters.
+        from actionrec.prediction.cluster import Cluster, predict_to_folder
     from actionrec.prediction.batch import list_videos, predict_to_file
     from actionrec.prediction.journal import Settings
     from actionrec.processes import STANDARD_LIMITS, Limits
 
     shard = shard or "1/1"
     videos = list_videos(paths, files_from, shard)
+    limits = Limits(timeout or STANDARD_LIMITS.timeout, memory or STANDARD_LIMITS.memory)
+    settings = Settings(model, None, topk, clips, precision, decoder, shard)
+    if cluster is not None:
+        numbers = (least, most) if least and most else None
+        where = Cluster(address, numbers, gpus_per_worker)
+        failed = predict_to_folder(videos, output, settings, where, limits, engine, complain)
+        return 1 if failed else 0
     if output is not None:
-        settings = Settings(model, None, topk, clips, precision, decoder, shard)
-        limits = Limits(timeout or STANDARD_LIMITS.timeout, memory or STANDARD_LIMITS.memory)
-        failed = predict_to_file(videos, Path(output), settings, workers, limits, engine, complain)
+        failed = predict_to_file(videos, Path(output), settings, most, limits, engine, complain)
         return 1 if failed else 0
 
     from actionrec.models.inference import InferenceModel
@@ -172,6 +202,20 @@ def features(
     limits = Limits(timeout or STANDARD_LIMITS.timeout, memory or STANDARD_LIMITS.memory)
     failed = features_to_file(videos, Path(output), settings, workers, limits, engine, complain)
     return 1 if failed else 0
+
+
+def _worker_range(text: str | None) -> tuple[int | None, int | None]:
+    """The numbers of --workers: 8 is 8:8, the fewest and the most; None for those by default."""
+    if text is None:
+        return None, None
+    found = re.fullmatch(r"(\d{1,9})(?::(\d{1,9}))?", text)
+    numbers = [int(number) for number in found.groups() if number] if found else []
+    if not numbers or not 1 <= numbers[0] <= numbers[-1]:
+        raise UsageError(
+            f"--workers is {text}; it must be a whole number from 1 on, or with --cluster ray the "
+            "fewest and the most, such as 4:64."
+        )
+    return numbers[0], numbers[-1]
 
 
 def timeline(

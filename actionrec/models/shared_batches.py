@@ -13,7 +13,7 @@ on two cores, two threads with one core each were as fast as one thread with bot
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from contextlib import closing
@@ -60,11 +60,13 @@ class ScoredVideo:
 
 @dataclass
 class _OpenVideo:
-    """A video whose clips are being read or scored; the answers are by the number of the clip."""
+    """A video whose clips are being read or scored; the answers are by the number of the clip.
+    `is_over` says that nothing more comes from its file."""
 
     seconds: list[tuple[float, float]] = field(default_factory=list)
     answers: dict[int, np.ndarray] = field(default_factory=dict)
     is_read: bool = False
+    is_over: bool = False
 
     @property
     def is_scored(self) -> bool:
@@ -135,6 +137,25 @@ def score_videos(
     again = [_OfOneFile((source,)) for source in killed]
     with closing(_score(networks, Workers(read, again, 1, limits))) as results:
         yield from results
+
+
+def score_once(
+    networks: Sequence[Network],
+    reader: ClipReader,
+    sources: Iterable[VideoSource | None],
+    clips: int | None = None,
+    workers: int | None = None,
+    limits: Limits = STANDARD_LIMITS,
+) -> Iterator[tuple[VideoSource, ScoredVideo | ActionrecError]]:
+    """As `score_videos`, each video by itself and without a second attempt.
+
+    Args:
+        sources: May be endless, and one may come again when it has been answered; a None says that
+            no other is known yet.
+    """
+    read = partial(read_frames, reader=reader, clips=clips, crops=1)
+    files = (None if source is None else _OfOneFile((source,)) for source in sources)
+    return _score(networks, Workers(read, files, workers, limits))
 
 
 def threads_of(model: InferenceModel) -> int:
@@ -222,6 +243,11 @@ def _score(
                     waiting.append(_Clip(video, len(video.seconds), clip.frames))
                     video.seconds.append(clip.seconds)
                     video.is_read = clip.last
+                if not isinstance(answer, Part):
+                    # From here on it may be asked for again.
+                    answered.difference_update(file.sources)
+                    for source in videos.keys() & set(file.sources):
+                        videos[source].is_over = True
             while waiting and len(running) < len(networks):
                 share = math.ceil(len(waiting) / (len(networks) - len(running)))
                 batch = [waiting.popleft() for _ in range(min(share, MOST_CLIPS))]
@@ -231,5 +257,7 @@ def _score(
             for future in done:
                 future.result()
             for source in [source for source, video in videos.items() if video.is_scored]:
-                answered.add(source)
-                yield source, videos.pop(source).scored()
+                video = videos.pop(source)
+                if not video.is_over:
+                    answered.add(source)
+                yield source, video.scored()

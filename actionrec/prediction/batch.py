@@ -10,6 +10,7 @@ can't be appended to, so actions.parquet.jsonl is converted when its last line i
 """
 
 import codecs
+import io
 import logging
 import os
 import re
@@ -28,15 +29,16 @@ from actionrec.errors import ActionrecError, Failure, Stopped, UsageError, Video
 from actionrec.files import exclusive, short_enough
 from actionrec.models.inference import InferenceModel, read_model
 from actionrec.models.registry import EngineName
-from actionrec.models.shared_batches import ScoredVideo, score_videos, threads_of
+from actionrec.models.shared_batches import Network, ScoredVideo, score_videos, threads_of
 from actionrec.prediction import parquet
 from actionrec.prediction.journal import FeatureSettings, Journal, Settings
 from actionrec.prediction.videos import prediction
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError
 from actionrec.progress import track
 from actionrec.signals import sigterm_as_interrupt
+from actionrec.storage import read_address
 from actionrec.text import json_text
-from actionrec.video.address import video_path
+from actionrec.video.address import is_address, video_path
 from actionrec.video.sources import find_videos
 
 logger = logging.getLogger("actionrec")
@@ -51,7 +53,8 @@ def list_videos(
 
     Args:
         paths: Files, folders, patterns and addresses.
-        files_from: A text file with a path or address on each line, or - for standard input.
+        files_from: A text file with a path or address on each line, its address, or - for standard
+            input.
         shard: The part to take: 3/8 is every eighth video from the third on.
 
     Raises:
@@ -67,6 +70,8 @@ def list_videos(
     data = b""
     if files_from == "-":
         data = sys.stdin.buffer.read()
+    elif files_from is not None and is_address(files_from):
+        data = read_address(files_from)
     elif files_from is not None:
         try:
             data = Path(files_from).read_bytes()
@@ -80,10 +85,9 @@ def list_videos(
             f"--files-from {files_from} holds zero bytes and so is no list of paths; give a text "
             "file with a path on each line."
         )
-    lines = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    lines = (line.rstrip(b"\r\n") for line in io.BytesIO(data.removeprefix(codecs.BOM_UTF8)))
     # As Path writes a name: ./a.mp4 and a.mp4 are one video.
-    names = [os.fsdecode(line.rstrip(b"\r")) for line in lines if line.strip()]
-    listed = [str(video_path(name)) for name in names]
+    listed = [str(video_path(os.fsdecode(line))) for line in lines if line.strip()]
     return (found + listed)[int(part[1]) - 1 :: int(part[2])]
 
 
@@ -203,11 +207,16 @@ def _lines(
     )
     with closing(results):
         for model, video, result in results:
-            if isinstance(result, ScoredVideo):
-                result = prediction(model, video, result.seconds, result.answers[:, 0])
-                yield video, json_text(asdict(result))
-            else:
-                yield video, result
+            yield video, line_of(model, video, result)
+
+
+def line_of(
+    model: InferenceModel | None, video: str, result: ScoredVideo | ActionrecError
+) -> str | ActionrecError:
+    """The line of the journal for what the network says of a video, or the error."""
+    if isinstance(result, ActionrecError):
+        return result
+    return json_text(asdict(prediction(model, video, result.seconds, result.answers[:, 0])))
 
 
 def score_each(
@@ -234,12 +243,19 @@ def score_each(
     if not paths:
         return
     models = _load(settings, engine, topk)
-    networks = [partial(_answers, network, model) for model in models]
+    networks = networks_of(models, network)
     reader = models[0].clips
     scored = score_videos(networks, reader, paths, settings.clips, 1, workers, limits, hop)
     with closing(scored) as results:
         for path, result in results:
             yield models[0], str(path), result
+
+
+def networks_of(
+    models: Iterable[InferenceModel], method: Callable[[InferenceModel, torch.Tensor], np.ndarray]
+) -> list[Network]:
+    """A method of each of the models, which says what is no fault of a video."""
+    return [partial(_answers, method, model) for model in models]
 
 
 def _load(

@@ -36,13 +36,19 @@ class RunSettings:
     def resolved(self) -> Self:
         """The same with the hash of the model file, and with the precision that auto stands for
         on this machine."""
-        precision, sha256 = self.precision, None
-        if precision == "auto":
-            fast = has_bfloat16(torch.device(fastest_device()))
-            precision = "bfloat16" if fast else "float32"
-        if self.model not in MODELS:
-            sha256 = model_file.sha256(model_file.locate(self.model))
-        return replace(self, sha256=sha256, precision=precision)
+        return replace(self, sha256=self.hash(), precision=self.resolved_precision())
+
+    def resolved_precision(self) -> PrecisionName:
+        """The precision, or what auto stands for on this machine."""
+        if self.precision != "auto":
+            return self.precision
+        return "bfloat16" if has_bfloat16(torch.device(fastest_device())) else "float32"
+
+    def hash(self) -> str | None:
+        """The SHA-256 of the model file; None for a pretrained model."""
+        if self.model in MODELS:
+            return None
+        return model_file.sha256(model_file.locate(self.model))
 
     def require(self, others: dict[str, Any], path: Path) -> None:
         """Raise UsageError if the settings that the file at `path` was made with are others."""

@@ -69,11 +69,12 @@ def write(lines: Path, output: Path, settings: Settings, rows: int) -> None:
     with replacing(output) as temporary, lines.open(encoding="utf-8") as file:
         with parquet.ParquetWriter(temporary, described) as writer:
             for _ in track(range(0, rows, ROW_GROUP), f"writing {output.name}"):
-                group = [_row(json.loads(line)) for line in islice(file, ROW_GROUP)]
+                group = [row(json.loads(line)) for line in islice(file, ROW_GROUP)]
                 writer.write_table(pyarrow.Table.from_pylist(group, columns))
 
 
-def _row(result: dict[str, Any]) -> dict[str, Any]:
+def row(result: dict[str, Any]) -> dict[str, Any]:
+    """The row of a line of the journal, read from JSON."""
     if "error" in result:
         return {name: valid_utf8(text) for name, text in result.items()}
     clips = [_columns(clip) for clip in result["clips"]]

@@ -1,0 +1,219 @@
+"""The results of a job on a cluster: a folder of Parquet files, to which finished rows are added.
+
+    actions/_actionrec.json                     the settings that the results depend on
+    actions/_run.json                           the run that may write
+    actions/part-20261127-204900-3f2a-00001.parquet
+
+A part is written once and whole, so that the folder can be read while the job runs:
+`pyarrow.parquet.read_table("actions")`. The folder may be local or at an address such as
+s3://bucket/actions. Files whose names begin with _ are no data to Parquet's readers.
+"""
+
+import io
+import json
+import logging
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from actionrec.errors import ActionrecError, UsageError
+from actionrec.files import cache_folder, exclusive
+from actionrec.prediction import parquet
+from actionrec.prediction.journal import Settings
+from actionrec.storage import WAITS, Folder
+from actionrec.text import json_text
+
+logger = logging.getLogger("actionrec")
+
+SETTINGS = "_actionrec.json"
+RUN = "_run.json"
+MOST_ROWS = 10_000  # of a part
+# A part is written after 2 s, and later after a hundredth of the time that the run has taken: a run
+# that is killed loses at most that, and a week makes about 900 parts.
+SOONEST = 2.0  # seconds
+SHARE = 0.01
+
+
+def recorded_settings(folder: Folder) -> dict[str, Any] | None:
+    """The settings that the results in a folder were made with; None if it is empty.
+
+    Raises:
+        UsageError: there is something else in it.
+    """
+    names = [name for name in folder.names() if not name.startswith(".")]
+    if not names:
+        return None
+    try:
+        if SETTINGS not in names:
+            raise ValueError(f"{SETTINGS} is missing")
+        return dict(json.loads(folder.read(SETTINGS)))
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"{folder.address} is there already and was not written by actionrec; choose another "
+            "--output."
+        ) from error
+
+
+class Parts:
+    """The rows of a folder: their videos read once, then added to.
+
+    Attributes:
+        rows: the number of rows in the folder and those that wait for the next part.
+        failed: the number of rows that are errors.
+        videos: the videos of the rows that were there at first.
+
+    Raises:
+        UsageError: the folder was made with other settings or not by actionrec.
+        ActionrecError: the folder can't be read or written.
+    """
+
+    def __init__(self, folder: Folder, settings: Settings) -> None:
+        self.folder = folder
+        self.rows = self.failed = self._number = 0
+        self.videos: set[str] = set()
+        self._run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        self._waiting: list[dict[str, Any]] = []
+        self._begin = self._flushed = time.monotonic()
+        self._unsaved = (
+            cache_folder() / "unsaved" / sha256(folder.address.encode()).hexdigest()[:16]
+        )
+        self._described = parquet.schema().with_metadata(
+            {parquet.METADATA_KEY: json_text(asdict(settings))}
+        )
+        others = recorded_settings(folder)
+        if others is None:
+            folder.write(SETTINGS, json_text(asdict(settings)).encode())
+        else:
+            settings.require(others, Path(folder.address))
+        # A run that was thought dead finds another's name here and writes no more.
+        folder.write(RUN, json_text({"run": self._run}).encode())
+        self._upload_unsaved()
+        self._read()
+
+    def _read(self) -> None:
+        from pyarrow import ArrowException, dataset
+
+        names = [name for name in self.folder.names() if name.endswith(".parquet")]
+        if not names:
+            return
+        try:
+            whole = dataset.dataset(
+                [self.folder.path(name) for name in names],
+                filesystem=self.folder.filesystem,
+                format="parquet",
+            )
+            for batch in whole.to_batches(columns=["video", "error"]):
+                self.videos.update(batch["video"].to_pylist())
+                self.rows += len(batch)
+                self.failed += len(batch) - batch["error"].null_count
+        except (ArrowException, KeyError, OSError) as error:
+            raise UsageError(
+                f"A file in {self.folder.address} is not of actionrec ({str(error)[:200]}); move "
+                "it away, or choose another --output."
+            ) from error
+
+    def append(self, line: str, failed: bool = False) -> None:
+        """Add a row, given as a line of the journal, and write a part if it is time.
+
+        Raises:
+            ActionrecError: it can't be written; the parts before it stay.
+        """
+        self._waiting.append(parquet.row(json.loads(line)))
+        self.rows += 1
+        self.failed += failed
+        self.write_when_due()
+
+    def write_when_due(self) -> None:
+        """Write the waiting rows if they are many, or wait for long."""
+        now = time.monotonic()
+        late = now - self._flushed > max(SOONEST, SHARE * (now - self._begin))
+        if len(self._waiting) >= MOST_ROWS or late:
+            self.write()
+
+    def write(self) -> None:
+        """Write the waiting rows as a part.
+
+        Raises:
+            ActionrecError: they can't be written; they are kept on this machine, and the next run
+                adds them.
+        """
+        self._flushed = time.monotonic()
+        if not self._waiting:
+            return
+        name = f"part-{self._run}-{self._number:05}.parquet"
+        data = _parquet_bytes(self._waiting, self._described)
+        try:
+            self._require_sole_writer()
+            self.folder.write(name, data, WAITS)
+        except _OtherRun:
+            raise
+        except ActionrecError as error:
+            if self.folder.is_local:
+                raise
+            kept = self._unsaved / name
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(data)
+            rows, self._waiting = len(self._waiting), []
+            raise ActionrecError(
+                f"{str(error).rstrip('.')}; the last {rows} results are kept on this machine, and "
+                "the same command adds them and goes on."
+            ) from error
+        self._number += 1
+        self._waiting = []
+
+    def _require_sole_writer(self) -> None:
+        if not self.folder.is_local:
+            run = json.loads(self.folder.read(RUN))["run"]
+            if run != self._run:
+                raise _OtherRun(
+                    f"Another actionrec has begun to write to {self.folder.address}; this one ends."
+                )
+
+    def _upload_unsaved(self) -> None:
+        """Add the parts that an earlier run on this machine could not write."""
+        for kept in sorted(self._unsaved.glob("*.parquet")):
+            self.folder.write(kept.name, kept.read_bytes(), WAITS)
+            kept.unlink()
+
+
+class _OtherRun(ActionrecError):
+    """Another run writes to the same folder."""
+
+
+@contextmanager
+def sole_writer(folder: Folder) -> Iterator[None]:
+    """Keep other runs on a local folder out while the block runs.
+
+    Raises:
+        ActionrecError: another run writes there.
+    """
+    if not folder.is_local:
+        yield
+        return
+    busy = (
+        f"Another actionrec is writing {folder.address}; wait until it is done, or choose another "
+        "--output."
+    )
+    with exclusive(Path(folder.root), busy):
+        yield
+
+
+def resolved(settings: Settings, others: dict[str, Any] | None) -> Settings:
+    """Settings whose precision is that of the results that are there, if it is to be automatic."""
+    if settings.precision == "auto" and others and "precision" in others:
+        return replace(settings, precision=others["precision"])
+    return settings
+
+
+def _parquet_bytes(rows: list[dict[str, Any]], schema: Any) -> bytes:
+    import pyarrow
+    from pyarrow import parquet as writer
+
+    buffer = io.BytesIO()
+    writer.write_table(pyarrow.Table.from_pylist(rows, schema), buffer)
+    return buffer.getvalue()
