@@ -469,6 +469,12 @@ def test_a_list_with_addresses_and_paths_gives_every_one_a_row(
     assert set(rows) == {url, missing, str(video)}
     assert "is not there (404)" in rows[missing]["error"]
     assert rows[url]["clips"] == rows[str(video)]["clips"]
+    server.files["/list.txt"] = url.encode()
+    listed = ["--files-from", f"{server.url}/list.txt", "--model", model]
+    assert main(["predict", *listed, "--format", "json"]) == 0
+    assert main(["predict", "--files-from", f"{missing}.txt", "--model", model]) == 2
+    assert main(["timeline", url, "--model", model, "--output", "a.srt"]) == 0
+    assert main(["explain", url, "--model", model, "--output", "a.png"]) == 0
     assert main(["features", url, "--model", model, "--output", "features"]) == 0
     assert Path("features/a.npy").is_file()
 

@@ -25,6 +25,7 @@ from actionrec.models.catalogue import MODELS
 from actionrec.models.registry import PrecisionName
 from actionrec.progress import track
 from actionrec.text import json_text
+from actionrec.video.pictures import STANDARD_RATE, frame_rate
 
 
 class RunSettings:
@@ -34,15 +35,17 @@ class RunSettings:
     precision: PrecisionName
 
     def resolved(self) -> Self:
-        """The same with the hash of the model file, and with the precision that auto stands for
-        on this machine."""
+        """The same with the hash of the model file, with the precision that auto stands for on
+        this machine, and the rate of folders of frames."""
         precision, sha256 = self.precision, None
         if precision == "auto":
             fast = has_bfloat16(torch.device(fastest_device()))
             precision = "bfloat16" if fast else "float32"
         if self.model not in MODELS:
             sha256 = model_file.sha256(model_file.locate(self.model))
-        return replace(self, sha256=sha256, precision=precision)
+        # As in the files of versions that knew no other.
+        rate = None if frame_rate() == STANDARD_RATE else frame_rate()
+        return replace(self, sha256=sha256, precision=precision, frame_rate=rate)
 
     def require(self, others: dict[str, Any], path: Path) -> None:
         """Raise UsageError if the settings that the file at `path` was made with are others."""
@@ -70,6 +73,7 @@ class Settings(RunSettings):
         precision: Numbers that the network computes with.
         decoder: Library that decodes videos.
         shard: The part of the list of videos.
+        frame_rate: That of folders of frames; None for the standard one.
     """
 
     model: str
@@ -79,6 +83,7 @@ class Settings(RunSettings):
     precision: PrecisionName = "auto"
     decoder: DecoderName = "pyav"
     shard: str = "1/1"
+    frame_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class FeatureSettings(RunSettings):
     precision: PrecisionName = "auto"
     decoder: DecoderName = "pyav"
     shard: str = "1/1"
+    frame_rate: float | None = None
 
 
 class Journal:
