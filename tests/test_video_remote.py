@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import socket
 import tarfile
 import threading
 from pathlib import Path
@@ -302,6 +304,16 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(server, url, video, caplog
         frames_of(url)
 
 
+def test_the_last_gigabyte_of_the_disk_is_left_to_others(
+    server, url, video, caplog, monkeypatch, empty_cache
+):
+    left = type(shutil.disk_usage("/"))(10**10, 10**10 - 10**8, 10**8)
+    monkeypatch.setattr(block_cache.shutil, "disk_usage", lambda _: left)
+    assert np.array_equal(frames_of(url), frames_of(video))
+    assert "less than 1 GB of the disk is free" in caplog.text
+    assert not list(empty_cache.iterdir())
+
+
 @pytest.mark.parametrize("size", ["-1", "much", "nan"])
 def test_a_size_that_is_no_number_of_gigabytes_is_refused(monkeypatch, size):
     monkeypatch.setenv("ACTIONREC_CACHE_SIZE", size)
@@ -394,6 +406,19 @@ def test_a_bucket_is_read_listed_and_watched_for_changes(bucket, video, other):
     with pytest.raises(VideoError, match="has changed while it was read"):
         file.read()
     assert np.array_equal(frames_of("s3://clips/sub/a.mp4"), frames_of(other))
+
+
+def test_storage_that_hangs_is_given_up(monkeypatch):
+    s3fs = pytest.importorskip("s3fs")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "a")
+        monkeypatch.setattr(remote, "SLOWEST", 0.5)
+        s3fs.S3FileSystem.clear_instance_cache()
+        with pytest.raises(VideoError, match="no answer in time"):
+            VideoReader("s3://clips/hangs.mp4")
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 # Archives
