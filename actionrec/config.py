@@ -25,6 +25,7 @@ from actionrec.datasets.registry import DATASETS
 from actionrec.errors import UsageError
 from actionrec.models.registry import BACKBONES, BLOCKS, PrecisionName
 from actionrec.recipes import RECIPES
+from actionrec.video.pictures import frame_rate
 
 BackboneName = Literal[*BACKBONES]
 BlockName = Literal["none", *BLOCKS]
@@ -57,6 +58,7 @@ class TrainConfig:
         root: Folder of the data set, or the CSV file; the demo data set generates its own.
         split: 1, 2, 3 or paper for ucf101; 1 to 3 for hmdb51; the fold, 1 to 5, for a CSV file
             without a split column.
+        frame_rate: Frames a second of folders of frames.
         recipe: Values of the settings marked (recipe) that are not given: paper, small for few
             videos, or auto, which is paper for the public data sets and chosen by the number of
             videos for others.
@@ -130,6 +132,7 @@ class TrainConfig:
     dataset: DatasetName
     root: str | None = None
     split: str = "1"
+    frame_rate: Positive = field(default_factory=frame_rate)
     recipe: RecipeName = "auto"
     backbone: BackboneName = "i3d"
     weights: str = "kinetics400"

@@ -39,6 +39,7 @@ from actionrec.models.inference import InferenceModel
 from actionrec.models.model_file import METADATA_KEY, describe
 from actionrec.models.onnx_graph import require_onnx, to_onnx
 from actionrec.text import json_text
+from actionrec.video.address import VideoPath
 from actionrec.video.clips import ClipReader
 
 EXTRA_FILE = "actionrec.json"
@@ -66,7 +67,7 @@ class Exported:
 
 
 def export(
-    model: VideoClassifier, output: Path, clip: str | None = None, video: Path | None = None
+    model: VideoClassifier, output: Path, clip: str | None = None, video: VideoPath | None = None
 ) -> Exported:
     """Write a model to `output`, *.onnx or *.pt2, once its logits on the CPU agree with
     PyTorch's on a clip of `video` (or a generated one) at several batch sizes, and at another

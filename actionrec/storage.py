@@ -27,21 +27,6 @@ LIBRARIES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "
 WAITS = (1.0, 2.0, 5.0, 15.0)  # seconds before another attempt to write
 
 
-def read_address(address: str) -> bytes:
-    """The contents of the file at an address.
-
-    Raises:
-        UsageError: there is no such file.
-        ActionrecError: it can't be read.
-    """
-    filesystem, path = _locate(address)
-    with _explained(address, "read"):
-        try:
-            return filesystem.cat_file(path)
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise UsageError(f"{address} is not a file; check the address.") from error
-
-
 @dataclass
 class Folder:
     """A folder for results.

@@ -54,6 +54,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", server.moved[self.path])
             return self.end_headers()
+        if server.tag and self.headers.get("If-None-Match") == server.tag:
+            self.send_response(304)
+            return self.end_headers()
         if server.password and self.headers.get("Authorization") != server.password:
             return self.send_error(401)
         data = server.files.get(self.path, server.default)

@@ -146,9 +146,17 @@ def test_the_command_line_predicts_and_trains_on_folders_of_frames(
     [row] = json.loads(capsys.readouterr().out)
     assert row["clips"][-1]["end"] == 0.24 and os.environ["ACTIONREC_FRAME_RATE"] == "50"
     assert main(["timeline", "data/0", "--model", model, "--format", "json"]) == 0
+    rated = ["predict", "data/0", "--model", model, "--output", "a.jsonl"]
+    assert main(rated) == 0 and main([*rated, "--frame-rate", "25"]) == 2
+    assert "made with frame_rate 50.0, not None" in capsys.readouterr().err
     assert main(["timeline", "data/0", "--model", model, "--render", "x.mp4"]) == 1
     assert "needs a video file" in capsys.readouterr().err
     assert main(["data", "check", "csv", "--root", "data.csv"]) == 0
     small = "--backbone c3d_small --weights none --clip-length 4 --short-side 28 --crop 24"
     arguments = [*small.split(), "--epochs", "1", "--batch-size", "2", "--workers", "0"]
-    assert main(["train", "--dataset", "csv", "--root", "data.csv", *arguments]) == 0
+    run = ["train", "--dataset", "csv", "--root", "data.csv", *arguments, "--output", "run"]
+    assert main([*run, "--frame-rate", "12.5"]) == 0
+    assert "frame_rate: 12.5" in Path("run/config.yaml").read_text()
+    assert main(["train", "--config", "run/config.yaml", "--output", "again"]) == 0
+    first, again = (Path(name, "results.json").read_text() for name in ("run", "again"))
+    assert json.loads(first)["last"]["clip"] == json.loads(again)["last"]["clip"]

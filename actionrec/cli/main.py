@@ -50,7 +50,7 @@ from actionrec.errors import ActionrecError
 from actionrec.files import VIDEO_SUFFIXES
 from actionrec.text import VisibleFormatter, use_utf8
 from actionrec.video.block_cache import cache_size
-from actionrec.video.pictures import frame_rate
+from actionrec.video.pictures import FRAME_RATE, frame_rate
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _verb(function: Callable[..., int], *positional: str, **special: dict) -> Ve
 # Flags that hold for the processes that a verb starts, too, and what tells these.
 OF_EVERY_VERB = {
     "--cache-size": "ACTIONREC_CACHE_SIZE",
-    "--frame-rate": "ACTIONREC_FRAME_RATE",
+    "--frame-rate": FRAME_RATE,
 }
 SWITCH = {"action": "store_true"}
 DATASET = {"type": DatasetName}
@@ -179,7 +179,9 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     words = [_dashed_file_as_path(word) for word in arguments if word != "--debug"]
     for flag, variable in OF_EVERY_VERB.items():
-        if flag in words[:-1]:
+        # In training, the rate is a setting of the run.
+        own = flag == "--frame-rate" and words[:1] in (["train"], ["tune"])
+        if flag in words[:-1] and not own:
             place = words.index(flag)
             os.environ[variable] = words[place + 1]
             del words[place : place + 2]

@@ -17,6 +17,7 @@ from actionrec.cli.printing import (
 )
 from actionrec.config import BackboneName, BlockName
 from actionrec.errors import UsageError
+from actionrec.video.address import video_path
 
 
 def info(
@@ -122,7 +123,7 @@ def export(
 
     from actionrec.export import export as run
 
-    checked_video = Path(video) if video is not None else None
+    checked_video = video_path(video) if video is not None else None
     exported = run(VideoClassifier.load(model), Path(output), clip, checked_video)
     print(f"{output}: clips of {'x'.join(map(str, exported.clip))}, any {', '.join(exported.free)}")
     for shape, difference in exported.differences.items():

@@ -79,6 +79,8 @@ def open_csv(path: str | Path, split: str = "1", to_train: bool = True) -> Video
             or file between training and validation, has an impossible segment, or most of its
             videos don't exist.
     """
+    if is_address(path):
+        raise UsageError(f"{path} is an address; download the list, its videos may stay there.")
     path = Path(path)
     if path.is_dir():
         raise UsageError(f"{path} is a folder; give the CSV file itself, --root FILE.csv.")

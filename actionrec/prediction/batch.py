@@ -36,9 +36,8 @@ from actionrec.prediction.videos import prediction
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError
 from actionrec.progress import track
 from actionrec.signals import sigterm_as_interrupt
-from actionrec.storage import read_address
 from actionrec.text import json_text
-from actionrec.video.address import is_address, video_path
+from actionrec.video.address import Address, video_path
 from actionrec.video.sources import find_videos
 
 logger = logging.getLogger("actionrec")
@@ -70,16 +69,17 @@ def list_videos(
     data = b""
     if files_from == "-":
         data = sys.stdin.buffer.read()
-    elif files_from is not None and is_address(files_from):
-        data = read_address(files_from)
     elif files_from is not None:
         try:
-            data = Path(files_from).read_bytes()
+            path = video_path(files_from)
+            data = path.open().read() if isinstance(path, Address) else path.read_bytes()
         except (FileNotFoundError, IsADirectoryError) as error:
             raise UsageError(
                 f"--files-from {files_from} is not a file; give a text file with a path on each "
                 "line, or - for standard input."
             ) from error
+        except VideoError as error:
+            raise UsageError(f"--files-from: {error}") from error
     if b"\0" in data:
         raise UsageError(
             f"--files-from {files_from} holds zero bytes and so is no list of paths; give a text "

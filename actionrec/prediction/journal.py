@@ -25,6 +25,7 @@ from actionrec.models.catalogue import MODELS
 from actionrec.models.registry import PrecisionName
 from actionrec.progress import track
 from actionrec.text import json_text
+from actionrec.video.pictures import STANDARD_RATE, frame_rate
 
 
 class RunSettings:
@@ -34,9 +35,12 @@ class RunSettings:
     precision: PrecisionName
 
     def resolved(self) -> Self:
-        """The same with the hash of the model file, and with the precision that auto stands for
-        on this machine."""
-        return replace(self, sha256=self.hash(), precision=self.resolved_precision())
+        """The same with the hash of the model file, with the precision that auto stands for on
+        this machine, and the rate of folders of frames."""
+        # As in the files of versions that knew no other.
+        rate = None if frame_rate() == STANDARD_RATE else frame_rate()
+        precision = self.resolved_precision()
+        return replace(self, sha256=self.hash(), precision=precision, frame_rate=rate)
 
     def resolved_precision(self) -> PrecisionName:
         """The precision, or what auto stands for on this machine."""
@@ -76,6 +80,7 @@ class Settings(RunSettings):
         precision: Numbers that the network computes with.
         decoder: Library that decodes videos.
         shard: The part of the list of videos.
+        frame_rate: That of folders of frames; None for the standard one.
     """
 
     model: str
@@ -85,6 +90,7 @@ class Settings(RunSettings):
     precision: PrecisionName = "auto"
     decoder: DecoderName = "pyav"
     shard: str = "1/1"
+    frame_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,7 @@ class FeatureSettings(RunSettings):
     precision: PrecisionName = "auto"
     decoder: DecoderName = "pyav"
     shard: str = "1/1"
+    frame_rate: float | None = None
 
 
 class Journal:

@@ -9,6 +9,7 @@ is installed) and, where videos could not be read, `bad_videos.json`.
 
 import json
 import logging
+import os
 import signal
 import warnings
 from contextlib import nullcontext
@@ -44,6 +45,7 @@ from actionrec.training.precision import LIGHTNING_PRECISION, resolved_precision
 from actionrec.training.report import as_flag, write_training_report
 from actionrec.training.resume import Checkpoints, newest_progress
 from actionrec.video.decoders import require_decoder
+from actionrec.video.pictures import FRAME_RATE
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
 
@@ -209,6 +211,8 @@ def resolve(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainCo
 
 def fill_in(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainConfig:
     """The settings with the recipe's values for those that are not given."""
+    # Of the processes that read videos, too.
+    os.environ[FRAME_RATE] = str(config.frame_rate)
     name = config.recipe
     # A network without weights has nothing to keep.
     if name == "auto" and (config.dataset in FOR_THE_PAPER or config.weights == "none"):

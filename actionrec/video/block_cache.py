@@ -7,9 +7,11 @@ Any number of processes share it. Each block lies in a file of its own that begi
 of the rest, so that a block which a power cut has torn is fetched anew and never read.
 """
 
+import errno
 import hashlib
 import logging
 import os
+import shutil
 import tempfile
 import time
 import zlib
@@ -29,6 +31,8 @@ KEPT = 0.9
 # A process looks at the whole folder each time that it has written this share of the size.
 LOOK = 1 / 32
 HALF_WRITTEN = ".part"
+# The disk's other users, such as results, are left this many bytes.
+LEFT_FREE = 10**9
 ABANDONED = 3600.0  # seconds after which a half-written file is that of a process that is gone
 
 
@@ -99,17 +103,22 @@ class BlockCache:
                     files.append((status.st_mtime, status.st_size, entry.path))
                     total += status.st_size
         now = time.time()
+        free = shutil.disk_usage(self.folder).free
+        most = min((1 - LOOK) * self.limit, total + free - LEFT_FREE)
         for changed, length, path in sorted(files):
             is_part = path.endswith(HALF_WRITTEN)
-            if total <= (1 - LOOK) * self.limit and not is_part:
+            if total <= most and not is_part:
                 continue
             if is_part and now - changed < ABANDONED:
                 continue
             with suppress(OSError):
                 os.unlink(path)
             total -= length
-            if total <= KEPT * self.limit:
+            if total <= KEPT * most:
                 return
+        if total > most:
+            self._unseen = self.limit
+            raise OSError(errno.ENOSPC, f"less than {LEFT_FREE // 10**9} GB of the disk is free")
 
 
 class _Writing:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 STANDARD_RATE = 25.0
+# The environment variable that tells the rate to the processes that read, too.
+FRAME_RATE = "ACTIONREC_FRAME_RATE"
 
 
 def is_frame_folder(path: Path) -> bool:
@@ -63,7 +65,7 @@ def frame_rate() -> float:
     Raises:
         UsageError: ACTIONREC_FRAME_RATE is no rate.
     """
-    chosen = os.environ.get("ACTIONREC_FRAME_RATE", "")
+    chosen = os.environ.get(FRAME_RATE, "")
     try:
         rate = float(chosen or STANDARD_RATE)
         if not 0 < rate < float("inf"):

@@ -12,6 +12,7 @@ is an error, and two versions are never mixed.
 """
 
 import io
+import json
 import logging
 import os
 import re
@@ -21,7 +22,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +34,7 @@ from requests import exceptions
 
 from actionrec.downloads import Session, is_temporary, reason, without_credentials
 from actionrec.errors import VideoError, reason_of
+from actionrec.text import json_text
 from actionrec.video.block_cache import BLOCK, block_cache, key_of
 
 logger = logging.getLogger("actionrec")
@@ -273,8 +275,12 @@ class _HttpSource:
         return _repeated(self.url, self._state)
 
     def _state(self) -> RemoteState:
+        known = self._known_whole()
+        unless = {"If-None-Match": known.stated} if known else {}
         # Not HEAD: an address that is signed for GET gives nothing else.
-        with self._get({"Range": "bytes=0-0"}) as answer:
+        with self._get({"Range": "bytes=0-0"} | unless) as answer:
+            if known and answer.status_code == 304:
+                return known
             stated = _version(answer)
             if answer.status_code == 416:
                 return RemoteState(0, stated or "empty", stated)
@@ -304,7 +310,15 @@ class _HttpSource:
             state = replace(state, version=f"unknown, {os.getpid()} {time.time()}")
         if state.st_size < 0:
             state = replace(state, st_size=self.whole(state).stat().st_size)
+        if state.stated:
+            block_cache().put(key_of(self.url, "state"), 0, json_text(asdict(state)).encode())
         return state
+
+    def _known_whole(self) -> RemoteState | None:
+        """What was found the last time, of a server that gives no parts: to ask whether it has
+        changed would otherwise begin the download."""
+        found = block_cache().get(key_of(self.url, "state"), 0)
+        return RemoteState(**json.loads(found)) if found else None
 
     def part(self, begin: int, end: int, state: RemoteState) -> bytes:
         return _repeated(self.url, lambda: self._part(begin, end, state))
