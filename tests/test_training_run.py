@@ -171,6 +171,33 @@ def test_a_run_that_was_asked_to_stop_goes_on_to_the_weights_of_one_that_was_not
     assert_same_run(tmp_path / "run", whole)
 
 
+ALL_FOR_FEW_VIDEOS = {
+    **{"optimizer": "adamw", "lr": 1e-3, "lr_new": 3.0, "lr_layer_decay": 0.7},
+    **{"gradient_checkpointing": True, "erasing": 0.5, "repeated_augmentation": 2},
+    **{"class_weights": {"second": 3.0}, "balanced_sampling": True, "focal_gamma": 1.5},
+    **{"mix": "both", "ema": 0.9, "block": "snl", "epochs": 3},
+}
+
+
+def test_a_run_with_all_that_few_videos_need_goes_on_to_the_same_weights(
+    config, tmp_path, monkeypatch
+):
+    config = replace(config, **ALL_FOR_FEW_VIDEOS)
+    train(replace(config, output=str(tmp_path / "whole")))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, 2, "power cut")
+        patch.setattr("actionrec.training.resume.SAVED_EVERY", 0.0)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(config)
+    assert read_progress(tmp_path / "run" / "last.ckpt") == (1, 8)
+    # Checkpointing may end where it began: the gradients are the same.
+    train(replace(config, gradient_checkpointing=False, workers=1, resume="auto"))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    settings = yaml.safe_load((tmp_path / "whole" / "config.yaml").read_text())
+    train(TrainConfig(**settings | {"output": str(tmp_path / "again")}))
+    assert_same_run(tmp_path / "again", tmp_path / "whole")
+
+
 def test_a_run_without_power_goes_on_from_its_last_checkpoint_to_the_same_weights(
     longer, whole, tmp_path, monkeypatch
 ):

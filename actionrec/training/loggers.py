@@ -38,11 +38,11 @@ def wandb(output: Path, identity: str | None) -> Logger:
 
 
 def mlflow(output: Path, identity: str | None) -> Logger:
+    database = f"sqlite:///{(output / 'logs' / 'mlflow.db').absolute()}"
     return MLFlowLogger(
         os.environ.get("MLFLOW_EXPERIMENT_NAME", "actionrec"),
         output.name,
-        os.environ.get("MLFLOW_TRACKING_URI"),
-        save_dir=str(output.absolute() / "logs" / "mlruns"),
+        os.environ.get("MLFLOW_TRACKING_URI", database),
         run_id=identity,
     )
 
@@ -92,13 +92,16 @@ def build_loggers(config: TrainConfig, output: Path) -> list[Logger]:
     if name == "csv":
         return chosen
     noted = output / "logs" / f"{name}.txt"
+    noted.parent.mkdir(parents=True, exist_ok=True)
     identity = noted.read_text(encoding="utf-8").strip() if noted.is_file() else None
     try:
         service = SERVICES[name].build(output, identity)
         if name != "tensorboard" and devices.is_first():
             # It is the first use that finds out whether the service answers.
-            service.log_hyperparams(asdict(config))
-            noted.parent.mkdir(parents=True, exist_ok=True)
+            service.experiment  # noqa: B018
+            # MLflow refuses other settings in a continued run.
+            if identity is None:
+                service.log_hyperparams(asdict(config))
             write_whole(noted, f"{service.run_id if name == 'mlflow' else service.version}\n")
     # Every service has errors of its own.
     except Exception as error:
