@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as lightning
 import torch
+import torchvision
 import yaml
 from jsonargparse.typing import PositiveInt
 from torch import nn
@@ -29,6 +30,7 @@ from actionrec.errors import ActionrecError, Stopped, UsageError
 from actionrec.files import exclusive
 from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.models.model_file import read_description
+from actionrec.models.published import PublishedWeights
 from actionrec.training.clips import EpochSampler, TrainingClips, collate
 from actionrec.training.module import Training
 from actionrec.training.resume import Checkpoints, read_progress
@@ -761,6 +763,39 @@ def test_fine_tuning_starts_from_a_model_file(config, tmp_path, caplog):
     caplog.clear()
     train(replace(config, weights=str(weights), epochs=1, output=str(tmp_path / "tuned")))
     assert "0 new (none)" in caplog.text
+
+
+@pytest.fixture
+def published_mc3(tmp_path, monkeypatch):
+    """The tensors of a name of the catalogue, whose address is a file with drawn numbers."""
+    served, cache = tmp_path / "served", tmp_path / "cache"
+    served.mkdir()
+    torch.manual_seed(0)
+    network = torchvision.models.video.mc3_18()
+    torch.save(network.state_dict(), served / "mc3_18.pth")
+    monkeypatch.setenv("ACTIONREC_CACHE", str(cache))
+    address = (served / "mc3_18.pth").as_uri()
+    monkeypatch.setattr(PublishedWeights, "url", property(lambda _: address))
+    return network.state_dict()
+
+
+def test_fine_tuning_starts_from_a_name_of_the_catalogue_and_takes_its_network(
+    config, tmp_path, published_mc3, caplog
+):
+    config = replace(config, backbone=None, weights="mc3_18", epochs=1, batch_size=2)
+    train(replace(config, block="none", train_from="block", clip_length=4))
+    assert "weights mc3_18: " in caplog.text and "2 new (head)" in caplog.text
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (settings["backbone"], settings["weights"]) == ("mc3_18", "mc3_18")
+    # The frozen part is the published one.
+    found = weights_of(tmp_path / "run")
+    expected = published_mc3["layer4.1.conv2.0.weight"]
+    assert torch.equal(found["units.layer4_1.conv2.0.weight"], expected)
+
+
+def test_weights_of_another_network_are_named(config):
+    with pytest.raises(UsageError, match="weights r3d_18 are for --backbone r3d_18, not for c3d"):
+        train(replace(config, weights="r3d_18"))
 
 
 def test_weights_that_do_not_exist_are_named(config):

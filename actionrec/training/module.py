@@ -273,11 +273,13 @@ class Training(lightning.LightningModule):
             self.current_epoch + 1, learning_rate=self.learning_rate, blocks=blocks, **figures
         )
         self.epochs.append(epoch)
+        mean_class = mean_class_accuracy(*torch.cat(self.validated).numpy().T)
         log.info(
             f"epoch {epoch.epoch} of {self.config.epochs}: training loss {epoch.train_loss:.3f}, "
             f"Top-1 {100 * epoch.train_top1:.1f} %; validation, one clip a video: "
             f"loss {epoch.val_loss:.3f}, Top-1 {100 * epoch.val_top1:.1f} %, "
-            f"Top-5 {100 * epoch.val_top5:.1f} %; {self.clips / seconds:.1f} clips/s, "
+            f"Top-5 {100 * epoch.val_top5:.1f} %, mean class accuracy {100 * mean_class:.1f} %; "
+            f"{self.clips / seconds:.1f} clips/s, "
             f"waited for data {100 * epoch.data_wait:.1f} % of the time; {self.time_left()} left"
         )
         for name, of_block in blocks.items():
@@ -289,7 +291,7 @@ class Training(lightning.LightningModule):
             "top1": epoch.val_top1,
             "top5": epoch.val_top5,
             "n": clips,
-            "mean_class": mean_class_accuracy(*torch.cat(self.validated).numpy().T),
+            "mean_class": mean_class,
         }
         self.save_models({"epoch": epoch.epoch, "clip": accuracies})
         if reason := reason_to_stop(self.results, self.config):

@@ -40,6 +40,7 @@ CURVE_DPI = 180
 PIXELS_PER_INCH = 80  # of the page, for a plot at its full size
 TRAINING, VALIDATION, OTHER = "#3d7ab5", "#c0392b", "#555555"
 MOST_CONFUSIONS = 10
+MOST_SELDOM_CLASSES = 10
 MOST_NAMED = 5
 MOST_BAD_VIDEOS = 100
 
@@ -213,6 +214,7 @@ def write_training_report(
             "confusion": embedded(confusion_matrix_figure(truths, predictions, labels)),
             "per_class": embedded(per_class_figure(truths, predictions, labels)),
         },
+        seldom=seldom_classes(truths, predictions, labels, videos) if videos else [],
         confusions=frequent_confusions(truths, predictions, labels),
         parts=parts,
         parts_head=PARTS_HEAD,
@@ -247,6 +249,19 @@ def frequent_confusions(
         (labels[truth], labels[predicted], f"{times[index]} of {videos[truth]}")
         for index in np.argsort(-times, kind="stable")[:MOST_CONFUSIONS]
         for truth, predicted in [pairs[index]]
+    ]
+
+
+def seldom_classes(
+    truths: np.ndarray, predictions: np.ndarray, labels: Sequence[str], videos: Sequence[int]
+) -> list[tuple[str, str, str]]:
+    """Name, training videos and right validation videos of the classes with the fewest training
+    videos."""
+    of_class = np.bincount(truths, minlength=len(labels))
+    right = np.bincount(truths[truths == predictions], minlength=len(labels))
+    return [
+        (labels[index], f"{videos[index]:,}", f"{right[index]} of {of_class[index]}")
+        for index in np.argsort(videos, kind="stable")[:MOST_SELDOM_CLASSES]
     ]
 
 
@@ -395,6 +410,8 @@ def balance_sentence(config: TrainConfig) -> str:
         done.append(f"the loss has {kind} weights of the classes")
     if config.focal_gamma:
         done.append(f"the loss is focal, with gamma {config.focal_gamma:g}")
+    if done and (weights != "none" or config.focal_gamma):
+        done.append("validation loss is neither weighted nor focal")
     sentence = "; ".join(done)
     return sentence and f"{sentence[0].upper()}{sentence[1:]}."
 
