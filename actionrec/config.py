@@ -94,9 +94,9 @@ class TrainConfig:
         erasing: Probability that a box, the same in all frames, is erased from a training clip.
         repeated_augmentation: Clips of each video in a batch, each drawn and augmented anew; an
             epoch has so many times the steps.
-        class_weights: Weights of the classes in the loss: inverse of their numbers of training
-            videos, effective number of these (Cui et al. 2019), or in a YAML file a mapping of
-            labels to weights, 1 for the others.
+        class_weights: Weights of the classes in the loss: none, inverse (of their numbers of
+            training videos), effective (inverse of the effective numbers of these, Cui et al.
+            2019), or in a YAML file a mapping of labels to weights, 1 for the others.
         balanced_sampling: Draw clips of every class equally often; an epoch has as many as before.
         focal_gamma: Exponent of the focal loss, such as 2, which counts clips less the surer they
             are right (Lin et al. 2017); 0 for cross-entropy.

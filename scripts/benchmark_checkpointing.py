@@ -73,7 +73,9 @@ def measure_apart(network: str, way: str, arguments: argparse.Namespace) -> dict
     words = ["--networks", network, "--one", way, "--clip", arguments.clip]
     words += ["--batch-size", str(arguments.batch_size), "--steps", str(arguments.steps)]
     program = [sys.executable, __file__, *words]
-    return json.loads(subprocess.run(program, check=True, stdout=subprocess.PIPE).stdout)
+    found = json.loads(subprocess.run(program, check=True, stdout=subprocess.PIPE).stdout)
+    print(f"{network}, {way}: {found}", file=sys.stderr)
+    return found
 
 
 def main() -> None:
