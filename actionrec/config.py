@@ -24,7 +24,7 @@ from jsonargparse.typing import (
 from actionrec.datasets.registry import DATASETS
 from actionrec.errors import UsageError
 from actionrec.models.registry import BACKBONES, BLOCKS, PrecisionName
-from actionrec.recipes import RECIPES
+from actionrec.recipes import OF_OPTIMIZERS, RECIPES
 from actionrec.video.pictures import frame_rate
 
 BackboneName = Literal[*BACKBONES]
@@ -35,12 +35,14 @@ AugmentName = Literal["none", "color", "randaugment"]
 MixName = Literal["none", "mixup", "cutmix", "both"]
 DatasetName = Literal[*DATASETS]
 RecipeName = Literal["auto", *RECIPES]
+OptimizerName = Literal[*OF_OPTIMIZERS]
+LoggerName = Literal["auto", "csv", "tensorboard", "wandb", "mlflow", "comet"]
 
 # Numbers that are finite.
 Positive = restricted_number_type("Positive", float, [(">", 0), ("<", math.inf)])
 NotNegative = restricted_number_type("NotNegative", float, [(">=", 0), ("<", math.inf)])
 Below1 = restricted_number_type("Below1", float, [(">=", 0), ("<", 1)])
-Area = restricted_number_type("Area", float, [(">", 0), ("<=", 1)])
+Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
 # The numbers that NumPy's generators begin with.
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 
@@ -62,9 +64,10 @@ class TrainConfig:
         recipe: Values of the settings marked (recipe) that are not given: paper, small for few
             videos, or auto, which is paper for the public data sets and chosen by the number of
             videos for others.
-        backbone: Network.
-        weights: Initial weights: kinetics400 (downloaded once), none, or a file: a model of
-            actionrec, Hara's for r3d50, PyTorchVideo's or torchvision's for their networks.
+        backbone: Network; by default that of weights named by `actionrec weights list`, else i3d.
+        weights: Initial weights: kinetics400 (those of the backbone, downloaded once), a name from
+            `actionrec weights list`, none, or a file: a model of actionrec, Hara's for r3d50,
+            PyTorchVideo's or torchvision's for their networks.
         block: Type of nonlocal block (recipe).
         stages: Stages with a block before their last unit, such as 3 4.
         blocks_per_stage: Number of blocks in each stage, before its last units.
@@ -90,6 +93,15 @@ class TrainConfig:
             part of one into another, both chooses at random.
         flip: Mirror half of the training clips; by default only if no class is the mirror image of
             another.
+        erasing: Probability that a box, the same in all frames, is erased from a training clip.
+        repeated_augmentation: Clips of each video in a batch, each drawn and augmented anew; an
+            epoch has so many times the steps.
+        class_weights: Weights of the classes in the loss: none, inverse (of their numbers of
+            training videos), effective (inverse of the effective numbers of these, Cui et al.
+            2019), or in a YAML file a mapping of labels to weights, 1 for the others.
+        balanced_sampling: Draw clips of every class equally often; an epoch has as many as before.
+        focal_gamma: Exponent of the focal loss, such as 2, which counts clips less the surer they
+            are right (Lin et al. 2017); 0 for cross-entropy.
         train_from: Trained part: all, everything from a stage on (stage4), only the nonlocal blocks
             and the head (block), or only the head (head), which is then fitted to the features
             of the frozen network in seconds; the rest keeps its weights and statistics (recipe).
@@ -100,17 +112,23 @@ class TrainConfig:
         accumulate: Number of batches whose gradients are added for one step.
         clip_gradient: Largest norm of the gradient.
         label_smoothing: Share of the label that is spread over all classes.
-        lr: Learning rate of the first epochs (recipe).
+        optimizer: sgd with momentum, or adamw, the choice for transformers: Adam with decoupled
+            weight decay, none on norms, biases and embeddings of positions.
+        lr: Learning rate of the first epochs (recipe; 0.0001 with adamw).
         lr_for_batch: Batch size to which lr refers, such as 16; lr is scaled in proportion to
             batch_size times accumulate (Goyal et al. 2017).
         lr_new: Factor of the learning rate of new layers: head and nonlocal blocks (recipe).
+        lr_layer_decay: Factor of the learning rate from each unit of the network to the one before
+            it, such as 0.75; 1 for the same in all. New layers have lr times lr_new.
         warmup: Epochs in which the learning rate rises to lr, in equal steps (recipe).
         schedule: Course of the learning rate: step, or cosine to 0 at the end of the last epoch
             (recipe).
         lr_step: Epochs between divisions of the learning rate by 10; by default two fifths of all
             epochs, as in the paper (40 of 100).
         momentum: Momentum of SGD.
-        weight_decay: Weight decay of SGD.
+        weight_decay: Weight decay (recipe; 0.05 with adamw).
+        drop_path: Probability of leaving out the last residual branch, from 0 for the first on
+            (stochastic depth); by default that of the published network. MViT and Swin have it.
         freeze_batchnorm: Keep the pretrained statistics of the backbone's batch normalisation;
             helps with small batches (recipe).
         sync_batchnorm: Normalise over the clips of all devices.
@@ -119,11 +137,17 @@ class TrainConfig:
         precision: Numbers of the forward and backward pass, the weights stay float32; auto is
             bfloat16 on a GPU that has it, with the recipe small on such a CPU too, else float32.
         compile: Compile the network with torch.compile: faster on a GPU after a slow first step.
+        gradient_checkpointing: Compute the inside of every unit again for its gradients instead of
+            keeping it: less memory, more time, the same gradients.
         devices: GPUs (or, without a GPU, processes) of this machine.
         nodes: Number of machines with as many devices each; start with torchrun or Slurm.
         workers: Number of processes that read videos, for each device.
         decoder: Decoding library; decord and torchcodec are extras and less exact.
         seed: Seed of the weights and of every random choice.
+        patience: Epochs without a better validation Top-1 after which the run ends; by default it
+            goes on through all epochs.
+        logger: What figures are sent to beside the run's CSV; auto: TensorBoard if it is installed.
+            Keys and addresses are taken from the service's own environment variables.
         max_bad: Largest share of broken training videos; more end the training.
         output: Folder of the run; by default runs/DATASET-BACKBONE-BLOCK.
         resume: auto continues the stopped run in the output folder.
@@ -134,7 +158,7 @@ class TrainConfig:
     split: str = "1"
     frame_rate: Positive = field(default_factory=frame_rate)
     recipe: RecipeName = "auto"
-    backbone: BackboneName = "i3d"
+    backbone: BackboneName | None = None
     weights: str = "kinetics400"
     block: BlockName | None = None
     stages: list[PositiveInt] = field(default_factory=lambda: [4])
@@ -150,10 +174,15 @@ class TrainConfig:
     short_side: PositiveInt = 128
     crop: PositiveInt = 124
     gamma: Positive | None = None
-    crop_area: list[Area] | None = None
+    crop_area: list[Share] | None = None
     augment: AugmentName | None = None
     mix: MixName = "none"
     flip: bool | None = None
+    erasing: ClosedUnitInterval = 0.0
+    repeated_augmentation: PositiveInt = 1
+    class_weights: Literal["none", "inverse", "effective"] | dict[str, Positive] = "none"
+    balanced_sampling: bool = False
+    focal_gamma: NotNegative = 0.0
     train_from: TrainFromName | None = None
     fit_head: bool | None = None
     epochs: PositiveInt | None = None
@@ -161,24 +190,30 @@ class TrainConfig:
     accumulate: PositiveInt = 1
     clip_gradient: Positive | None = None
     label_smoothing: Below1 = 0.0
+    optimizer: OptimizerName = "sgd"
     lr: Positive | None = None
     lr_for_batch: PositiveInt | None = None
     lr_new: Positive | None = None
+    lr_layer_decay: Share = 1.0
     warmup: NonNegativeInt | None = None
     schedule: Literal["step", "cosine"] | None = None
     lr_step: PositiveInt | None = None
     momentum: Below1 = 0.9
-    weight_decay: NotNegative = 1e-4
+    weight_decay: NotNegative | None = None
+    drop_path: Below1 | None = None
     freeze_batchnorm: bool | None = None
     sync_batchnorm: bool = False
     ema: Below1 | None = None
     precision: Literal[PrecisionName, "float16"] = "auto"
     compile: bool = False
+    gradient_checkpointing: bool = False
     devices: PositiveInt = 1
     nodes: PositiveInt = 1
     workers: NonNegativeInt = 2
     decoder: DecoderName = "pyav"
     seed: Seed = 0
+    patience: PositiveInt | None = None
+    logger: LoggerName = "auto"
     max_bad: ClosedUnitInterval = 0.01
     output: str | None = None
     resume: Literal["never", "auto"] = "never"
@@ -224,13 +259,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
         settings = yaml.safe_load(text) or {}
         if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
             raise ValueError("it is no list of names and values")
-        keys = Counter(key.value for key, _ in yaml.compose(text).value) if settings else {}
-        if twice := [key for key, count in keys.items() if count > 1]:
-            raise ValueError(f"it sets {twice[0]} twice")
+        if twice := _set_twice(yaml.compose(text)):
+            raise ValueError(f"it sets {twice} twice")
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{path} can't be read as settings ({reason}); mend it.") from error
     return settings
+
+
+def _set_twice(node: Any) -> str | None:
+    """The first name that a mapping in a YAML document holds twice."""
+    inner = getattr(node, "value", None)
+    if not isinstance(inner, list):
+        return None
+    pairs = [pair for pair in inner if isinstance(pair, tuple)]
+    keys = Counter(key.value for key, _ in pairs)
+    twice = (key for key, count in keys.items() if count > 1)
+    below = [value for _, value in pairs] or inner
+    return next(twice, None) or next(filter(None, map(_set_twice, below)), None)
 
 
 @cache
@@ -246,7 +292,7 @@ def type_sentence(message: str) -> str:
     A message on anything else is returned in one line.
     """
     key = re.search(r'Parser key "([^"]+)"', message)
-    value = re.search(r"(?:Given|Got) value: (.*)", message)
+    value = re.search(r"Given value: (.*)", message) or re.search(r"Got value: (.*)", message)
     value = value or re.search(r"(?:type \w+: |base 10: |to float: )(\S+)(?: does| not|$)", message)
     found = ((re.search(pattern, message), words) for pattern, words in EXPECTED.items())
     expected = next((match.expand(words) for match, words in found if match), None)
@@ -268,6 +314,7 @@ BOUNDS = {
 # Parts of jsonargparse's messages that tell the expected values, and our words for these.
 EXPECTED = {
     r"restriction (v.*)": r"\1",
+    r"Literal\[(.*?)\], dict\[": r"one of \1, or a mapping of names to numbers",
     r"Literal\[(.*?)\]": r"one of \1",
     r"not an integer|for int\(\)|a <class 'int'": "a whole number",
     r"not a number|to float|a <class 'float'": "a number",

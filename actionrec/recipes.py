@@ -31,6 +31,7 @@ RECIPES: dict[str, Recipe] = {
     "paper": Recipe(
         "the protocol of the paper where it states one, for data sets as large as UCF-101",
         {
+            "backbone": "i3d",
             "block": "snl",
             "clip_length": 16,
             "stride": 1,
@@ -44,6 +45,7 @@ RECIPES: dict[str, Recipe] = {
             "lr_new": 1.0,
             "warmup": 0,
             "schedule": "step",
+            "weight_decay": 1e-4,
             "freeze_batchnorm": False,
             "ema": 0.0,
         },
@@ -51,6 +53,7 @@ RECIPES: dict[str, Recipe] = {
     "small": Recipe(
         "fine-tuning on some tens to hundreds of videos",
         {
+            "backbone": "i3d",
             "block": "none",
             "clip_length": 16,
             "stride": 2,
@@ -64,12 +67,30 @@ RECIPES: dict[str, Recipe] = {
             "lr_new": 1.0,
             "warmup": 2,
             "schedule": "cosine",
+            "weight_decay": 1e-4,
             "freeze_batchnorm": True,
             "ema": 0.95,
         },
     ),
 }
 
+# What an optimizer changes in every recipe, whose values are SGD's. Those of AdamW are usual in
+# fine-tuning with batches of 8 to 64 clips; we have not searched for them.
+OF_OPTIMIZERS: dict[str, Mapping[str, Any]] = {
+    "sgd": {},
+    "adamw": {"lr": 1e-4, "weight_decay": 0.05},
+}
+
+
+def recipe_settings(name: str, optimizer: str) -> dict[str, Any]:
+    """The values of a recipe for the settings that are not given."""
+    return {**RECIPES[name].settings, **OF_OPTIMIZERS[optimizer]}
+
+
+# Settings of steps, of which a head alone takes none.
+OF_STEPS = ("optimizer", "lr_layer_decay", "drop_path", "gradient_checkpointing", "erasing")
+OF_STEPS += ("repeated_augmentation", "class_weights", "balanced_sampling", "focal_gamma")
+OF_STEPS += ("patience", "logger")
 
 # Settings that a head alone depends on, too.
 OF_CLIPS = {"clip_length", "stride", "fps", "gamma"}

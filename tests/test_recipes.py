@@ -39,7 +39,7 @@ def test_public_data_and_networks_without_weights_have_the_papers(name, folders)
 
 def test_every_recipe_fills_in_everything(folders):
     ours = {"root", "fps", "crop_area", "flip", "clip_gradient", "lr_for_batch", "lr_step"}
-    ours |= {"order", "groups", "passes", "output"}
+    ours |= {"order", "groups", "passes", "output", "drop_path", "patience"}
     for name in RECIPES:
         config = fill_in(replace(folders, recipe=name))
         unset = {key for key, value in vars(config).items() if value is None}

@@ -3,7 +3,7 @@
 import pytest
 
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.storage import Folder, read_address
+from actionrec.storage import Folder
 
 
 @pytest.fixture
@@ -20,7 +20,6 @@ def test_what_is_written_is_read_and_listed(folder, tmp_path):
         assert place.names() == ["a.txt", "b.txt"]
         assert place.read("a.txt") == b"one"
         assert not place.is_local or (tmp_path / "new" / "results" / "a.txt").is_file()
-    assert read_address(f"{folder.address}/b.txt") == b"two"
 
 
 def test_a_write_that_fails_is_tried_again_with_fresh_credentials(folder, monkeypatch, caplog):
@@ -41,10 +40,8 @@ def test_a_write_that_fails_is_tried_again_with_fresh_credentials(folder, monkey
 
 
 def test_places_that_do_not_exist_are_sentences(folder, tmp_path):
-    with pytest.raises(UsageError, match="is not a file"):
-        read_address(f"{folder.address}/no.txt")
     with pytest.raises(UsageError, match="nowhere://a can't be used"):
-        read_address("nowhere://a")
+        Folder.at("nowhere://a")
     (tmp_path / "file").write_text("text")
     with pytest.raises(UsageError, match="is a file; name a folder"):
         Folder.at(str(tmp_path / "file")).names()

@@ -10,8 +10,10 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
+from torchmetrics.classification import MulticlassAccuracy
 
 from actionrec.config import TrainConfig
 from actionrec.models.complexity import TrainedPart
@@ -21,6 +23,7 @@ from actionrec.training.report import (
     diagnose_classes,
     diagnose_curves,
     loss_figure,
+    mean_class_accuracy,
     pace_figure,
     top1_figure,
     wilson_interval,
@@ -91,6 +94,7 @@ def write(tmp_path):
         labels=LABELS,
         bad=None,
         planned=None,
+        videos=None,
         **settings,
     ):
         settings = {"dataset": "folder", "root": "videos"} | settings
@@ -98,7 +102,8 @@ def write(tmp_path):
         results = {
             name: {
                 "epoch": of.epoch,
-                "clip": {"top1": of.val_top1, "top5": of.val_top5, "n": len(truths)},
+                "clip": {"top1": of.val_top1, "top5": of.val_top5, "n": len(truths)}
+                | ({"mean_class": mean_class_accuracy(truths, predictions)} if videos else {}),
             }
             for name, of in {
                 "best": max(epochs, key=lambda of: of.val_top1),
@@ -110,7 +115,7 @@ def write(tmp_path):
         (tmp_path / "results.json").write_text(json.dumps(results))
         if bad is not None:
             (tmp_path / "bad_videos.json").write_text(json.dumps(bad))
-        write_training_report(tmp_path, epochs, truths, predictions, labels, PARTS)
+        write_training_report(tmp_path, epochs, truths, predictions, labels, PARTS, videos=videos)
         return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
 
     return write
@@ -245,6 +250,55 @@ def test_bad_videos_are_listed_where_there_are_any(write):
     assert "Left out: 103 bad videos" in page.text
     assert sum(row[1:] == ["is empty."] for row in page.rows) == MOST_BAD_VIDEOS
     assert "And 3 more, in bad_videos.json" in page.text
+
+
+UNBALANCED = [200, 20, 9, 30, 40, 50]
+
+
+def test_classes_with_few_videos_are_told_where_nothing_was_done_about_them(write):
+    page = write(videos=UNBALANCED)
+    assert (
+        "The classes are unbalanced: jump has 200 training videos, sit 9, and nothing was done "
+        "about it; --balanced-sampling true, --class-weights inverse or --focal-gamma 2 may help"
+    ) in page.text
+    start = page.rows.index(["class", "training videos", "right in validation"])
+    assert page.rows[start + 1 : start + 3] == [["sit", "9", "0 of 2"], ["run", "20", "2 of 2"]]
+    assert "unbalanced" not in write(videos=[90, *UNBALANCED[1:]]).text
+    # A class without any is told of elsewhere.
+    assert "sit 9, and nothing" in write(videos=[200, 0, *UNBALANCED[2:]]).text
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"balanced_sampling": True}, "Clips of every class are drawn equally often."),
+        ({"class_weights": "inverse"}, "The loss has inverse weights of the classes; validation"),
+        ({"class_weights": {"sit": 2.0}}, "The loss has given weights of the classes; validation"),
+        ({"focal_gamma": 2.0}, "The loss is focal, with gamma 2; validation loss is neither"),
+    ],
+)
+def test_what_was_done_for_classes_with_few_videos_stands_beside_mean_class_accuracy(
+    write, settings, words
+):
+    page = write(videos=UNBALANCED, **settings)
+    assert "loss 1.750 mean class accuracy 77.8% in training" in page.text
+    assert f"Mean class accuracy counts every class alike, Top-1 every video. {words}" in page.text
+    assert "unbalanced" not in page.text
+
+
+def test_mean_class_accuracy_is_the_mean_of_the_classes_that_have_clips():
+    truths = np.array([0] * 8 + [2] * 2)
+    assert mean_class_accuracy(truths, np.zeros(10, int)) == 0.5
+    assert mean_class_accuracy(truths, np.array([0] * 4 + [1] * 4 + [2, 0])) == 0.5
+    assert mean_class_accuracy(TRUTHS, PREDICTIONS) == pytest.approx(
+        recall_score(TRUTHS, PREDICTIONS)
+    )
+
+
+def recall_score(truths, predictions):
+    """By torchmetrics, rounded."""
+    metric = MulticlassAccuracy(len(LABELS), average="macro")
+    return round(metric(torch.tensor(predictions), torch.tensor(truths)).item(), 6)
 
 
 def test_top5_is_left_out_where_it_says_nothing(write):

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as lightning
 import torch
+import torchvision
 import yaml
 from jsonargparse.typing import PositiveInt
 from torch import nn
@@ -29,6 +30,7 @@ from actionrec.errors import ActionrecError, Stopped, UsageError
 from actionrec.files import exclusive
 from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.models.model_file import read_description
+from actionrec.models.published import PublishedWeights
 from actionrec.training.clips import EpochSampler, TrainingClips, collate
 from actionrec.training.module import Training
 from actionrec.training.resume import Checkpoints, read_progress
@@ -171,6 +173,33 @@ def test_a_run_that_was_asked_to_stop_goes_on_to_the_weights_of_one_that_was_not
     assert caught.value.exit_code == exit_code
     train(replace(longer, resume="auto", workers=1))
     assert_same_run(tmp_path / "run", whole)
+
+
+ALL_FOR_FEW_VIDEOS = {
+    **{"optimizer": "adamw", "lr": 1e-3, "lr_new": 3.0, "lr_layer_decay": 0.7},
+    **{"gradient_checkpointing": True, "erasing": 0.5, "repeated_augmentation": 2},
+    **{"class_weights": {"second": 3.0}, "balanced_sampling": True, "focal_gamma": 1.5},
+    **{"mix": "both", "ema": 0.9, "block": "snl", "epochs": 3},
+}
+
+
+def test_a_run_with_all_that_few_videos_need_goes_on_to_the_same_weights(
+    config, tmp_path, monkeypatch
+):
+    config = replace(config, **ALL_FOR_FEW_VIDEOS)
+    train(replace(config, output=str(tmp_path / "whole")))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, 2, "power cut")
+        patch.setattr("actionrec.training.resume.SAVED_EVERY", 0.0)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(config)
+    assert read_progress(tmp_path / "run" / "last.ckpt") == (1, 8)
+    # Checkpointing may end where it began: the gradients are the same.
+    train(replace(config, gradient_checkpointing=False, workers=1, resume="auto"))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    settings = yaml.safe_load((tmp_path / "whole" / "config.yaml").read_text())
+    train(TrainConfig(**settings | {"output": str(tmp_path / "again")}))
+    assert_same_run(tmp_path / "again", tmp_path / "whole")
 
 
 def test_a_run_without_power_goes_on_from_its_last_checkpoint_to_the_same_weights(
@@ -734,6 +763,39 @@ def test_fine_tuning_starts_from_a_model_file(config, tmp_path, caplog):
     caplog.clear()
     train(replace(config, weights=str(weights), epochs=1, output=str(tmp_path / "tuned")))
     assert "0 new (none)" in caplog.text
+
+
+@pytest.fixture
+def published_mc3(tmp_path, monkeypatch):
+    """The tensors of a name of the catalogue, whose address is a file with drawn numbers."""
+    served, cache = tmp_path / "served", tmp_path / "cache"
+    served.mkdir()
+    torch.manual_seed(0)
+    network = torchvision.models.video.mc3_18()
+    torch.save(network.state_dict(), served / "mc3_18.pth")
+    monkeypatch.setenv("ACTIONREC_CACHE", str(cache))
+    address = (served / "mc3_18.pth").as_uri()
+    monkeypatch.setattr(PublishedWeights, "url", property(lambda _: address))
+    return network.state_dict()
+
+
+def test_fine_tuning_starts_from_a_name_of_the_catalogue_and_takes_its_network(
+    config, tmp_path, published_mc3, caplog
+):
+    config = replace(config, backbone=None, weights="mc3_18", epochs=1, batch_size=2)
+    train(replace(config, block="none", train_from="block", clip_length=4))
+    assert "weights mc3_18: " in caplog.text and "2 new (head)" in caplog.text
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (settings["backbone"], settings["weights"]) == ("mc3_18", "mc3_18")
+    # The frozen part is the published one.
+    found = weights_of(tmp_path / "run")
+    expected = published_mc3["layer4.1.conv2.0.weight"]
+    assert torch.equal(found["units.layer4_1.conv2.0.weight"], expected)
+
+
+def test_weights_of_another_network_are_named(config):
+    with pytest.raises(UsageError, match="weights r3d_18 are for --backbone r3d_18, not for c3d"):
+        train(replace(config, weights="r3d_18"))
 
 
 def test_weights_that_do_not_exist_are_named(config):

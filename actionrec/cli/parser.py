@@ -177,6 +177,7 @@ TOPICS = {
     "backbone": "network and nonlocal blocks",
     "clip_length": "clips",
     "crop_area": "augmentation",
+    "class_weights": "unbalanced classes",
     "train_from": "optimisation",
     "precision": "hardware",
     "seed": "run",

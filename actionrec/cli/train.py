@@ -28,10 +28,12 @@ def train(config: TrainConfig) -> int:
     for name in ("last",) if head_alone else ("best", "last"):
         result = results[name]
         clip = result["clip"]
+        # Runs of earlier versions have none.
+        mean = f", mean class accuracy {clip['mean_class']:.1%}" if "mean_class" in clip else ""
         title = "fitted head" if head_alone else f"{name} epoch ({result['epoch']})"
         print(
             f"{title}: clip-level Top-1 {clip['top1']:.1%}, "
-            f"Top-5 {clip['top5']:.1%}, one clip of each of {clip['n']} validation videos"
+            f"Top-5 {clip['top5']:.1%}{mean}, one clip of each of {clip['n']} validation videos"
         )
     print(f"model: {output}/model.safetensors")
     print(f"report: {output}/report.html")

@@ -59,6 +59,11 @@ class VideoDataset:
         """Whether some of the videos are parts of files."""
         return any(video.segment for video in self.train + self.val)
 
+    def train_counts(self) -> tuple[int, ...]:
+        """The number of training videos of each class."""
+        counts = Counter(video.label for video in self.train)
+        return tuple(counts[label] for label in range(len(self.labels)))
+
     def facts(self) -> dict[str, int | bytes]:
         """What is the same in every copy of the data set, by name."""
         every = self.train + self.val

@@ -1,5 +1,7 @@
 """The form of all backbones: a row of named units, nonlocal blocks between them, and a head."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -20,6 +22,8 @@ class Backbone(nn.Module):
 
     Features are the mean over the last feature map, or, as some networks were published, the mean
     of averages over all places of a `window` (T, H, W), which counts its inside more than its rim.
+
+    `call` computes every unit and block from its input; gradient checkpointing takes its place.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class Backbone(nn.Module):
         self.stages = stages
         self.window = window
         self.blocks = nn.ModuleDict()
+        self.call = call
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, classes)
         initialise(self)
@@ -88,14 +93,35 @@ class Backbone(nn.Module):
                 break
             unit.requires_grad_(False)
 
+    def set_drop_path(self, rate: float) -> None:
+        """Leave out the residual branches at random in training (Huang et al. 2016): the first with
+        the probability 0, the last with `rate`, those between in equal steps.
+
+        Raises:
+            UsageError: the backbone has no such branches, and `rate` is not 0.
+        """
+        # Torchvision takes as long to import as PyTorch.
+        from torchvision.ops import StochasticDepth
+
+        layers = [layer for layer in self.units.modules() if isinstance(layer, StochasticDepth)]
+        if rate and not layers:
+            raise UsageError(
+                "This backbone has no drop path, MViT and Swin have; leave out --drop-path."
+            )
+        for position, layer in enumerate(layers):
+            layer.p = rate * position / max(1, len(layers) - 1)
+
     def feature_map(self, clips: torch.Tensor) -> torch.Tensor:
         """The last feature map, (B, C, T', H', W'), of clips (B, 3, T, H, W)."""
         x = clips
         for name, unit in self.units.named_children():
             if name in self.blocks:
                 block = self.blocks[name]
-                x = [block(x[0]), *x[1:]] if isinstance(x, list) else block(x)
-            x = unit(x)
+                if isinstance(x, list):
+                    x = [self.call(block, x[0]), *x[1:]]
+                else:
+                    x = self.call(block, x)
+            x = self.call(unit, x)
         return x
 
     def pool(self, x: torch.Tensor) -> torch.Tensor:
@@ -113,6 +139,11 @@ class Backbone(nn.Module):
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         """Logits (B, classes) of clips (B, 3, T, H, W)."""
         return self.head(self.dropout(self.features(clips)))
+
+
+def call(module: nn.Module, x: Any) -> Any:
+    """`module(x)`."""
+    return module(x)
 
 
 def first_convolution(unit: nn.Module) -> nn.Conv3d:

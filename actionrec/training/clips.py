@@ -23,7 +23,7 @@ from actionrec.processes import answer_for_failures
 from actionrec.signals import outlast_stop_signals
 from actionrec.video.clips import ClipReader
 from actionrec.video.sampling import ClipSampling
-from actionrec.video.transforms import Preprocessing, stack_clips
+from actionrec.video.transforms import Preprocessing, erase, stack_clips
 
 
 class Progress(NamedTuple):
@@ -39,31 +39,84 @@ class EpochSampler(Sampler):
     The epoch travels with the index, so that a clip's random choices depend neither on the number
     of workers nor on the worker that reads it. Lightning calls `set_epoch`.
 
+    An index below `size` is a video's; an epoch that draws a video again yields its index plus
+    `size`, then plus twice `size`: another clip of the same video.
+
     Each of several processes takes every n-th index, so that their batches together are those of
     one process; a remainder is left out. The epoch `resumed.epoch` begins after the clips that the
     run had trained on before it was stopped.
+
+    Args:
+        size: Number of videos.
+        seed: Seed of the run.
+        resumed: Where the run goes on.
+        repeats: Clips of a video that follow each other.
+        labels: Classes of the videos if every class is to be drawn equally often.
     """
 
-    def __init__(self, size: int, seed: int, resumed: Progress | None = None) -> None:
+    def __init__(
+        self,
+        size: int,
+        seed: int,
+        resumed: Progress | None = None,
+        repeats: int = 1,
+        labels: Sequence[int] | None = None,
+    ) -> None:
         self.size = size
         self.seed = seed
         # Workers fetch the first batches before Lightning has set the epoch.
         self.epoch = resumed.epoch if resumed else 0
         self.resumed = resumed
+        self.repeats = repeats
+        self.labels = None if labels is None else np.array(labels)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
+    @property
+    def clips(self) -> int:
+        """Clips of an epoch, of all processes together."""
+        return self.size * self.repeats
+
     def __len__(self) -> int:
-        return self.size // devices.world_size()
+        return self.clips // devices.world_size()
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+        order = self.order()
         if self.resumed and self.resumed.epoch == self.epoch:
             order = order[self.resumed.clips :]
         processes = devices.world_size()
         own = order[: len(order) // processes * processes][devices.rank() :: processes]
         return ((self.epoch, int(index)) for index in own)
+
+    def order(self) -> np.ndarray:
+        """The indices (clips,) of the epoch."""
+        generator = np.random.default_rng((self.seed, self.epoch))
+        if self.labels is None:
+            videos = generator.permutation(self.size)
+        else:
+            videos = balanced_order(self.labels, generator)
+        videos = videos.repeat(self.repeats)
+        # How often each has been drawn before: its place among the equal ones.
+        sorted_places = videos.argsort(kind="stable")
+        firsts = np.searchsorted(videos[sorted_places], videos[sorted_places])
+        drawn = np.empty_like(videos)
+        drawn[sorted_places] = np.arange(len(videos)) - firsts
+        return videos + self.size * drawn
+
+
+def balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """As many videos as there are, in random order, of every class equally many, and of a class
+    every video equally often; both but for one."""
+    classes = np.unique(labels)
+    shares = np.full(len(classes), len(labels) // len(classes))
+    shares[generator.permutation(len(classes))[: len(labels) % len(classes)]] += 1
+    chosen = []
+    for number, share in zip(classes, shares, strict=True):
+        videos = np.flatnonzero(labels == number)
+        rounds = [generator.permutation(videos) for _ in range(-(-share // len(videos)))]
+        chosen.append(np.concatenate(rounds)[:share])
+    return generator.permutation(np.concatenate(chosen))
 
 
 class Sample(NamedTuple):
@@ -95,7 +148,8 @@ class ValidationClips(Dataset):
 
 @dataclass
 class TrainingClips(Dataset):
-    """A random clip of each video; a Failure in place of an unreadable one."""
+    """A random clip of each video, by epoch and index, see `EpochSampler`; a Failure in place of an
+    unreadable one."""
 
     videos: tuple[LabelledVideo, ...]
     reader: ClipReader
@@ -107,13 +161,15 @@ class TrainingClips(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | Failure:
         epoch, index = key
-        video = self.videos[index]
+        video = self.videos[index % len(self.videos)]
         generator = np.random.default_rng((self.config.seed, epoch, index))
         area = self.config.crop_area and tuple(self.config.crop_area)
         try:
             clip = self.reader.random(video.source, generator, area, self.flip)
         except VideoError as error:
             return Failure(str(video.source), str(error))
+        if self.config.erasing and generator.random() < self.config.erasing:
+            clip = erase(clip, self.reader.preprocessing.mean_colour, generator)
         return Sample(clip, video.label, str(video.source))
 
 
@@ -166,6 +222,10 @@ def loaders(
     """This process's batches of training and of validation clips, as `model` expects them."""
     reader = ClipReader(model.sampling, model.preprocessing, config.decoder)
     processes = config.devices * config.nodes
+    labels = [video.label for video in dataset.train] if config.balanced_sampling else None
+    sampler = EpochSampler(
+        len(dataset.train), config.seed, resumed, config.repeated_augmentation, labels
+    )
     shared = {
         "batch_size": config.batch_size // processes,
         "num_workers": config.workers,
@@ -179,8 +239,8 @@ def loaders(
     return (
         DataLoader(
             TrainingClips(dataset.train, reader, config, dataset.flip),
-            sampler=EpochSampler(len(dataset.train), config.seed, resumed),
-            drop_last=len(dataset.train) > config.batch_size,
+            sampler=sampler,
+            drop_last=sampler.clips > config.batch_size,
             **shared,
         ),
         DataLoader(

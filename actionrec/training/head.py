@@ -35,7 +35,12 @@ from actionrec.models.shared_batches import score_videos, threads_of
 from actionrec.processes import WorkerError
 from actionrec.progress import track
 from actionrec.training.module import write_json
-from actionrec.training.report import CrossValidation, EpochFigures, write_training_report
+from actionrec.training.report import (
+    CrossValidation,
+    EpochFigures,
+    mean_class_accuracy,
+    write_training_report,
+)
 from actionrec.video.parts import VideoSegment, VideoSource, path_of
 
 log = logging.getLogger(__name__)
@@ -312,11 +317,13 @@ def train_head(
     head = model.network.head
     _, train_logits, train_truths = middle_clips(head, train, dataset.train)
     positions, logits, truths = middle_clips(head, val, dataset.val)
+    predictions = logits.argmax(dim=1)
     rank = ranks(logits.softmax(dim=1).numpy(), truths.numpy())
     clip = {
         "top1": round(float((rank < 1).mean()), 6),
         "top5": round(float((rank < 5).mean()), 6),
         "n": len(positions),
+        "mean_class": mean_class_accuracy(truths.numpy(), predictions.numpy()),
     }
     result = {"epoch": 1, "clip": clip}
     results = {"best": result, "last": result, "cross_validation": found and asdict(found)}
@@ -334,10 +341,15 @@ def train_head(
         learning_rate=0.0,
         data_wait=0.0,
     )
-    parts = trained_parts(model.network)
-    predictions = logits.argmax(dim=1)
     write_training_report(
-        output, [figures], truths.numpy(), predictions.numpy(), dataset.labels, parts, found
+        output,
+        [figures],
+        truths.numpy(),
+        predictions.numpy(),
+        dataset.labels,
+        trained_parts(model.network),
+        found,
+        dataset.train_counts(),
     )
     return results, {failure.video: failure.error for failure in unreadable}
 

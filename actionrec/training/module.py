@@ -23,28 +23,46 @@ from actionrec import devices
 from actionrec.config import TrainConfig
 from actionrec.errors import ActionrecError, Failure
 from actionrec.files import write_whole
-from actionrec.models.backbone import Backbone
 from actionrec.models.classifier import VideoClassifier
 from actionrec.text import json_text
 from actionrec.training.block_activity import BlockActivity
 from actionrec.training.clips import Batch
+from actionrec.training.early_stopping import reason_to_stop
+from actionrec.training.gradient_checkpointing import recomputed
+from actionrec.training.loss import ClipLoss
+from actionrec.training.optimizers import build_optimizer, parameter_groups
 from actionrec.training.precision import sound_gradients
-from actionrec.training.report import EpochFigures, diagnose_blocks
+from actionrec.training.report import EpochFigures, diagnose_blocks, mean_class_accuracy
 from actionrec.video.transforms import augment, mix
 
 log = logging.getLogger(__name__)
 
 
 class Training(lightning.LightningModule):
-    """Cross-entropy on clips by SGD; keeps the best model in the run's folder.
+    """Minimises the loss of clips; keeps the best model in the run's folder.
 
     The random choices of a step depend on seed, epoch, batch and process alone, so that a continued
     run makes the same ones.
+
+    Args:
+        model: The model to train, in place.
+        config: The complete settings.
+        output: The run's folder.
+        videos: Number of training videos.
+        weights: Weights (classes,) of the classes in the loss, see `loss.class_weights`.
     """
 
-    def __init__(self, model: VideoClassifier, config: TrainConfig, output: Path, videos: int):
+    def __init__(
+        self,
+        model: VideoClassifier,
+        config: TrainConfig,
+        output: Path,
+        videos: int,
+        weights: torch.Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
+        self.loss = ClipLoss(weights, config.focal_gamma, config.label_smoothing)
         # Lightning's EMAWeightAveraging has the average in place during the validation only, before
         # the model is saved.
         self.average = None
@@ -53,6 +71,8 @@ class Training(lightning.LightningModule):
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
             self.average.requires_grad_(False)
         self.activity = BlockActivity(self.evaluated_model.network)
+        if config.gradient_checkpointing:
+            model.network.call = recomputed
         self.config = config
         self.output = output
         self.videos = videos
@@ -98,7 +118,7 @@ class Training(lightning.LightningModule):
         self.waited = self.worked = 0.0
         self.clips = 0
         self.clock = time.perf_counter()
-        self.learning_rate = self.optimizers().param_groups[0]["lr"]
+        self.learning_rate = self.optimizers().param_groups[0]["lr"] / self.groups[0].factor
         self.validated = []
         # Those of the nonlocal blocks are new and have no statistics yet.
         for module in self.model.network.units.modules():
@@ -123,8 +143,8 @@ class Training(lightning.LightningModule):
         lr = config.lr
         if config.lr_for_batch:
             lr *= config.batch_size * config.accumulate / config.lr_for_batch
-        groups = parameter_groups(self.model.network, lr, config.lr_new)
-        optimizer = torch.optim.SGD(groups, lr, config.momentum, weight_decay=config.weight_decay)
+        self.groups = parameter_groups(self.model.network, config)
+        optimizer = build_optimizer(self.groups, lr, config)
         if config.schedule == "cosine":
             falling = CosineAnnealingLR(optimizer, max(1, config.epochs - config.warmup))
         else:
@@ -203,7 +223,7 @@ class Training(lightning.LightningModule):
             clips, targets = mix(clips, labels, self.config.mix, classes, seed)
         with sound_gradients(clips.device):
             logits = self.model(clips)
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
+        loss = self.loss(logits, targets)
         self.epoch_metrics["train_loss"].update(loss, len(labels))
         self.epoch_metrics["train_top1"].update(logits, labels)
         self.log("loss", loss, prog_bar=True, logger=False, batch_size=len(labels))
@@ -253,23 +273,33 @@ class Training(lightning.LightningModule):
             self.current_epoch + 1, learning_rate=self.learning_rate, blocks=blocks, **figures
         )
         self.epochs.append(epoch)
+        mean_class = mean_class_accuracy(*torch.cat(self.validated).numpy().T)
         log.info(
             f"epoch {epoch.epoch} of {self.config.epochs}: training loss {epoch.train_loss:.3f}, "
             f"Top-1 {100 * epoch.train_top1:.1f} %; validation, one clip a video: "
             f"loss {epoch.val_loss:.3f}, Top-1 {100 * epoch.val_top1:.1f} %, "
-            f"Top-5 {100 * epoch.val_top5:.1f} %; {self.clips / seconds:.1f} clips/s, "
+            f"Top-5 {100 * epoch.val_top5:.1f} %, mean class accuracy {100 * mean_class:.1f} %; "
+            f"{self.clips / seconds:.1f} clips/s, "
             f"waited for data {100 * epoch.data_wait:.1f} % of the time; {self.time_left()} left"
         )
         for name, of_block in blocks.items():
             log.info("%s before %s: %s", self.config.block, name, of_block)
-        if epoch.epoch == self.config.epochs:
-            for sentence in diagnose_blocks(self.epochs):
-                log.warning("%s", sentence)
         for metric in self.epoch_metrics.values():
             metric.reset()
         clips = sum(len(part) for part in self.validated)
-        accuracies = {"top1": epoch.val_top1, "top5": epoch.val_top5, "n": clips}
+        accuracies = {
+            "top1": epoch.val_top1,
+            "top5": epoch.val_top5,
+            "n": clips,
+            "mean_class": mean_class,
+        }
         self.save_models({"epoch": epoch.epoch, "clip": accuracies})
+        if reason := reason_to_stop(self.results, self.config):
+            log.info("%s", reason)
+            self.trainer.should_stop = True
+        if reason or epoch.epoch == self.config.epochs:
+            for sentence in diagnose_blocks(self.epochs):
+                log.warning("%s", sentence)
 
     def time_left(self) -> timedelta:
         """The time for the remaining epochs, at the mean pace of this process."""
@@ -339,17 +369,6 @@ class Training(lightning.LightningModule):
                 (self.activity.gradients, self.activity.steps), ours["block_gradients"], strict=True
             ):
                 sums.copy_(saved)
-
-
-def parameter_groups(network: Backbone, lr: float, factor: float) -> list[dict[str, Any]]:
-    """The trained parameters; head and nonlocal blocks learn `factor` times as fast as the rest."""
-    pretrained, new = [], []
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            is_new = factor != 1 and name.startswith(("head.", "blocks."))
-            (new if is_new else pretrained).append(parameter)
-    groups = {"params": pretrained, "lr": lr}, {"params": new, "lr": lr * factor}
-    return [group for group in groups if group["params"]]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -30,8 +30,9 @@ from actionrec.datasets.registry import DATASETS
 from actionrec.evaluation.plots import confusion_matrix_figure, per_class_figure
 from actionrec.files import write_whole
 from actionrec.models.complexity import PARTS_HEAD, TrainedPart, parts_rows
-from actionrec.recipes import RECIPES
+from actionrec.recipes import recipe_settings
 from actionrec.training.block_activity import BlockFigures
+from actionrec.training.early_stopping import reason_to_stop
 
 REPORT = "report.html"
 
@@ -39,6 +40,7 @@ CURVE_DPI = 180
 PIXELS_PER_INCH = 80  # of the page, for a plot at its full size
 TRAINING, VALIDATION, OTHER = "#3d7ab5", "#c0392b", "#555555"
 MOST_CONFUSIONS = 10
+MOST_SELDOM_CLASSES = 10
 MOST_NAMED = 5
 MOST_BAD_VIDEOS = 100
 
@@ -48,6 +50,7 @@ WIDE_GAP = 0.25  # between training and validation Top-1
 DIVERGED = 1.5, 0.2  # factor of the lowest training loss, and margin above that
 ASLEEP = 0.02  # of its input; measured terms from 6 % on can matter: see docs/blocks.md
 RISEN = 1.1, 0.05  # factor of the lowest validation loss, and margin above that
+UNBALANCED = 10  # times as many training videos in the largest class as in the smallest
 SETTLED = 3  # epochs that must all have risen, since validation loss is noisy
 
 
@@ -142,6 +145,7 @@ def write_training_report(
     labels: Sequence[str],
     parts: Sequence[TrainedPart],
     cross_validation: CrossValidation | None = None,
+    videos: Sequence[int] | None = None,
 ) -> None:
     """Write `report.html` into a run's folder, beside its `config.yaml` and `results.json`.
 
@@ -153,6 +157,7 @@ def write_training_report(
         labels: Names of the classes.
         parts: Parts of the network, from `complexity.trained_parts`.
         cross_validation: That of a head alone, which has no epochs to show.
+        videos: Number of training videos of each class, None if unknown.
 
     Raises:
         ActionrecError: the file can't be written.
@@ -164,11 +169,16 @@ def write_training_report(
     diagnosis = diagnose_classes(truths, predictions, labels)
     if config["train_from"] != "head":
         diagnosis = diagnose_curves(epochs) + diagnose_blocks(epochs) + diagnosis
+    settings = TrainConfig(**config)
+    if videos:
+        diagnosis += diagnose_balance(videos, labels, settings)
+    if reason := reason_to_stop(results, settings):
+        diagnosis.insert(0, reason)
     if bad_videos:
         diagnosis.append(f"{counted(len(bad_videos), 'video')} could not be read; listed below.")
     # There is no default data set.
     defaults = asdict(TrainConfig(dataset=config["dataset"])) | {"dataset": None}
-    defaults |= RECIPES[config["recipe"]].settings
+    defaults |= recipe_settings(settings.recipe, settings.optimizer)
     changed = [name for name, value in config.items() if value != defaults.get(name)]
     if config["train_from"] != "head":
         curves = {
@@ -195,6 +205,7 @@ def write_training_report(
         epochs=epochs,
         truths=truths,
         labels=labels,
+        balance=balance_sentence(settings),
         interval=wilson_interval(int(np.sum(truths == predictions)), len(truths)),
         diagnosis=diagnosis,
         cross_validation=cross_validation,
@@ -203,6 +214,7 @@ def write_training_report(
             "confusion": embedded(confusion_matrix_figure(truths, predictions, labels)),
             "per_class": embedded(per_class_figure(truths, predictions, labels)),
         },
+        seldom=seldom_classes(truths, predictions, labels, videos) if videos else [],
         confusions=frequent_confusions(truths, predictions, labels),
         parts=parts,
         parts_head=PARTS_HEAD,
@@ -237,6 +249,19 @@ def frequent_confusions(
         (labels[truth], labels[predicted], f"{times[index]} of {videos[truth]}")
         for index in np.argsort(-times, kind="stable")[:MOST_CONFUSIONS]
         for truth, predicted in [pairs[index]]
+    ]
+
+
+def seldom_classes(
+    truths: np.ndarray, predictions: np.ndarray, labels: Sequence[str], videos: Sequence[int]
+) -> list[tuple[str, str, str]]:
+    """Name, training videos and right validation videos of the classes with the fewest training
+    videos."""
+    of_class = np.bincount(truths, minlength=len(labels))
+    right = np.bincount(truths[truths == predictions], minlength=len(labels))
+    return [
+        (labels[index], f"{videos[index]:,}", f"{right[index]} of {of_class[index]}")
+        for index in np.argsort(videos, kind="stable")[:MOST_SELDOM_CLASSES]
     ]
 
 
@@ -355,6 +380,48 @@ def diagnose_classes(
                 f"{abridged(names, MOST_NAMED)}."
             )
     return sentences
+
+
+def diagnose_balance(
+    videos: Sequence[int], labels: Sequence[str], config: TrainConfig
+) -> list[str]:
+    """A sentence on unbalanced classes for which nothing was done."""
+    present = [index for index, number in enumerate(videos) if number]
+    fewest, most = min(present, key=videos.__getitem__), max(present, key=videos.__getitem__)
+    if balance_sentence(config) or videos[most] <= UNBALANCED * videos[fewest]:
+        return []
+    head = "a training of more than the head with " if config.train_from == "head" else ""
+    return [
+        f"The classes are unbalanced: {labels[most]} has {videos[most]:,} training videos, "
+        f"{labels[fewest]} {videos[fewest]:,}, and nothing was done about it; {head}"
+        "--balanced-sampling true, --class-weights inverse or --focal-gamma 2 may help the classes "
+        "with few videos, which mean class accuracy shows and Top-1 may not."
+    ]
+
+
+def balance_sentence(config: TrainConfig) -> str:
+    """What was done for classes with few videos, as a sentence; "" for nothing."""
+    weights = config.class_weights
+    done = []
+    if config.balanced_sampling:
+        done.append("clips of every class are drawn equally often")
+    if weights != "none":
+        kind = weights if isinstance(weights, str) else "given"
+        done.append(f"the loss has {kind} weights of the classes")
+    if config.focal_gamma:
+        done.append(f"the loss is focal, with gamma {config.focal_gamma:g}")
+    if done and (weights != "none" or config.focal_gamma):
+        done.append("validation loss is neither weighted nor focal")
+    sentence = "; ".join(done)
+    return sentence and f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def mean_class_accuracy(truths: np.ndarray, predictions: np.ndarray) -> float:
+    """The mean over classes of the share of their clips that are right, in [0, 1], to six digits;
+    classes without a clip don't count."""
+    clips = np.bincount(truths)
+    right = np.bincount(truths[truths == predictions], minlength=len(clips))
+    return round(float(np.mean(right[clips > 0] / clips[clips > 0])), 6)
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:

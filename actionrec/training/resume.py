@@ -123,6 +123,12 @@ def newest_progress(checkpoint: Path) -> tuple[Path | None, Progress | None]:
     return None, None
 
 
+def saved_results(checkpoint: Path) -> dict[str, Any]:
+    """The figures of the run that wrote this whole checkpoint, as in `results.json`."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return state["actionrec"]["results"]
+
+
 def read_progress(checkpoint: Path) -> Progress:
     """The progress of the run that wrote this checkpoint, all of whose checksums are right."""
     try:

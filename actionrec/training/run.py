@@ -13,8 +13,7 @@ import os
 import signal
 import warnings
 from contextlib import nullcontext
-from dataclasses import asdict, replace
-from importlib.util import find_spec
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ import pytorch_lightning as lightning
 import torch
 import yaml
 from pytorch_lightning.callbacks import LambdaCallback, RichProgressBar
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
@@ -34,16 +32,28 @@ from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, Failure, UsageError
 from actionrec.files import exclusive, write_whole
 from actionrec.models import conversion
+from actionrec.models.catalogue import MODELS
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
 from actionrec.models.complexity import parts_table, trained_parts
 from actionrec.processes import reader_failures_as_errors
-from actionrec.recipes import FOR_THE_PAPER, HEAD_ALONE, OF_CLIPS, RECIPES, choose_recipe
+from actionrec.recipes import (
+    FOR_THE_PAPER,
+    HEAD_ALONE,
+    OF_CLIPS,
+    OF_STEPS,
+    RECIPES,
+    choose_recipe,
+    recipe_settings,
+)
 from actionrec.training.clips import gamma_for, loaders
+from actionrec.training.early_stopping import reason_to_stop
 from actionrec.training.head import LEAST_PENALTY_TO_START, fit_head, train_head
+from actionrec.training.loggers import build_loggers, require_logger
+from actionrec.training.loss import class_weights, require_videos
 from actionrec.training.module import Training
 from actionrec.training.precision import LIGHTNING_PRECISION, resolved_precision
 from actionrec.training.report import as_flag, write_training_report
-from actionrec.training.resume import Checkpoints, newest_progress
+from actionrec.training.resume import Checkpoints, newest_progress, saved_results
 from actionrec.video.decoders import require_decoder
 from actionrec.video.pictures import FRAME_RATE
 from actionrec.video.sampling import ClipSampling
@@ -51,8 +61,10 @@ from actionrec.video.transforms import Preprocessing
 
 log = logging.getLogger(__name__)
 
-# A run may be continued with other values of these: they change its result by roundings only.
-MAY_DIFFER = ("resume", "workers", "devices", "nodes")
+# A run may be continued with other values of these: they change its result by roundings only, or
+# say how long it goes on and who hears of it.
+MAY_DIFFER = ("resume", "workers", "devices", "nodes", "gradient_checkpointing")
+MAY_DIFFER += ("patience", "logger")
 # Machines that train together may differ in these.
 OF_A_MACHINE = ("root", "output", "workers", "resume", "decoder")
 
@@ -76,12 +88,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
     output, checkpoint = Path(config.output), Path(config.output, "last.ckpt")
     if devices.is_first():
         check_output(config, output)
-    _, resumed = newest_progress(checkpoint)
+    resume_from, resumed = newest_progress(checkpoint)
     check_dataset(dataset, config)
     if resumed and resumed.epoch and devices.is_first():
         require_best_model(output)
-    if resumed and resumed.epoch >= config.epochs:
-        log.info("%s is finished: nothing is left to train.", output)
+    reason = reason_to_stop(saved_results(resume_from), config) if resume_from else None
+    if resumed and (reason or resumed.epoch >= config.epochs):
+        log.info("%s is finished: nothing is left to train. %s", output, reason or "")
         return read_results(output / "results.json") | {"output": str(output), "bad_videos": {}}
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     model = build_classifier(config, dataset.labels)
@@ -120,7 +133,9 @@ def _fit(
     if config.fit_head and devices.is_first() and not resumed:
         # The others get it with the first one's weights.
         fit_head(model, config, dataset.train, LEAST_PENALTY_TO_START)
-    training = Training(model, config, output, len(dataset.train))
+    videos = dataset.train_counts()
+    weights = class_weights(config.class_weights, dataset.labels, videos)
+    training = Training(model, config, output, len(dataset.train), weights)
     training.record_failures(damaged)
     if config.compile:
         model.network.compile()
@@ -134,7 +149,7 @@ def _fit(
         max_epochs=config.epochs,
         # Statistics of batches are copied once an epoch, before the validation, not every step.
         strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
-        logger=loggers(output),
+        logger=build_loggers(config, output),
         callbacks=[
             RichProgressBar(console_kwargs={"stderr": True}),
             Checkpoints(checkpoint),
@@ -160,16 +175,10 @@ def _fit(
         raise
     if devices.is_first():
         truths, predictions = torch.cat(training.validated).numpy().T
-        write_training_report(output, training.epochs, truths, predictions, dataset.labels, parts)
+        write_training_report(
+            output, training.epochs, truths, predictions, dataset.labels, parts, videos=videos
+        )
     return training.results | {"output": str(output), "bad_videos": training.unreadable}
-
-
-def loggers(output: Path) -> list[Logger]:
-    """The loggers of a run: CSV, and TensorBoard where the extra `tensorboard` is installed."""
-    chosen: list[Logger] = [CSVLogger(output, "", "logs")]
-    if find_spec("tensorboard"):
-        chosen.append(TensorBoardLogger(output, "", "logs"))
-    return chosen
 
 
 def resolve(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainConfig:
@@ -190,6 +199,8 @@ def resolve(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainCo
             "--train-from head fits the head of the pretrained network alone, in one process; "
             "leave out --block, --devices and --nodes, or train from block."
         )
+    if config.train_from == "head":
+        require_no_steps(config)
     if config.warmup >= config.epochs:
         raise UsageError(
             f"warmup is {config.warmup}; it must be less than the {config.epochs} epochs."
@@ -204,6 +215,14 @@ def resolve(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainCo
     if area is not None and (len(area) != 2 or area[0] > area[1]):
         raise UsageError(f"crop_area is {area}; it must be two shares in (0, 1], the least first.")
     require_decoder(config.decoder)
+    require_logger(config.logger)
+    if config.compile and config.gradient_checkpointing:
+        raise UsageError("--compile and --gradient-checkpointing don't go together; leave out one.")
+    if config.batch_size % config.repeated_augmentation:
+        raise UsageError(
+            f"A batch_size of {config.batch_size} can't hold {config.repeated_augmentation} clips "
+            "of each of its videos; choose a multiple, or another --repeated-augmentation."
+        )
     name = "head" if config.train_from == "head" else config.block
     output = config.output or f"runs/{config.dataset}-{config.backbone}-{name}"
     return replace(config, precision=resolved_precision(config), output=output)
@@ -221,7 +240,9 @@ def fill_in(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainCo
         dataset = dataset or open_dataset(config.dataset, config.root, config.split)
     if name == "auto":
         name = choose_recipe(len(dataset.train))
-    recipe = RECIPES[name].settings
+    if config.backbone is None and config.weights in MODELS:
+        config = replace(config, backbone=MODELS[config.weights].backbone)
+    recipe = recipe_settings(name, config.optimizer)
     if config.train_from == "head":
         recipe = recipe | HEAD_ALONE
     filled = {key: value for key, value in recipe.items() if getattr(config, key) is None}
@@ -236,6 +257,16 @@ def fill_in(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainCo
     if filled:
         log.info(f"{title}: {', '.join(f'{key} {as_flag(x)}' for key, x in filled.items())}")
     return config
+
+
+def require_no_steps(config: TrainConfig) -> None:
+    """Raise UsageError if a setting of steps is given for a head that is fitted without any."""
+    given = {each.name for each in fields(config) if getattr(config, each.name) != each.default}
+    if steps := [name for name in OF_STEPS if name in given]:
+        flag = f"--{steps[0].replace('_', '-')}"
+        raise UsageError(
+            f"--train-from head fits the head without steps; leave out {flag}, or train from block."
+        )
 
 
 def check_output(config: TrainConfig, output: Path) -> None:
@@ -315,7 +346,8 @@ def check_dataset(dataset: VideoDataset, config: TrainConfig) -> None:
 
     Raises:
         ActionrecError: the data set has one class only.
-        UsageError: there are fewer videos than processes.
+        UsageError: there are fewer videos than processes, or settings name classes that there are
+            not, or that have no training videos.
     """
     what = "segments" if dataset.has_segments else "videos"
     log.info(
@@ -330,11 +362,15 @@ def check_dataset(dataset: VideoDataset, config: TrainConfig) -> None:
         absent = absent_classes(dataset.labels, {video.label for video in videos})
         if absent:
             log.warning("%d %s videos%s", len(videos), side, absent)
-    if config.batch_size > len(dataset.train) and config.train_from != "head":
+    clips = len(dataset.train) * config.repeated_augmentation
+    if config.batch_size > clips and config.train_from != "head":
         log.warning(
-            f"a step has {len(dataset.train)} clips, not {config.batch_size}: there are no more "
-            "training videos"
+            f"a step has {clips} clips, not {config.batch_size}: there are no more training videos"
         )
+    videos = dataset.train_counts()
+    class_weights(config.class_weights, dataset.labels, videos)
+    if config.balanced_sampling:
+        require_videos("--balanced-sampling true", dataset.labels, videos)
     fewest, processes = min(len(dataset.train), len(dataset.val)), config.devices * config.nodes
     if fewest < processes:
         raise UsageError(
@@ -376,6 +412,8 @@ def build_classifier(config: TrainConfig, labels: tuple[str, ...]) -> VideoClass
     if checkpoint:
         report = model.load_pretrained(checkpoint.tensors, config.weights)
         log.info("weights %s: %s", config.weights, report)
+    if config.drop_path is not None:
+        model.network.set_drop_path(config.drop_path)
     if config.train_from != "all":
         model.network.freeze_before(config.train_from)
     return model

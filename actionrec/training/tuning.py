@@ -68,6 +68,11 @@ class Trial(Training):
             return None
         return loss
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # The search gives all parameters the same rate, anew for every step.
+        for group, own in zip(optimizer.param_groups, self.groups, strict=True):
+            group["lr"] *= own.factor
+
     def on_train_batch_end(self, *_: Any) -> None:
         self.largest = max(self.largest, min(self.batch_size, self.videos))
 

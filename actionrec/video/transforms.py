@@ -85,6 +85,11 @@ class Preprocessing:
     def _side(self, size: tuple[int, int], short_side: int) -> int:
         return max(1, round(min(size) * self.crop / short_side))
 
+    @property
+    def mean_colour(self) -> list[int]:
+        """The RGB values in [0, 255] that become about 0 in the network's input."""
+        return [round(255 * mean ** (1 / self.gamma)) for mean in self.mean]
+
     def normalise(self, clips: torch.Tensor) -> torch.Tensor:
         """Clips (B, 3, T, H, W) with values from 0 to 255 to float32, normalised."""
         mean = torch.tensor(self.mean, device=clips.device).view(3, 1, 1, 1)
@@ -108,6 +113,26 @@ def random_area(
         torch.manual_seed(int(generator.integers(2**63)))
         chosen = crop.make_params([torch.empty(1, *size)])
     return chosen["top"], chosen["left"], chosen["height"], chosen["width"]
+
+
+def erase(clip: torch.Tensor, value: Sequence[int], generator: np.random.Generator) -> torch.Tensor:
+    """A copy of a uint8 clip (3, T, H, W) without a box that is the same in all frames (random
+    erasing, Zhong et al. 2020).
+
+    The box has 2 to 33 % of the area and sides of 3:10 to 10:3, at random.
+
+    Args:
+        clip: The clip.
+        value: Colour of the box, in [0, 255].
+        generator: The box depends on nothing else.
+    """
+    from torchvision.transforms import v2
+
+    erasing = v2.RandomErasing(p=1.0, value=list(value))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(generator.integers(2**63)))
+        # Any axes before the colours share the box.
+        return erasing(clip.transpose(0, 1)).transpose(0, 1)
 
 
 def augment(clips: torch.Tensor, name: str, seed: int) -> torch.Tensor:
