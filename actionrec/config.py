@@ -57,6 +57,7 @@ class TrainConfig:
         root: Folder of the data set, or the CSV file; the demo data set generates its own.
         split: 1, 2, 3 or paper for ucf101; 1 to 3 for hmdb51; the fold, 1 to 5, for a CSV file
             without a split column.
+        multi_label: A video may have several labels, parted by | in the CSV file, or none.
         recipe: Values of the settings marked (recipe) that are not given: paper, small for few
             videos, or auto, which is paper for the public data sets and chosen by the number of
             videos for others.
@@ -130,6 +131,7 @@ class TrainConfig:
     dataset: DatasetName
     root: str | None = None
     split: str = "1"
+    multi_label: bool = False
     recipe: RecipeName = "auto"
     backbone: BackboneName = "i3d"
     weights: str = "kinetics400"

@@ -32,7 +32,7 @@ def evaluate(
 ) -> int:
     """Measure the accuracy of a model on the validation videos of a data set.
 
-    Prints clip-level and video-level Top-1 and Top-5; your own data may be test videos alone.
+    Prints Top-1 and Top-5 of clips and videos, and with several labels a video mAP.
 
     Examples:
         actionrec evaluate --model runs/mine/model.safetensors --dataset ucf101 --root UCF-101
@@ -64,7 +64,8 @@ def evaluate(
         require_free(Path(save_logits))
     device = join(devices, nodes)
     ready = InferenceModel.load(model, device, precision, decoder, engine=engine)
-    data = open_dataset(dataset, root, split, to_train=False)
+    several = ready.decision.multi_label
+    data = open_dataset(dataset, root, split, to_train=False, multi_label=several)
     _, known_bad = without_damaged_videos(data, sides=("val",))
     request = {"model": model, "split": split}
     # Protocols without a precision are float32, as all were before there was a choice.

@@ -139,6 +139,8 @@ def print_timelines(results: "Iterable[Timeline | Failure]", format: Format) -> 
 def print_evaluation(result: "Evaluation", format: Format) -> None:
     """Print the accuracies on the whole data set and of each class."""
     clip, video, protocol, classes = result.clip, result.video, result.protocol, result.per_class
+    # Where a video may have several labels.
+    precision = getattr(result, "map", None)
     if format == "json":
         print_json(asdict(result))
     elif format == "csv":
@@ -146,6 +148,10 @@ def print_evaluation(result: "Evaluation", format: Format) -> None:
         for name, each in classes.items():
             rows.append([name, each.clip_top1, "", each.video_top1, "", each.videos])
         head = ["class", "clip_top1", "clip_top5", "video_top1", "video_top5", "videos"]
+        if precision is not None:
+            head.append("average_precision")
+            for row, value in zip(rows, [precision, *_average_precisions(result)], strict=True):
+                row.append(value)
         print_csv(head, rows)
     else:
         print(
@@ -158,12 +164,25 @@ def print_evaluation(result: "Evaluation", format: Format) -> None:
             cells = [(f"{top:.2%}", "{:.2%} to {:.2%}".format(*interval)) for top, interval in tops]
             rows.append([name, *cells[0], *cells[1], level.n])
         print_table(rows, ["", "Top-1", "95 % interval", "Top-5", "95 % interval", "n"])
+        if precision is not None:
+            print(f"mAP: {precision:.2%} of videos, {result.clip_map:.2%} of clips")
         print()
         rows = [
             [name, f"{each.clip_top1:.1%}", f"{each.video_top1:.1%}", each.videos]
             for name, each in classes.items()
         ]
-        print_table(rows, ["class", "clip", "video", "videos"])
+        head = ["class", "clip", "video", "videos"]
+        if precision is not None:
+            head += ["average precision", "threshold", "precision", "recall"]
+            for row, each in zip(rows, classes.values(), strict=True):
+                right = "–" if each.precision is None else f"{each.precision:.1%}"
+                row += [f"{each.average_precision:.1%}", f"{each.threshold:.3f}", right]
+                row.append(f"{each.recall:.1%}")
+        print_table(rows, head)
+
+
+def _average_precisions(result: "Evaluation") -> list[float]:
+    return [each.average_precision for each in result.per_class.values()]
 
 
 def print_comparison(result: "Comparison", format: Format) -> None:

@@ -29,8 +29,9 @@ def train(config: TrainConfig) -> int:
         result = results[name]
         clip = result["clip"]
         title = "fitted head" if head_alone else f"{name} epoch ({result['epoch']})"
+        precision = f"mAP {clip['map']:.1%}, " if "map" in clip else ""
         print(
-            f"{title}: clip-level Top-1 {clip['top1']:.1%}, "
+            f"{title}: {precision}clip-level Top-1 {clip['top1']:.1%}, "
             f"Top-5 {clip['top5']:.1%}, one clip of each of {clip['n']} validation videos"
         )
     print(f"model: {output}/model.safetensors")

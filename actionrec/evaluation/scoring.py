@@ -7,6 +7,7 @@ import os
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from actionrec import devices
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.errors import ActionrecError, Failure, VideoError
 from actionrec.evaluation.logits import ClipLogits
+from actionrec.evaluation.several_labels import multi_hot
 from actionrec.models import shared_batches
 from actionrec.models.classifier import ClassifierConfig
+from actionrec.models.decision import Decision
 from actionrec.models.inference import InferenceModel
 from actionrec.models.shared_batches import threads_of
 from actionrec.processes import WorkerError
@@ -63,9 +66,11 @@ def score_dataset(
     own = todo[devices.rank() :: devices.world_size()]
     own_results = score_videos(model, own, clips, crops, workers)
     protocol = describe_protocol(model.config, dataset, clips, crops)
+    # Of the logits of the labels alone, which say nothing of a detector.
+    decision = replace(model.decision, detector=False, least_confidence=0.0)
     with devices.lost_processes_as_errors():
         results = ChainMap(skipped, *devices.gather(own_results))
-    return collect(results, dataset, model.labels, protocol)
+    return collect(results, dataset, model.labels, protocol, decision)
 
 
 def score_videos(
@@ -94,6 +99,7 @@ def collect(
     dataset: VideoDataset,
     labels: tuple[str, ...],
     protocol: dict[str, Any],
+    decision: Decision = Decision(),  # noqa: B008
 ) -> ClipLogits:
     """Put the results of `score_videos` for all validation videos into the data set's order."""
     in_order = [(video, results[video.source]) for video in dataset.val]
@@ -107,16 +113,27 @@ def collect(
     padded = np.full(padded_shape, np.nan, dtype=np.float32)
     for row, (_, logits) in zip(padded, scored, strict=True):
         row[: len(logits)] = logits
-    truths = [labels.index(dataset.labels[video.label]) for video, _ in scored]
+    place = [labels.index(label) for label in dataset.labels]
+    if dataset.multi_label:
+        own = [tuple(place[label] for label in video.labels) for video, _ in scored]
+        truths = multi_hot(own, len(labels)).astype(np.int64)
+        if not truths.any():
+            raise ActionrecError(
+                f"None of the {len(scored)} scored videos of {dataset.name} has a label, so "
+                "nothing can be measured; add some that have one."
+            )
+    else:
+        truths = np.array([place[video.label] for video, _ in scored], dtype=np.int64)
     return ClipLogits(
         logits=padded,
         counts=counts,
-        truths=np.array(truths, dtype=np.int64),
+        truths=truths,
         videos=relative_names([video for video, _ in scored], dataset),
         segments=tuple(v.segment for v, _ in scored) if dataset.has_segments else None,
         labels=labels,
         protocol=protocol,
         skipped=skipped,
+        decision=decision,
     )
 
 
@@ -147,6 +164,6 @@ def describe_protocol(
         "fps": config.sampling.fps,
         "short_side": config.preprocessing.short_side,
         "crop": config.preprocessing.crop,
-        "clip_score": "softmax, mean over crops",
+        "clip_score": f"{config.decision.name}, mean over crops",
         "video_score": "mean of clip scores",
     }
