@@ -48,14 +48,15 @@ class Recognizer(InferenceModel):
         return predict_videos(self, map(Path, videos), clips)
 
     def timeline(
-        self, video: str | Path, hop: float | None = None, min_score: float = 0.2
+        self, video: str | Path, hop: float | None = None, min_score: float | None = None
     ) -> Timeline:
         """Find which action begins and ends when in a video of any length.
 
         Args:
             video: A file.
             hop: Seconds from one window to the next; by default half a clip.
-            min_score: Steps whose best class scores less belong to no segment.
+            min_score: Labels that score less in a step have no segment there; by default 0.2, or
+                the label's threshold where a video may have several labels.
 
         Raises:
             VideoError: the video can't be read at all.

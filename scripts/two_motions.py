@@ -38,10 +38,8 @@ def write_dataset(folder: Path, train: int, val: int, seed: int = 0) -> Path:
         rows.append([path.name, motions, "train" if number < train else "val"])
     several = [[name, "|".join(sorted({*motions} - {""})), split] for name, motions, split in rows]
     first = [[name, next(filter(None, motions), ""), split] for name, motions, split in rows]
-    for file, lines in (
-        ("videos.csv", several),
-        ("first.csv", [line for line in first if line[1]]),
-    ):
+    labelled = [line for line in first if line[1]]
+    for file, lines in (("videos.csv", several), ("first.csv", labelled)):
         with replacing(folder / file) as temporary, temporary.open("w", newline="") as written:
             csv.writer(written).writerows([["path", "label", "split"], *lines])
     return folder / "videos.csv"

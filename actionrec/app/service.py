@@ -32,7 +32,6 @@ from actionrec.video.writer import TIME_BASE, VideoWriter
 logger = logging.getLogger(__name__)
 
 TOP = 5  # labels shown
-MIN_SCORE = 0.2  # as in `actionrec timeline`
 MAX_PIXELS = 7680 * 4320  # of a frame: decoding takes up to 13 bytes for each
 # Suffixes and codecs that every browser plays.
 PLAYABLE = {(".mp4", "h264"), (".webm", "vp8"), (".webm", "vp9")}
@@ -124,7 +123,7 @@ class Service:
         report(Playable(path if playable else None))
         clips = len(windows_of(self.recognizer, video))
         reporting = with_progress(self.recognizer, clips, report)
-        timeline = reporting.timeline(path, min_score=MIN_SCORE)
+        timeline = reporting.timeline(path)
         report(timeline)
         if not playable:
             convert(video, folder / "video.mp4", report)

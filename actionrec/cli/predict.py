@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
@@ -35,6 +35,7 @@ def predict(
     engine: EngineName = "auto",
     decoder: DecoderName = "pyav",
     format: Format = "table",
+    sort: Literal["none", "uncertainty"] = "none",
     files_from: str | None = None,
     output: str | None = None,
     workers: PositiveInt | None = None,
@@ -57,6 +58,7 @@ def predict(
         paths: Video files, folders with videos, or patterns in quotes.
         clips: Clips of each video; by default enough to cover it, at most ten.
         precision: Number format; bfloat16 changes scores by up to 0.02, auto uses it in hardware.
+        sort: uncertainty: the videos whose label would teach most come first, once all are done.
         files_from: Text file with one path on each line, or - for standard input.
         output: File for the results; the suffix selects the format.
         workers: Processes that read for --output; by default one a core.
@@ -71,8 +73,10 @@ def predict(
             "--workers, --shard, --timeout and --memory need --output with a "
             f"*{' or *'.join(PREDICTION_FORMATS)}."
         )
-    if output is not None and format != "table":
-        raise UsageError("--output writes to a file and prints nothing; leave out --format.")
+    if output is not None and (format, sort) != ("table", "none"):
+        raise UsageError(
+            "--output writes to a file and prints nothing; leave out --format and --sort."
+        )
     if output is not None:
         require_suffix(Path(output), PREDICTION_FORMATS, "--output")
 
@@ -103,7 +107,12 @@ def predict(
                 complain(result.error)
             yield result
 
-    print_predictions(results(), format)
+    ordered = results()
+    if sort == "uncertainty":
+        predicted = [each for each in ordered if not isinstance(each, Failure)]
+        predicted.sort(key=lambda each: -each.uncertainty)
+        ordered = iter([*predicted, *failures])
+    print_predictions(ordered, format, ready.decision.multi_label)
     return 1 if failures else 0
 
 
@@ -111,7 +120,7 @@ def timeline(
     paths: list[str],
     model: str = "kinetics400-i3d",
     hop: Positive | None = None,
-    min_score: ClosedUnitInterval = 0.2,
+    min_score: ClosedUnitInterval | None = None,
     topk: PositiveInt = 5,
     precision: PrecisionName = "auto",
     engine: EngineName = "auto",
@@ -132,7 +141,7 @@ def timeline(
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
         hop: Seconds from one window to the next; by default half a clip.
-        min_score: Lowest score of a segment, from 0 to 1.
+        min_score: Lowest score of a segment; by default 0.2, or a label's stored threshold.
         topk: Number of best classes kept for each window.
         output: Files for the timeline of one video; the suffix selects the format.
         render: File, *.mp4, *.mov or *.mkv, for the video with the timeline drawn on it.
@@ -146,11 +155,12 @@ def timeline(
 
     from actionrec.models.inference import InferenceModel
     from actionrec.prediction import rendering
-    from actionrec.prediction.timeline import INTERRUPTED, score_timeline
+    from actionrec.prediction.timeline import INTERRUPTED, default_min_score, score_timeline
 
     if render and not isinstance(found[0], Failure):
         rendering.require_rendering(found[0], Path(render))
     ready = InferenceModel.load(model, precision=precision, topk=topk, engine=engine)
+    min_score = default_min_score(ready) if min_score is None else min_score
     problems: list[str] = []
     scored: Timeline | None = None
 

@@ -12,7 +12,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from actionrec.errors import Failure
-from actionrec.text import aligned_table, csv_row, hours, json_text, plain_table, visible
+from actionrec.text import (
+    NONE_OF_THESE,
+    aligned_table,
+    csv_row,
+    hours,
+    json_text,
+    plain_table,
+    visible,
+)
 
 if TYPE_CHECKING:
     from actionrec.evaluation.accuracy import Evaluation
@@ -100,19 +108,30 @@ def print_results(
                 show(each)
 
 
-def print_predictions(results: "Iterable[Prediction | Failure]", format: Format) -> None:
-    """Print the best classes of each video."""
+def print_predictions(
+    results: "Iterable[Prediction | Failure]", format: Format, multi_label: bool = False
+) -> None:
+    """Print the best classes of each video, and which of them it is given."""
 
     def csv_rows(result: "Prediction") -> Iterable[Sequence[Any]]:
+        given = {entry.label for entry in result.labels}
         for rank, entry in enumerate(result.top, start=1):
-            yield [result.video, rank, entry.label, entry.score, ""]
+            known = int(entry.label in given), result.uncertainty
+            yield [result.video, rank, entry.label, entry.score, *known, ""]
 
     def show(result: "Prediction") -> None:
         clips = f"{len(result.clips)} clip{'s' if len(result.clips) > 1 else ''}"
         say(f"{result.video}  ({result.clips[-1].end:.1f} s, {clips})")
-        print_table(("", f"{entry.score:.2%}", entry.label) for entry in result.top)
+        if result.none_of_these:
+            print(f"  {NONE_OF_THESE}; the nearest:", flush=True)
+        # With one label a video, its place marks it.
+        given = {entry.label for entry in result.labels} if multi_label else set()
+        print_table(
+            ("*" if entry.label in given else "", f"{entry.score:.2%}", entry.label)
+            for entry in result.top
+        )
 
-    csv_head = ["video", "rank", "label", "score", "error"]
+    csv_head = ["video", "rank", "label", "score", "given", "uncertainty", "error"]
     print_results(
         results, format, lambda result: [json_text(asdict(result))], csv_head, csv_rows, show
     )
@@ -129,6 +148,8 @@ def print_timelines(results: "Iterable[Timeline | Failure]", format: Format) -> 
                 ("", f"{hours(each.start)} - {hours(each.end)}", f"{each.score:.2%}", each.label)
                 for each in result.segments
             )
+        elif result.none_of_these:
+            print(f"  {NONE_OF_THESE}; the nearest is {result.top[0].label}", flush=True)
         else:
             highest = max(step.top[0].score for step in result.steps)
             print(f"  no class reaches --min-score; the highest is {highest:.2%}", flush=True)

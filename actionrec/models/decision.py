@@ -14,7 +14,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-NONE_OF_THESE = "none of these"
 DEFAULT_THRESHOLD = 0.5
 
 

@@ -2,15 +2,16 @@
 
 A window, one clip long, slides over the video in steps of one hop. The video is decoded once, in
 order, and only the windows that are being read and scored are in memory. A step is as long as a
-hop and gets the mean softmax score of the windows that contain its middle; the last window ends
-with the video. Steps in a row with the same best class are a segment.
+hop and gets the mean score of the windows that contain its middle; the last window ends with the
+video. Steps in a row with the same best class are a segment. Where a video may have several labels,
+steps in a row with a label above its threshold are one, and segments of two labels may overlap.
 """
 
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice, pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,14 @@ import torch
 
 from actionrec.errors import UsageError, VideoError
 from actionrec.models.inference import BATCH_SIZE, InferenceModel
-from actionrec.prediction.videos import ClipPrediction, LabelScore, Prediction, best
+from actionrec.prediction.videos import (
+    ClipPrediction,
+    LabelScore,
+    Prediction,
+    best,
+    given,
+    verdict,
+)
 from actionrec.progress import track
 from actionrec.signals import stop_requests
 from actionrec.video.clips import read_ahead
@@ -26,22 +34,30 @@ from actionrec.video.reader import VideoReader
 from actionrec.video.sampling import ClipSampling, FrameGrid, nearest
 from actionrec.video.transforms import channels_first, stack_clips
 
+MIN_SCORE = 0.2
 STEP_TOPK = 3  # classes kept of each step, for `--render` to draw
 INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The best classes from `start` to `end`, in seconds, by the mean score of the windows."""
+    """The best classes from `start` to `end`, in seconds, by the mean score of the windows, and the
+    labels that are given; by default the best one."""
 
     start: float
     end: float
     top: list[LabelScore]
+    labels: list[LabelScore] | None = None
+
+    def shown(self, min_score: float) -> dict[str, float]:
+        """The labels that are given and score at least `min_score`, with their scores."""
+        labels = self.top[:1] if self.labels is None else self.labels
+        return {entry.label: entry.score for entry in labels if entry.score >= min_score}
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A class that scores best from `start` to `end`, in seconds, and its mean score there."""
+    """A class that is given from `start` to `end`, in seconds, and its mean score there."""
 
     label: str
     start: float
@@ -74,7 +90,7 @@ def score_timeline(
     model: InferenceModel,
     path: str | Path,
     hop: float | None = None,
-    min_score: float = 0.0,
+    min_score: float | None = None,
 ) -> Timeline:
     """The classes of a video through time, with a progress bar on stderr.
 
@@ -87,11 +103,14 @@ def score_timeline(
         hop: Seconds from one window to the next; by default half a window. A hop longer than a
             window is quicker and skips the frames between windows: a step whose middle no window
             contains gets the scores of the window that it begins with.
-        min_score: Steps whose best class scores less belong to no segment.
+        min_score: Labels that score less in a step have no segment there; by default that of
+            `default_min_score`.
 
     Raises:
         VideoError: the video can't be read at all.
     """
+    if min_score is None:
+        min_score = default_min_score(model)
     video = VideoReader(path)
     sliding = SlidingWindows(model.config.sampling, video, hop)
     clock = video.clock()
@@ -127,7 +146,9 @@ def score_timeline(
 
     with stop_requests() as stop_requested:
         steps = [
-            Step(seconds(start), seconds(end), best(row, model.labels, STEP_TOPK))
+            Step(
+                seconds(start), seconds(end), best(row, model.labels, STEP_TOPK), given(model, row)
+            )
             for start, end, row in step_scores(windows(), sliding.steps)
         ]
     duration = seconds(len(video))
@@ -137,13 +158,19 @@ def score_timeline(
         video=str(path),
         model=model.name,
         top=best(total / len(clips), model.labels, model.topk),
+        **verdict(model, total / len(clips)),
         clips=clips,
-        segments=list(merge(steps, min_score)),
+        segments=merge(steps, min_score),
         duration=duration,
         scored_until=steps[-1].end,
         incomplete=incomplete,
         steps=steps,
     )
+
+
+def default_min_score(model: InferenceModel) -> float:
+    """The least score of a segment: 0.2, or 0 where each label has a threshold of its own."""
+    return 0.0 if model.decision.multi_label else MIN_SCORE
 
 
 class SlidingWindows:
@@ -191,7 +218,7 @@ def frames_apart(video: VideoReader, hop: float) -> list[int]:
 def score_windows(
     model: InferenceModel, video: VideoReader, sliding: SlidingWindows
 ) -> Iterator[tuple[list[tuple[int, int]], np.ndarray]]:
-    """The first frame of some windows and the one after their last, and their softmax scores
+    """The first frame of some windows and the one after their last, and their scores
     (windows, classes), in order."""
     preprocessing = model.config.preprocessing
     size, square = (preprocessing.crop,) * 2, preprocessing.square(video.size)
@@ -240,15 +267,24 @@ def step_scores(
         yield step(until)
 
 
-def merge(steps: Iterable[Step], min_score: float) -> Iterator[Segment]:
-    """Segments of steps in a row with the same best class; a step below `min_score` ends one."""
+def merge(steps: Iterable[Step], min_score: float) -> list[Segment]:
+    """Segments of steps in a row that show the same label, by their start; a step where it scores
+    below `min_score` ends one."""
+    segments: list[Segment] = []
+    runs: dict[str, list[tuple[Step, float]]] = {}
 
-    def label(step: Step) -> str | None:
-        return step.top[0].label if step.top[0].score >= min_score else None
+    def end(label: str) -> None:
+        run = runs.pop(label)
+        weights = [max(step.end - step.start, 1e-9) for step, _ in run]
+        mean = float(np.average([score for _, score in run], weights=weights))
+        segments.append(Segment(label, run[0][0].start, run[-1][0].end, round(mean, 6)))
 
-    for name, run in groupby(steps, label):
-        if name is not None:
-            same = list(run)
-            scores = [step.top[0].score for step in same]
-            mean = np.average(scores, weights=[max(step.end - step.start, 1e-9) for step in same])
-            yield Segment(name, same[0].start, same[-1].end, round(float(mean), 6))
+    for step in steps:
+        shown = step.shown(min_score)
+        for label in runs.keys() - shown.keys():
+            end(label)
+        for label, score in shown.items():
+            runs.setdefault(label, []).append((step, score))
+    for label in list(runs):
+        end(label)
+    return sorted(segments, key=lambda segment: (segment.start, -segment.score, segment.label))
