@@ -19,7 +19,7 @@ from actionrec.cli.app import app
 from actionrec.cli.data import data_check, data_download, data_list, data_shrink
 from actionrec.cli.evaluate import compare, evaluate
 from actionrec.cli.explain import explain
-from actionrec.cli.models import export, info, weights_download, weights_list
+from actionrec.cli.models import calibrate, export, info, weights_download, weights_list
 from actionrec.cli.parser import (
     STAGES,
     HelpFormatter,
@@ -71,6 +71,7 @@ VERBS = {
         a={"nargs": "+", "default": [], "metavar": "FILE"},
         b={"nargs": "+", "default": [], "metavar": "FILE"},
     ),
+    "calibrate": _verb(calibrate, "model"),
     "explain": _verb(explain, "video", point={"nargs": 2, "type": int, "metavar": ("X", "Y")}),
     "export": _verb(export),
     "info": _verb(info, stages=STAGES),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from actionrec.prediction.timeline import Timeline
     from actionrec.prediction.videos import Prediction
     from actionrec.quantize import Comparison as QuantizationComparison
+    from actionrec.training.calibration import Calibration
 
 Format = Literal["table", "json", "csv"]
 
@@ -225,6 +226,36 @@ def print_comparison(result: "Comparison", format: Format) -> None:
     ]
     print_table(rows, ["McNemar", "only A", "only B", "p", "test"])
     print(f"\n{result.verdict} {result.limits}".rstrip())
+
+
+def print_calibration(output: str, found: "Calibration", format: Literal["table", "json"]) -> None:
+    """Print what calibration chose, and the figures before and after."""
+    if format == "json":
+        print_json({"output": output} | asdict(found))
+        return
+    say(
+        f"{output}: temperature {found.temperature:.3g}; below a "
+        f"{'confidence of the detector' if found.detector else 'best score'} of "
+        f"{found.least_confidence:.4g}, {NONE_OF_THESE}"
+    )
+    say(
+        f"of {found.videos} known videos, held out in turn: {found.top1:.1%} right, "
+        f"{found.top1_kept:.1%} right and kept, {found.rejected:.1%} rejected "
+        f"(allowed: {found.false_alarms:.1%})"
+    )
+    rows = [
+        ["expected calibration error", f"{found.calibration_error_before:.3f}"]
+        + [f"{found.calibration_error:.3f}"],
+        ["loss", f"{found.loss_before:.3f}", f"{found.loss:.3f}"],
+    ]
+    if found.auroc is not None:
+        say(f"of {found.negatives} negatives: {found.accepted:.1%} accepted")
+        rows += [
+            ["AUROC against negatives", f"{found.auroc_before:.3f}", f"{found.auroc:.3f}"],
+            ["negatives accepted with 95 % of known", f"{found.fpr95_before:.3f}"]
+            + [f"{found.fpr95:.3f}"],
+        ]
+    print_table(rows, ["", "before", "after"])
 
 
 def print_quantization(output: str, found: "QuantizationComparison") -> None:

@@ -50,12 +50,7 @@ def score_dataset(
     Raises:
         ActionrecError: a class of the data set is unknown to the model, or no video could be read.
     """
-    unknown = sorted(set(dataset.labels) - set(model.labels))
-    if unknown:
-        raise ActionrecError(
-            f"The model does not know {len(unknown)} of the {len(dataset.labels)} classes of "
-            f"{dataset.name}, {unknown[0]!r} first; evaluate a model that was trained on them."
-        )
+    require_known_classes(model.labels, dataset)
     require_decoder(model.clips.decoder)
     devices.require_same(dataset.facts())
     # No video is scored twice, so the number of processes changes no accuracy.
@@ -71,6 +66,16 @@ def score_dataset(
     with devices.lost_processes_as_errors():
         results = ChainMap(skipped, *devices.gather(own_results))
     return collect(results, dataset, model.labels, protocol, decision)
+
+
+def require_known_classes(labels: tuple[str, ...], dataset: VideoDataset) -> None:
+    """Raise ActionrecError if a class of the data set is none of a model's labels."""
+    unknown = sorted(set(dataset.labels) - set(labels))
+    if unknown:
+        raise ActionrecError(
+            f"The model does not know {len(unknown)} of the {len(dataset.labels)} classes of "
+            f"{dataset.name}, {unknown[0]!r} first; take a model that was trained on them."
+        )
 
 
 def score_videos(

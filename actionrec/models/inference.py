@@ -155,6 +155,11 @@ class InferenceModel:
             )
         return features.numpy()
 
+    def logits_and_features(self, clips: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """`logits` (B, classes) and `clip_features` (B, features) in one pass."""
+        logits, features = self._answers(clips)
+        return self._finite(logits[:, : len(self.labels)]).numpy(), features.numpy()
+
     @torch.inference_mode()
     def _answers(self, clips: torch.Tensor) -> Answers:
         """The logits and features of clips, a batch at a time."""
