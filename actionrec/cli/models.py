@@ -159,7 +159,7 @@ def calibrate(
     Args:
         output: New model file, *.safetensors.
         negatives: Folder with videos that show none of the labels, the more different the better.
-        false_alarms: OpenUnitInterval of the videos with a known label that may be taken for none of these.
+        false_alarms: Share of the videos with a known label that may be taken for none of these.
         workers: Processes that read videos; by default one a core.
     """
     from actionrec.datasets.check import without_damaged_videos
