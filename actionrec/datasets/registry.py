@@ -81,8 +81,8 @@ DATASETS: dict[str, DatasetKind] = {
         csv.open_csv,
         "videos of your own, listed in a CSV file",
         "ROOT is the file; columns path,label and, if known, group, split (train, val), and start "
-        "and end of segments in seconds; without split the groups are dealt into five folds; several "
-        "labels in a cell are parted by |",
+        "and end of segments in seconds; without split the groups are dealt into five folds; "
+        "several labels in a cell are parted by |",
         splits=csv.FOLDS,
         may_lack_training=True,
         may_have_several_labels=True,

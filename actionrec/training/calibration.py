@@ -41,6 +41,7 @@ from actionrec.models.shared_batches import score_videos, threads_of
 from actionrec.processes import WorkerError
 from actionrec.progress import track
 from actionrec.training.head import PENALTIES, logistic_regression
+from actionrec.video.segments import VideoSource
 
 log = logging.getLogger(__name__)
 
@@ -146,14 +147,14 @@ def calibrate(
     require_apart(negatives, dataset)
     model = uncalibrated(model)
     ready = InferenceModel(model, precision="float32")
-    paths = [video.path for video in dataset.val]
-    found, failures = outputs(ready, [*paths, *negatives], workers)
-    known = [video for video in dataset.val if video.path in found]
+    sources = list(dict.fromkeys(video.source for video in dataset.val))
+    found, failures = outputs(ready, [*sources, *negatives], workers)
+    known = [video for video in dataset.val if video.source in found]
     others = [path for path in negatives if path in found]
     require_enough(known, others, negatives, false_alarms, failures)
     labels = model.config.labels
     truths = np.array([labels.index(dataset.labels[video.label]) for video in known])
-    of_known = collected(found, [video.path for video in known])
+    of_known = collected(found, [video.source for video in known])
     of_others = collected(found, others)
 
     groups = [video.group or str(video.path) for video in known] + list(map(str, others))
@@ -283,8 +284,8 @@ def with_calibration(
 
 
 def outputs(
-    model: InferenceModel, paths: Sequence[Path], workers: int | None
-) -> tuple[dict[Path, tuple[torch.Tensor, np.ndarray]], list[Failure]]:
+    model: InferenceModel, videos: Sequence[VideoSource], workers: int | None
+) -> tuple[dict[VideoSource, tuple[torch.Tensor, np.ndarray]], list[Failure]]:
     """Logits and features of the clips of each video, those of `predict`, and the failures."""
 
     def logits_and_features(clips: torch.Tensor) -> np.ndarray:
@@ -292,23 +293,25 @@ def outputs(
 
     networks = [logits_and_features] * threads_of(model)
     classes = len(model.labels)
-    found: dict[Path, tuple[torch.Tensor, np.ndarray]] = {}
+    found: dict[VideoSource, tuple[torch.Tensor, np.ndarray]] = {}
     failures = []
-    with closing(score_videos(networks, model.clips, paths, workers=workers)) as scored:
-        for path, result in track(scored, "scoring videos", len(paths)):
+    with closing(score_videos(networks, model.clips, videos, workers=workers)) as scored:
+        for video, result in track(scored, "scoring videos", len(videos)):
             if isinstance(result, VideoError | WorkerError):
-                failures.append(Failure(str(path), str(result)))
+                failures.append(Failure(str(video), str(result)))
             elif isinstance(result, ActionrecError):
                 raise result
             else:
                 answers = result.answers[:, 0]
-                found[path] = torch.from_numpy(answers[:, :classes]), answers[:, classes:]
+                found[video] = torch.from_numpy(answers[:, :classes]), answers[:, classes:]
     return found, failures
 
 
-def collected(found: dict[Path, tuple[torch.Tensor, np.ndarray]], paths: Sequence[Path]) -> Outputs:
+def collected(
+    found: dict[VideoSource, tuple[torch.Tensor, np.ndarray]], videos: Sequence[VideoSource]
+) -> Outputs:
     """The outputs of some videos, in order."""
-    return Outputs([found[path][0] for path in paths], [found[path][1] for path in paths])
+    return Outputs([found[video][0] for video in videos], [found[video][1] for video in videos])
 
 
 def best_temperature(outputs: Outputs, truths: np.ndarray) -> float:
