@@ -48,7 +48,7 @@ def evaluate(
         devices: GPUs (or, without a GPU, processes) of this machine; the results do not depend on
             the number.
         nodes: Number of machines; start the command with torchrun or Slurm.
-        output: Folder for a report: results.json, per_class.csv, predictions.csv and pictures.
+        output: Folder for a report: figures, tables, pictures, and report.html with the mistakes.
         save_logits: File, *.safetensors, for the logits of all clips, for `actionrec compare`.
     """
     from actionrec.datasets.check import without_damaged_videos
@@ -88,7 +88,9 @@ def evaluate(
         if save_logits is not None:
             logits.save(Path(save_logits))
         if output is not None:
-            write_report(Path(output), logits, result)
+            skipped = {failure.video for failure in result.skipped}
+            sources = [each.source for each in data.val if str(each.source) not in skipped]
+            write_report(Path(output), logits, result, sources)
     finally:
         print_evaluation(result, format)
     return 1 if result.skipped else 0
