@@ -108,6 +108,8 @@ class Outputs:
 
     def scores(self, temperature: float) -> np.ndarray:
         """Softmax scores (videos, classes), averaged over clips as `predict` does."""
+        if not self.logits:
+            return np.empty((0, 1), dtype=np.float32)
         decision = Decision(temperature=temperature)
         return torch.stack([decision.scores(each).mean(dim=0) for each in self.logits]).numpy()
 
