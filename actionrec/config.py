@@ -61,6 +61,7 @@ class TrainConfig:
         split: 1, 2, 3 or paper for ucf101; 1 to 3 for hmdb51; the fold, 1 to 5, for a CSV file
             without a split column.
         frame_rate: Frames a second of folders of frames.
+        multi_label: A video may have several labels, parted by | in the CSV file, or none.
         recipe: Values of the settings marked (recipe) that are not given: paper, small for few
             videos, or auto, which is paper for the public data sets and chosen by the number of
             videos for others.
@@ -157,6 +158,7 @@ class TrainConfig:
     root: str | None = None
     split: str = "1"
     frame_rate: Positive = field(default_factory=frame_rate)
+    multi_label: bool = False
     recipe: RecipeName = "auto"
     backbone: BackboneName | None = None
     weights: str = "kinetics400"

@@ -9,8 +9,8 @@ from actionrec.errors import Failure
 from actionrec.explanation.heat_maps import explain_video
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction.live import watch
-from actionrec.prediction.timeline import Timeline, score_timeline
-from actionrec.prediction.timeline_settings import DEFAULTS, stored_settings
+from actionrec.prediction.timeline import Timeline, default_settings, score_timeline
+from actionrec.prediction.timeline_settings import stored_settings
 from actionrec.prediction.videos import Prediction, predict_video, predict_videos, video_features
 from actionrec.video.address import Address, VideoPath, video_path
 
@@ -60,13 +60,14 @@ class Recognizer(InferenceModel):
             video: A file or an address.
             hop: Seconds from one window to the next; by default half a clip, or what `actionrec
                 evaluate --timeline` has chosen for the model.
-            min_score: Steps whose best class scores less belong to no segment; by default 0.2, or
-                what was chosen for the model.
+            min_score: Labels that score less in a step have no segment there; by default 0.2, the
+                label's threshold where a video may have several labels, or what was chosen for the
+                model.
 
         Raises:
             VideoError: the video can't be read at all.
         """
-        settings = stored_settings(self.name) or DEFAULTS
+        settings = stored_settings(self.name) or default_settings(self)
         if hop is not None:
             settings = replace(settings, hop=hop)
         if min_score is not None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("actionrec")
 
 LONGEST_LABEL = 28  # characters
+# In the place of a label where no class scores enough.
+NONE_OF_THESE = "none of these"
 # Control characters and line ends move the cursor of a terminal, bidirectional marks change the
 # order of letters, and lone surrogates, which stand for the bytes of a name that is no UTF-8,
 # can't be encoded.

@@ -18,10 +18,8 @@ import av
 import pytest
 import requests
 
-from actionrec.app.service import MIN_SCORE
 from actionrec.cli.main import main
 from actionrec.prediction.timeline import score_timeline
-from actionrec.prediction.timeline_settings import TimelineSettings
 from actionrec.recognizer import Recognizer
 
 BROWSER = next(
@@ -331,9 +329,7 @@ def test_the_page_shows_label_timeline_and_heat_map_in_a_browser(
             ".flatMap(track => [...track.cues ?? []]).map(cue => cue.text)"
         )
 
-    timeline = score_timeline(
-        Recognizer(small_recognizer, "cpu", "float32"), video, TimelineSettings(min_score=MIN_SCORE)
-    )
+    timeline = score_timeline(Recognizer(small_recognizer, "cpu", "float32"), video)
     label = timeline.top[0].label
     cues = shows(video, timeline.segments[0].label)
     assert cues == [f"{part.label} ({part.score:.0%})" for part in timeline.segments]

@@ -13,7 +13,7 @@ from actionrec.evaluation.accuracy import evaluation_of
 from actionrec.evaluation.logits import ClipLogits
 from actionrec.evaluation.report import require_same_evaluation, write_report
 
-NAMES = ["confusion_matrix.png", "per_class.csv", "per_class.png", "predictions.csv"]
+NAMES = ["confusion_matrix.png", "per_class.csv", "per_class.png", "predictions.csv", "report.html"]
 
 
 @pytest.fixture

@@ -210,7 +210,8 @@ def test_shards_as_lines_and_as_parquet_hold_the_same_results_as_each_video_alon
 
 
 def assert_same_prediction(row, expected):
-    assert set(row) == {"video", "model", "top", "clips"}
+    given = {"labels", "none_of_these", "uncertainty"}
+    assert set(row) == {"video", "model", "top", "clips"} | given
     assert (row["video"], row["model"]) == (expected["video"], expected["model"])
     for ours, other in zip([row, *row["clips"]], [expected, *expected["clips"]], strict=True):
         assert ours.get("start") == other.get("start") and ours.get("end") == other.get("end")

@@ -242,7 +242,9 @@ def test_a_stream_that_breaks_off_and_comes_back_is_watched_on(model):
     gaps = [after["start"] - before["end"] for before, after in pairwise(lines)]
     assert max(gaps) > 0.9
     assert all(0 < line["end"] - line["start"] < 1 for line in lines)
-    assert set(lines[0]) == {"source", "time", "start", "end", "delay", "top"}
+    assert set(lines[0]) == {
+        *("source", "time", "start", "end", "delay", "top", "labels", "none_of_these")
+    }
 
 
 def test_a_pipe_is_watched_to_its_end(encode, tmp_path, model):

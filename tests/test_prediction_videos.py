@@ -106,7 +106,9 @@ def test_json_holds_an_object_a_video_also_for_those_that_fail(command, model, m
         assert words in results[name]["error"]
         assert results[name]["error"] in run.stderr
     good = results["m_good.avi"]
-    assert set(good) == {"video", "model", "top", "clips"}
+    given = {"labels", "none_of_these", "uncertainty"}
+    assert set(good) == {"video", "model", "top", "clips"} | given
+    assert good["labels"] == good["top"][:1] and good["none_of_these"] is False
     assert sum(entry["score"] for entry in good["top"]) == pytest.approx(1, abs=1e-5)
     assert set(good["clips"][0]) == {"start", "end", "top"}
     assert len(results["d_short.avi"]["clips"]) == 1

@@ -7,6 +7,7 @@ timeline in step.
 import logging
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from markupsafe import Markup, escape
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from actionrec.app.service import MIN_SCORE, TOP, Playable, Progress, Result, Service
+from actionrec.app.service import TOP, Playable, Progress, Result, Service
 from actionrec.errors import ActionrecError
 from actionrec.explanation.heat_maps import Explanation
 from actionrec.models.catalogue import list_weights
@@ -88,7 +89,7 @@ def page(service: Service, max_megabytes: float, teaches: bool) -> gr.Blocks:
                 }
             if isinstance(result, Timeline):
                 return {
-                    strip: html.timeline(result, colours(result), MIN_SCORE),
+                    strip: html.timeline(result, colours(result), lanes(result)),
                     labels: {entry.label: entry.score for entry in result.top},
                 }
             return {caption: html.caption(result.explanation), heat: result.video}
@@ -150,6 +151,13 @@ def models(own: str) -> list[tuple[str, str]]:
         for row in list_weights()
     }
     return [(words, name) for name, words in ({own: own} | listed).items()]
+
+
+def lanes(timeline: Timeline) -> dict[str, int]:
+    """The lane of the strip, from 0, for each label: one for all, unless segments overlap."""
+    names = list(dict.fromkeys(segment.label for segment in timeline.segments))
+    overlap = any(after.start < before.end for before, after in pairwise(timeline.segments))
+    return {name: number if overlap else 0 for number, name in enumerate(names)}
 
 
 def colours(timeline: Timeline) -> dict[str, str]:

@@ -22,8 +22,7 @@ from actionrec.errors import ActionrecError, VideoError
 from actionrec.explanation.heat_maps import Explanation
 from actionrec.explanation.pictures import write_overlay
 from actionrec.prediction.rendering import frame_size
-from actionrec.prediction.timeline import Timeline, score_timeline
-from actionrec.prediction.timeline_settings import TimelineSettings
+from actionrec.prediction.timeline import Timeline
 from actionrec.recognizer import Recognizer
 from actionrec.text import clock_time
 from actionrec.video.container import opened
@@ -34,7 +33,6 @@ from actionrec.video.writer import TIME_BASE, VideoWriter
 logger = logging.getLogger(__name__)
 
 TOP = 5  # labels shown
-MIN_SCORE = 0.2  # as in `actionrec timeline`
 MAX_PIXELS = 7680 * 4320  # of a frame: decoding takes up to 13 bytes for each
 # Suffixes and codecs that every browser plays.
 PLAYABLE = {(".mp4", "h264"), (".webm", "vp8"), (".webm", "vp9")}
@@ -143,7 +141,7 @@ class Service:
         report(Playable(path if playable else None))
         clips = len(windows_of(self.recognizer, video))
         reporting = with_progress(self.recognizer, clips, report)
-        timeline = score_timeline(reporting, path, TimelineSettings(min_score=MIN_SCORE))
+        timeline = reporting.timeline(path)
         report(timeline)
         if not playable:
             convert(video, folder / "video.mp4", report)

@@ -45,7 +45,10 @@ def data_list(
         return 0
 
     data = open_dataset(dataset, root, split)
-    train, val = (Counter(video.label for video in side) for side in (data.train, data.val))
+    train, val = (
+        Counter(label for video in side for label in video.all_labels)
+        for side in (data.train, data.val)
+    )
     per_class = {
         name: {"train": train[label], "val": val[label]} for label, name in enumerate(data.labels)
     }

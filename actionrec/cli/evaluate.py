@@ -40,7 +40,7 @@ def evaluate(
 ) -> int:
     """Measure the accuracy of a model on the validation videos of a data set.
 
-    Prints clip-level and video-level Top-1 and Top-5; your own data may be test videos alone.
+    Prints Top-1 and Top-5 of clips and videos, and with several labels a video mAP.
 
     Examples:
         actionrec evaluate --model runs/mine/model.safetensors --dataset ucf101 --root UCF-101
@@ -55,7 +55,7 @@ def evaluate(
             that supports it.
         devices: GPUs or, without one, processes of this machine; no result depends on it.
         nodes: Number of machines; start the command with torchrun or Slurm.
-        output: Folder for a report: results.json, tables in CSV and pictures.
+        output: Folder for a report: figures, tables, pictures, and report.html with the mistakes.
         save_logits: File, *.safetensors, for the logits of all clips, for `actionrec compare`.
         timeline: Find the segments too, and tune `actionrec timeline` for the model.
     """
@@ -76,7 +76,8 @@ def evaluate(
         raise UsageError("--timeline works in one process; leave out --devices and --nodes.")
     device = join(devices, nodes)
     ready = InferenceModel.load(model, device, precision, decoder, engine=engine)
-    data = open_dataset(dataset, root, split, to_train=False)
+    several = ready.decision.multi_label
+    data = open_dataset(dataset, root, split, to_train=False, multi_label=several)
     if timeline and not data.has_segments:
         raise UsageError(
             f"--timeline needs segments, and {data.root} has none: give a CSV file with the "
@@ -117,7 +118,9 @@ def evaluate(
         if save_logits is not None:
             logits.save(Path(save_logits))
         if output is not None:
-            write_report(Path(output), logits, result, found)
+            skipped = {failure.video for failure in result.skipped}
+            sources = [each.source for each in data.val if str(each.source) not in skipped]
+            write_report(Path(output), logits, result, sources, found)
     finally:
         print_evaluation(result, format)
     return 1 if result.skipped else 0

@@ -26,7 +26,7 @@ from actionrec.cli.data import (
 )
 from actionrec.cli.evaluate import compare, evaluate
 from actionrec.cli.explain import explain
-from actionrec.cli.models import export, info, weights_download, weights_list
+from actionrec.cli.models import calibrate, export, info, weights_download, weights_list
 from actionrec.cli.parser import (
     STAGES,
     HelpFormatter,
@@ -101,6 +101,7 @@ VERBS = {
         a={"nargs": "+", "default": [], "metavar": "FILE"},
         b={"nargs": "+", "default": [], "metavar": "FILE"},
     ),
+    "calibrate": _verb(calibrate, "model"),
     "explain": _verb(explain, "video", point={"nargs": 2, "type": int, "metavar": ("X", "Y")}),
     "export": _verb(export),
     "info": _verb(info, stages=STAGES),

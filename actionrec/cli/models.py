@@ -5,18 +5,21 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, OpenUnitInterval, PositiveInt
 
+from actionrec.cli.parser import complain
 from actionrec.cli.printing import (
     Format,
+    print_calibration,
     print_csv,
     print_json,
     print_quantization,
     print_rows,
     print_table,
 )
-from actionrec.config import BackboneName, BlockName
+from actionrec.config import BackboneName, BlockName, DatasetName
 from actionrec.errors import UsageError
+from actionrec.files import require_free, require_suffix
 from actionrec.video.address import video_path
 
 
@@ -129,6 +132,63 @@ def export(
     for shape, difference in exported.differences.items():
         print(f"  {shape}: differs from PyTorch by at most {difference:.1e} of the largest logit")
     return 0
+
+
+def calibrate(
+    model: str,
+    dataset: DatasetName,
+    output: str,
+    root: str | None = None,
+    split: str = "1",
+    negatives: str | None = None,
+    false_alarms: OpenUnitInterval = 0.05,
+    workers: PositiveInt | None = None,
+    format: Literal["table", "json"] = "table",
+) -> int:
+    """Let a model answer "none of these", and its scores be shares of right answers.
+
+    Writes a new model file. The validation videos of the data set choose the temperature of the
+    softmax and the confidence below which a video shows none of the labels. Videos that show none,
+    --negatives, train a detector; without them the best score decides, which tells little of
+    actions that look like nothing in training.
+
+    Examples:
+        actionrec calibrate model.safetensors --dataset csv --root my.csv --output new.safetensors
+        actionrec calibrate runs/mine --dataset folder --root my_videos --negatives others/ \
+            --false-alarms 0.1 --output new.safetensors
+
+    Args:
+        output: New model file, *.safetensors.
+        negatives: Folder with videos that show none of the labels, the more different the better.
+        false_alarms: Share of the videos with a known label that may be taken for none of these.
+        workers: Processes that read videos; by default one a core.
+    """
+    from actionrec.datasets.check import without_damaged_videos
+    from actionrec.datasets.registry import open_dataset
+    from actionrec.models.classifier import VideoClassifier
+    from actionrec.models.exported import is_exported
+
+    require_suffix(Path(output), [".safetensors"], "--output")
+    require_free(Path(output))
+    if is_exported(model):
+        raise UsageError(
+            f"{model} is an exported file; calibrate the model that it was made from, and export "
+            "the new file."
+        )
+
+    from actionrec.training.calibration import calibrate as run
+    from actionrec.training.calibration import negatives_in
+
+    others = negatives_in(negatives) if negatives is not None else []
+    classifier = VideoClassifier.load(model)
+    data = open_dataset(dataset, root, split, to_train=False, multi_label=False)
+    data, damaged = without_damaged_videos(data, sides=("val",))
+    calibrated, figures, failures = run(classifier, data, others, false_alarms, workers)
+    for failure in (failures := damaged + failures):
+        complain(failure.error)
+    calibrated.save(Path(output))
+    print_calibration(output, figures, format)
+    return 1 if failures else 0
 
 
 def weights_list(format: Format = "table") -> int:

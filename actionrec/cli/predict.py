@@ -45,6 +45,7 @@ def predict(
     engine: EngineName = "auto",
     decoder: DecoderName = "pyav",
     format: Format = "table",
+    sort: Literal["none", "uncertainty"] = "none",
     files_from: str | None = None,
     output: str | None = None,
     workers: str | None = None,
@@ -72,6 +73,7 @@ def predict(
         clips: Clips of each video; by default enough to cover it, at most ten.
         precision: auto: bfloat16 (scores within 0.02) on hardware for it.
         decoder: Library; decord and torchcodec, extras, are less exact.
+        sort: uncertainty: the videos whose label would teach most come first, once all are done.
         files_from: Text file or address, a path on each line; or - for standard input.
         output: File for the results, by its suffix; with --cluster a folder or s3://...
         workers: Processes that read for --output; with --cluster machines' workers.
@@ -89,8 +91,10 @@ def predict(
             "--workers, --shard, --timeout and --memory need --output with a "
             f"*{' or *'.join(PREDICTION_FORMATS)}."
         )
-    if output is not None and format != "table":
-        raise UsageError("--output writes to a file and prints nothing; leave out --format.")
+    if output is not None and (format, sort) != ("table", "none"):
+        raise UsageError(
+            "--output writes to a file and prints nothing; leave out --format and --sort."
+        )
     if cluster is None and (address, gpus_per_worker) != (None, None):
         raise UsageError("--address and --gpus-per-worker need --cluster ray.")
     least, most = _worker_range(workers)
@@ -142,7 +146,12 @@ def predict(
                 complain(result.error)
             yield result
 
-    print_predictions(results(), format)
+    ordered = results()
+    if sort == "uncertainty":
+        predicted = [each for each in ordered if not isinstance(each, Failure)]
+        predicted.sort(key=lambda each: -each.uncertainty)
+        ordered = iter([*predicted, *failures])
+    print_predictions(ordered, format, ready.decision.multi_label)
     return 1 if failures else 0
 
 
@@ -247,8 +256,8 @@ def timeline(
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
         hop: Seconds from one window to the next; by default half a clip.
+        min_score: Lowest score of a segment, 0 to 1; by default 0.2, or a label's stored threshold.
         smoothing: Seconds over which scores are averaged.
-        min_score: Lowest score of a segment, from 0 to 1; by default 0.2.
         min_length: Shortest segment, in seconds.
         bridge: Longest gap between two segments of one class that makes them one, in seconds.
         topk: Number of best classes kept for each window.
@@ -264,8 +273,8 @@ def timeline(
 
     from actionrec.models.inference import InferenceModel
     from actionrec.prediction import rendering
-    from actionrec.prediction.timeline import INTERRUPTED, score_timeline
-    from actionrec.prediction.timeline_settings import DEFAULTS, stored_settings
+    from actionrec.prediction.timeline import INTERRUPTED, default_settings, score_timeline
+    from actionrec.prediction.timeline_settings import stored_settings
 
     if render and not isinstance(found[0], Failure):
         rendering.require_rendering(found[0], Path(render))
@@ -279,7 +288,7 @@ def timeline(
     }
     given = {name: value for name, value in given.items() if value is not None}
     stored = stored_settings(model)
-    settings = replace(stored or DEFAULTS, **given)
+    settings = replace(stored or default_settings(ready), **given)
     if stored:
         logger.info("tuned for this model: %s", settings)
     problems: list[str] = []

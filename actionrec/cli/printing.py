@@ -12,7 +12,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from actionrec.errors import Failure
-from actionrec.text import aligned_table, csv_row, hours, json_text, plain_table, visible
+from actionrec.text import (
+    NONE_OF_THESE,
+    aligned_table,
+    csv_row,
+    hours,
+    json_text,
+    plain_table,
+    visible,
+)
 
 if TYPE_CHECKING:
     from actionrec.evaluation.accuracy import Evaluation
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from actionrec.prediction.timeline import Timeline
     from actionrec.prediction.videos import Prediction
     from actionrec.quantize import Comparison as QuantizationComparison
+    from actionrec.training.calibration import Calibration
 
 Format = Literal["table", "json", "csv"]
 
@@ -101,19 +110,30 @@ def print_results(
                 show(each)
 
 
-def print_predictions(results: "Iterable[Prediction | Failure]", format: Format) -> None:
-    """Print the best classes of each video."""
+def print_predictions(
+    results: "Iterable[Prediction | Failure]", format: Format, multi_label: bool = False
+) -> None:
+    """Print the best classes of each video, and which of them it is given."""
 
     def csv_rows(result: "Prediction") -> Iterable[Sequence[Any]]:
+        given = {entry.label for entry in result.labels}
         for rank, entry in enumerate(result.top, start=1):
-            yield [result.video, rank, entry.label, entry.score, ""]
+            known = int(entry.label in given), result.uncertainty
+            yield [result.video, rank, entry.label, entry.score, *known, ""]
 
     def show(result: "Prediction") -> None:
         clips = f"{len(result.clips)} clip{'s' if len(result.clips) > 1 else ''}"
         say(f"{result.video}  ({result.clips[-1].end:.1f} s, {clips})")
-        print_table(("", f"{entry.score:.2%}", entry.label) for entry in result.top)
+        if result.none_of_these:
+            print(f"  {NONE_OF_THESE}; the nearest:", flush=True)
+        # With one label a video, its place marks it.
+        given = {entry.label for entry in result.labels} if multi_label else set()
+        print_table(
+            ("*" if entry.label in given else "", f"{entry.score:.2%}", entry.label)
+            for entry in result.top
+        )
 
-    csv_head = ["video", "rank", "label", "score", "error"]
+    csv_head = ["video", "rank", "label", "score", "given", "uncertainty", "error"]
     print_results(
         results, format, lambda result: [json_text(asdict(result))], csv_head, csv_rows, show
     )
@@ -130,6 +150,8 @@ def print_timelines(results: "Iterable[Timeline | Failure]", format: Format) -> 
                 ("", f"{hours(each.start)} - {hours(each.end)}", f"{each.score:.2%}", each.label)
                 for each in result.segments
             )
+        elif result.none_of_these:
+            print(f"  {NONE_OF_THESE}; the nearest is {result.top[0].label}", flush=True)
         else:
             highest = max(step.top[0].score for step in result.steps)
             print(f"  no class reaches --min-score; the highest is {highest:.2%}", flush=True)
@@ -140,6 +162,8 @@ def print_timelines(results: "Iterable[Timeline | Failure]", format: Format) -> 
 def print_evaluation(result: "Evaluation", format: Format) -> None:
     """Print the accuracies on the whole data set and of each class."""
     clip, video, protocol, classes = result.clip, result.video, result.protocol, result.per_class
+    # Where a video may have several labels.
+    precision = getattr(result, "map", None)
     if format == "json":
         print_json(asdict(result))
     elif format == "csv":
@@ -153,6 +177,10 @@ def print_evaluation(result: "Evaluation", format: Format) -> None:
             rows = [
                 [*row, value] for row, value in zip(rows, [timeline.mean, *of_classes], strict=True)
             ]
+        if precision is not None:
+            head.append("average_precision")
+            for row, value in zip(rows, [precision, *_average_precisions(result)], strict=True):
+                row.append(value)
         print_csv(head, rows)
     else:
         print(
@@ -165,12 +193,21 @@ def print_evaluation(result: "Evaluation", format: Format) -> None:
             cells = [(f"{top:.2%}", "{:.2%} to {:.2%}".format(*interval)) for top, interval in tops]
             rows.append([name, *cells[0], *cells[1], level.n])
         print_table(rows, ["", "Top-1", "95 % interval", "Top-5", "95 % interval", "n"])
+        if precision is not None:
+            print(f"mAP: {precision:.2%} of videos, {result.clip_map:.2%} of clips")
         print()
         rows = [
             [name, f"{each.clip_top1:.1%}", f"{each.video_top1:.1%}", each.videos]
             for name, each in classes.items()
         ]
-        print_table(rows, ["class", "clip", "video", "videos"])
+        head = ["class", "clip", "video", "videos"]
+        if precision is not None:
+            head += ["average precision", "threshold", "precision", "recall"]
+            for row, each in zip(rows, classes.values(), strict=True):
+                right = "–" if each.precision is None else f"{each.precision:.1%}"
+                row += [f"{each.average_precision:.1%}", f"{each.threshold:.3f}", right]
+                row.append(f"{each.recall:.1%}")
+        print_table(rows, head)
         if timeline := getattr(result, "timeline", None):
             print()
             print_timeline_figures(timeline)
@@ -200,6 +237,10 @@ def print_timeline_figures(result: "TimelineEvaluation") -> None:
     print_table(rows, ["", "timeline", "by defaults"])
 
 
+def _average_precisions(result: "Evaluation") -> list[float]:
+    return [each.average_precision for each in result.per_class.values()]
+
+
 def print_comparison(result: "Comparison", format: Format) -> None:
     """Print Top-1 in percent, differences in points of percent, the tests, and the verdict."""
     if format == "json":
@@ -219,6 +260,36 @@ def print_comparison(result: "Comparison", format: Format) -> None:
     ]
     print_table(rows, ["McNemar", "only A", "only B", "p", "test"])
     print(f"\n{result.verdict} {result.limits}".rstrip())
+
+
+def print_calibration(output: str, found: "Calibration", format: Literal["table", "json"]) -> None:
+    """Print what calibration chose, and the figures before and after."""
+    if format == "json":
+        print_json({"output": output} | asdict(found))
+        return
+    say(
+        f"{output}: temperature {found.temperature:.3g}; below a "
+        f"{'confidence of the detector' if found.detector else 'best score'} of "
+        f"{found.least_confidence:.4g}, {NONE_OF_THESE}"
+    )
+    say(
+        f"of {found.videos} known videos, held out in turn: {found.top1:.1%} right, "
+        f"{found.top1_kept:.1%} right and kept, {found.rejected:.1%} rejected "
+        f"(allowed: {found.false_alarms:.1%})"
+    )
+    rows = [
+        ["expected calibration error", f"{found.calibration_error_before:.3f}"]
+        + [f"{found.calibration_error:.3f}"],
+        ["loss", f"{found.loss_before:.3f}", f"{found.loss:.3f}"],
+    ]
+    if found.auroc is not None:
+        say(f"of {found.negatives} negatives: {found.accepted:.1%} accepted")
+        rows += [
+            ["AUROC against negatives", f"{found.auroc_before:.3f}", f"{found.auroc:.3f}"],
+            ["negatives accepted with 95 % of known", f"{found.fpr95_before:.3f}"]
+            + [f"{found.fpr95:.3f}"],
+        ]
+    print_table(rows, ["", "before", "after"])
 
 
 def print_quantization(output: str, found: "QuantizationComparison") -> None:

@@ -31,8 +31,9 @@ def train(config: TrainConfig) -> int:
         # Runs of earlier versions have none.
         mean = f", mean class accuracy {clip['mean_class']:.1%}" if "mean_class" in clip else ""
         title = "fitted head" if head_alone else f"{name} epoch ({result['epoch']})"
+        precision = f"mAP {clip['map']:.1%}, " if "map" in clip else ""
         print(
-            f"{title}: clip-level Top-1 {clip['top1']:.1%}, "
+            f"{title}: {precision}clip-level Top-1 {clip['top1']:.1%}, "
             f"Top-5 {clip['top5']:.1%}{mean}, one clip of each of {clip['n']} validation videos"
         )
     print(f"model: {output}/model.safetensors")

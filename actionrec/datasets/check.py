@@ -328,7 +328,9 @@ def without_damaged_videos(
 
     good = {side: tuple(filter(is_good, getattr(dataset, side))) for side in sides}
     left = replace(dataset, **good)
-    before, after = ({video.label for video in each.train} for each in (dataset, left))
+    before, after = (
+        {label for video in each.train for label in video.all_labels} for each in (dataset, left)
+    )
     if lost := sorted(before - after):
         raise ActionrecError(
             f"All training videos of {dataset.labels[lost[0]]} are bad by {file}; replace them or "

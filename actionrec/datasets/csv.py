@@ -11,6 +11,9 @@ fold N validates: `--split 1` to `--split 5`.
 
 `start` and `end` make a row a segment of its file, in seconds; both empty mean all of it. A file
 may then have many rows, and all of them are on one side; where no group is known, the file is it.
+
+With `--multi-label true` a video may have several labels, parted by | in its cell, or none: an
+empty cell.
 """
 
 import codecs
@@ -21,7 +24,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from difflib import get_close_matches
 from itertools import islice
@@ -50,11 +53,19 @@ SIDE_NAMES = {
     "test": ("test", "testing"),
 }
 
+# Between the labels of a cell.
+SEPARATOR = "|"
+
 Row = dict[str, str]
 Segment = tuple[float, float]
 
 
-def open_csv(path: str | Path, split: str = "1", to_train: bool = True) -> VideoDataset:
+def open_csv(
+    path: str | Path,
+    split: str = "1",
+    to_train: bool = True,
+    multi_label: bool | None = None,
+) -> VideoDataset:
     """Return the videos that a CSV file lists; the labels are its label names, sorted.
 
     Columns are separated by commas, semicolons or tabs; other columns than `COLUMNS` are not used.
@@ -69,6 +80,9 @@ def open_csv(path: str | Path, split: str = "1", to_train: bool = True) -> Video
     A row with `start` and `end` is a segment. All segments of a file must be on one side; segments
     that overlap and have different labels are kept and told.
 
+    A cell holds one label or, with `multi_label`, several, parted by |, or none. By default there
+    are several where one of the cells holds |.
+
     A listed file that doesn't exist is warned of and kept, and counts as a broken video when it is
     read; where half the files or more don't exist, the paths themselves must be wrong: an error.
 
@@ -76,8 +90,8 @@ def open_csv(path: str | Path, split: str = "1", to_train: bool = True) -> Video
         UsageError: `path` is a folder, or its `split` column leaves no choice of a fold.
         ActionrecError: the file can't be read, has wrong columns, an incomplete line or one
             video twice, lacks the groups or labels that the division needs, divides a group
-            or file between training and validation, has an impossible segment, or most of its
-            videos don't exist.
+            or file between training and validation, has an impossible segment or, without
+            `multi_label`, several labels in a cell, or most of its videos don't exist.
     """
     if is_address(path):
         raise UsageError(f"{path} is an address; download the list, its videos may stay there.")
@@ -85,6 +99,9 @@ def open_csv(path: str | Path, split: str = "1", to_train: bool = True) -> Video
     if path.is_dir():
         raise UsageError(f"{path} is a folder; give the CSV file itself, --root FILE.csv.")
     rows = _read(path)
+    if multi_label is None:
+        multi_label = has_several_labels(rows)
+    _check_labels(path, rows, multi_label)
     if not to_train and not rows[0].keys() & {"split", "group"}:
         train, val, rest = [], rows, []
     elif "split" not in rows[0]:
@@ -94,30 +111,58 @@ def open_csv(path: str | Path, split: str = "1", to_train: bool = True) -> Video
     else:
         raise UsageError(f"{path} has a split column, so there is no split {split!r} of it.")
 
-    labels = tuple(sorted({row["label"] for row in train + val}))
-    trained = {row["label"] for row in train}
-    if trained and (stray := next((row for row in val if row["label"] not in trained), None)):
-        raise ActionrecError(
-            f"{path}, line {stray['line']}: no training video shows {stray['label']!r}, which "
-            "this one is to validate; add training videos of it from another group, or check the "
-            "spelling."
-        )
+    labels = tuple(sorted({label for row in train + val for label in _labels_of(row, multi_label)}))
+    if not labels:
+        raise ActionrecError(f"{path} has no label in any line; fill in the column label.")
+    trained = {label for row in train for label in _labels_of(row, multi_label)}
+    for row in val if trained else []:
+        if strays := [label for label in _labels_of(row, multi_label) if label not in trained]:
+            raise ActionrecError(
+                f"{path}, line {row['line']}: no training video shows {strays[0]!r}, which "
+                "this one is to validate; add training videos of it from another group, or check "
+                "the spelling."
+            )
     _check_files(path, train + val)
     index = {name: label for label, name in enumerate(labels)}
-    sides = [
-        tuple(
-            LabelledVideo(
-                beside(path.parent, row["path"]),
-                index[row["label"]],
-                _group_of(row),
-                _segment_of(row),
-            )
-            for row in side
-        )
-        for side in (train, val)
-    ]
+
+    def video(row: Row) -> LabelledVideo:
+        own = tuple(index[label] for label in _labels_of(row, multi_label))
+        first, several = own[0] if own else -1, own if multi_label else None
+        path_here, part = beside(path.parent, row["path"]), _segment_of(row)
+        return LabelledVideo(path_here, first, _group_of(row), part, several)
+
+    sides = [tuple(map(video, side)) for side in (train, val)]
     others = tuple(beside(path.parent, row["path"]) for row in rest)
-    return VideoDataset("csv", labels, *sides, others=others)
+    return VideoDataset("csv", labels, *sides, others=others, multi_label=multi_label)
+
+
+def has_several_labels(rows: Iterable[Row]) -> bool:
+    """Whether a cell holds several labels."""
+    return any(SEPARATOR in row["label"] for row in rows)
+
+
+def _labels_of(row: Row, multi_label: bool) -> list[str]:
+    cell = row["label"]
+    if not multi_label:
+        return [cell]
+    return [label.strip() for label in cell.split(SEPARATOR)] if cell else []
+
+
+def _check_labels(path: Path, rows: list[Row], multi_label: bool) -> None:
+    for row in rows:
+        where, cell = f"{path}, line {row['line']}", row["label"]
+        if not multi_label and not cell:
+            raise ActionrecError(f"{where} has no label; fill it in.")
+        if not multi_label and SEPARATOR in cell:
+            raise ActionrecError(
+                f"{where} has several labels in one cell, {cell!r}; add --multi-label true to "
+                "train on them all, or rename the label if it is one."
+            )
+        labels = _labels_of(row, multi_label)
+        if "" in labels:
+            raise ActionrecError(f"{where} has an empty label in {cell!r}; remove a {SEPARATOR}.")
+        if twice := [label for label, count in Counter(labels).items() if count > 1]:
+            raise ActionrecError(f"{where} has the label {twice[0]!r} twice; remove one of them.")
 
 
 def rewrite_csv(source: Path, new_path: Callable[[VideoPath], str], target: Path) -> None:
@@ -165,7 +210,8 @@ def _read(path: Path) -> list[Row]:
         values = zip(names, record, strict=False)
         row = {name: normalize("NFC", value) for name, value in values if name in COLUMNS}
         for name in COLUMNS:
-            if name in row and name not in ("group", *TIMES) and not row[name]:
+            # Whether a label may be empty is known once all rows are.
+            if name in row and name not in ("group", "label", *TIMES) and not row[name]:
                 raise ActionrecError(f"{where} has no {name}; fill it in.")
         row["path"] = _path_here(path.parent, record[names.index("path")])
         file = row["path"]

@@ -21,18 +21,26 @@ class LabelledVideo:
 
     `segment` is the part, from its start to its end in seconds; None for the whole file. `label` is
     the index into the data set's `labels`. `group` names the recording that the video was cut from,
-    None where it is unknown: a group belongs on one side, training or validation.
+    None where it is unknown: a group belongs on one side, training or validation. In a data set of
+    several labels a video, `labels` has all of this one's, and `label` is the first, or -1 where it
+    has none.
     """
 
     path: VideoPath
     label: int
     group: str | None = None
     segment: tuple[float, float] | None = None
+    labels: tuple[int, ...] | None = None
 
     @property
     def source(self) -> VideoSource:
         """What its clips are read from."""
         return VideoSegment(self.path, *self.segment) if self.segment else self.path
+
+    @property
+    def all_labels(self) -> tuple[int, ...]:
+        """All of its classes, one in a data set of one label a video."""
+        return (self.label,) if self.labels is None else self.labels
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class VideoDataset:
         flip: Whether a mirrored video keeps its class; False where classes mirror each other.
         root: The folder or list file that the data set was opened from.
         others: Listed videos that this split neither trains nor validates on.
+        multi_label: Whether a video may have several classes, or none.
     """
 
     name: str
@@ -53,6 +62,7 @@ class VideoDataset:
     flip: bool = True
     root: Path | None = None
     others: tuple[VideoPath, ...] = ()
+    multi_label: bool = False
 
     @property
     def has_segments(self) -> bool:
@@ -67,7 +77,7 @@ class VideoDataset:
     def facts(self) -> dict[str, int | bytes]:
         """What is the same in every copy of the data set, by name."""
         every = self.train + self.val
-        videos = [(video.path.name, video.label, video.segment) for video in every]
+        videos = [(video.path.name, video.all_labels, video.segment) for video in every]
         return {
             "number of classes": len(self.labels),
             "number of training videos": len(self.train),

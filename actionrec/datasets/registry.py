@@ -29,6 +29,8 @@ class DatasetKind:
         needs_root: Whether the user has to say where it lies.
         may_lack_training: Whether validation videos alone can be opened; `open` then takes
             `to_train`.
+        may_have_several_labels: Whether a video can have several labels; `open` then takes
+            `multi_label`.
         lists_beside: Patterns of list files beside ROOT that belong to it.
         rewrite_list: Where ROOT is a file that lists the videos: writes it for their copies, from
             the file, the new path of every video, and the new file.
@@ -41,6 +43,7 @@ class DatasetKind:
     splits_for_all: tuple[str, ...] = ("1",)
     needs_root: bool = True
     may_lack_training: bool = False
+    may_have_several_labels: bool = False
     lists_beside: tuple[str, ...] = ()
     rewrite_list: Callable[[Path, Callable[[Path], str], Path], None] | None = None
 
@@ -78,9 +81,11 @@ DATASETS: dict[str, DatasetKind] = {
         csv.open_csv,
         "videos of your own, listed in a CSV file",
         "ROOT is the file; columns path,label and, if known, group, split (train, val), and start "
-        "and end of segments in seconds; without split the groups are dealt into five folds",
+        "and end of segments in seconds; without split the groups are dealt into five folds; "
+        "several labels in a cell are parted by |",
         splits=csv.FOLDS,
         may_lack_training=True,
+        may_have_several_labels=True,
         rewrite_list=csv.rewrite_csv,
     ),
     "demo": DatasetKind(
@@ -93,7 +98,11 @@ DATASETS: dict[str, DatasetKind] = {
 
 
 def open_dataset(
-    name: str, root: str | Path | None = None, split: str = "1", to_train: bool = True
+    name: str,
+    root: str | Path | None = None,
+    split: str = "1",
+    to_train: bool = True,
+    multi_label: bool | None = None,
 ) -> VideoDataset:
     """Open a data set by its name.
 
@@ -102,9 +111,11 @@ def open_dataset(
         root: Its folder or CSV file; not needed for the demo data set.
         split: One of the data set's splits; "1" where there is only one.
         to_train: Whether videos to train on are needed.
+        multi_label: Whether a video may have several labels, or none; None for as the data say.
 
     Raises:
-        UsageError: there is no such data set or split, or the root is missing.
+        UsageError: there is no such data set or split, the root is missing, or the data set has one
+            label a video whatever `multi_label` says.
         ActionrecError: `root` is not that data set, or has no videos to train or to validate on.
     """
     kind = dataset_kind(name)
@@ -119,6 +130,13 @@ def open_dataset(
     if kind.needs_root and kind.rewrite_list is None and not Path(root).is_dir():
         raise ActionrecError(f"{root} is not a folder; expected is {kind.layout}.")
     options = {"to_train": to_train} if kind.may_lack_training else {}
+    if kind.may_have_several_labels:
+        options["multi_label"] = multi_label
+    elif multi_label:
+        several = ", ".join(name for name in DATASETS if DATASETS[name].may_have_several_labels)
+        raise UsageError(
+            f"The data set {name} has one label a video; several are possible with {several}."
+        )
     dataset = kind.open(root, split, **options) if kind.splits else kind.open(root, **options)
     for videos, purpose in ((dataset.train, "train"), (dataset.val, "validate")):
         if not videos and (to_train or not kind.may_lack_training or purpose == "validate"):

@@ -15,6 +15,11 @@ import numpy as np
 
 from actionrec.errors import Failure
 from actionrec.evaluation.logits import ClipLogits
+from actionrec.evaluation.several_labels import (
+    average_precisions,
+    mean_average_precision,
+    precision_recall,
+)
 
 RESAMPLES = 2000
 INTERVAL = (2.5, 97.5)  # percentiles
@@ -41,6 +46,17 @@ class ClassAccuracy:
 
 
 @dataclass(frozen=True)
+class LabelAccuracy(ClassAccuracy):
+    """Where a video may have several labels, also the average precision of the videos' scores for
+    one, and precision and recall at the model's threshold, None where no video reaches it."""
+
+    average_precision: float
+    threshold: float
+    precision: float | None
+    recall: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The accuracies on a data set; `skipped` are the videos that could not be scored."""
 
@@ -51,8 +67,20 @@ class Evaluation:
     skipped: list[Failure]
 
 
+@dataclass(frozen=True)
+class EvaluationOfSeveralLabels(Evaluation):
+    """Where a video may have several labels, Top-1 and Top-5 ask for one of them among the best, of
+    the videos that have any. `map` and `clip_map` are the mean average precisions of videos and of
+    clips, in [0, 1], over the labels that some video has."""
+
+    map: float
+    clip_map: float
+
+
 def evaluation_of(logits: ClipLogits) -> Evaluation:
     """The accuracies that follow from logits; saved logits give the same to the last digit."""
+    if logits.multi_label:
+        return evaluation_of_several_labels(logits)
     clip_truths = logits.truths[logits.video_of_clip]
     return Evaluation(
         clip=accuracy(logits.clip_ranks, logits.video_of_clip),
@@ -67,6 +95,42 @@ def evaluation_of(logits: ClipLogits) -> Evaluation:
         },
         protocol=logits.protocol,
         skipped=logits.skipped,
+    )
+
+
+def evaluation_of_several_labels(logits: ClipLogits) -> EvaluationOfSeveralLabels:
+    """The accuracies where a video may have several labels, or none."""
+    truths, scores = logits.truths, logits.video_scores
+    of_clip = logits.video_of_clip
+    labelled = truths.any(axis=1)
+    thresholds = logits.decision.least_scores(len(logits.labels))
+    precisions = average_precisions(truths, scores)
+    precision, recall = precision_recall(truths, scores, thresholds)
+    # Ranks are of the videos and clips that have a label.
+    video_truths = truths[labelled]
+    ranked = (np.cumsum(labelled) - 1)[of_clip[labelled[of_clip]]]
+    clip_truths = video_truths[ranked]
+    return EvaluationOfSeveralLabels(
+        clip=accuracy(logits.clip_ranks, ranked),
+        video=accuracy(logits.video_ranks, np.arange(len(video_truths))),
+        per_class={
+            logits.labels[label]: LabelAccuracy(
+                clip_top1=float((logits.clip_ranks[clip_truths[:, label] == 1] == 0).mean()),
+                video_top1=float((logits.video_ranks[video_truths[:, label] == 1] == 0).mean()),
+                videos=int(truths[:, label].sum()),
+                average_precision=float(precisions[label]),
+                threshold=float(thresholds[label]),
+                precision=None if np.isnan(precision[label]) else float(precision[label]),
+                recall=float(recall[label]),
+            )
+            for label in np.flatnonzero(truths.any(axis=0))
+        },
+        protocol=logits.protocol,
+        skipped=logits.skipped,
+        map=mean_average_precision(precisions),
+        clip_map=mean_average_precision(
+            average_precisions(truths[of_clip], logits.present_clip_scores)
+        ),
     )
 
 

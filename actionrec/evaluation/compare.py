@@ -178,6 +178,12 @@ def load_comparable(paths: Sequence[Path]) -> list[ClipLogits]:
         ActionrecError: a file holds no logits, or differs from the first in more than the model.
     """
     loaded = [ClipLogits.load(path) for path in paths]
+    for path, logits in zip(paths, loaded, strict=True):
+        if logits.multi_label:
+            raise ActionrecError(
+                f"{path} has several labels a video, and Top-1 is compared of one; compare the "
+                "mAP that `actionrec evaluate` prints."
+            )
     for path, logits in zip(paths[1:], loaded[1:], strict=True):
         reason = reason_against(loaded[0], logits)
         if reason:

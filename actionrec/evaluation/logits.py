@@ -19,6 +19,7 @@ from safetensors.numpy import save
 
 from actionrec.errors import ActionrecError, Failure
 from actionrec.files import replacing
+from actionrec.models.decision import Decision
 from actionrec.text import json_text
 
 METADATA_KEY = "actionrec_logits"
@@ -30,19 +31,21 @@ class ClipLogits:
 
     The file is safetensors; nothing is pickled. Its tensors are `logits`, `counts` and `truths`;
     its metadata has one key, "actionrec_logits", a JSON object with `labels`, `videos`,
-    `segments` where there are some, `protocol`, `skipped` and `versions`.
+    `segments` where there are some, `protocol`, `skipped`, `decision` and `versions`.
 
     Attributes:
         logits: float32 (videos, clips, crops, classes), before the softmax. Short videos have
             fewer clips; the rest of their rows is NaN.
         counts: int64 (videos,), the number of clips of each video, at least 1.
-        truths: int64 (videos,), the true classes as indices into `labels`.
+        truths: int64 (videos,), the true classes as indices into `labels`; where a video may have
+            several, 0 and 1 (videos, classes): whether it has each.
         videos: The files, relative to the deepest folder that holds the whole data set.
         segments: The part of its file that each video is, from its start to its end in seconds, or
             None for all of it; None where every video is a whole file.
         labels: The classes of the logits.
         protocol: How clips were sampled and scores averaged, as in `Evaluation`.
         skipped: The videos that could not be scored.
+        decision: How scores follow from logits, and labels from scores.
     """
 
     logits: np.ndarray
@@ -53,15 +56,21 @@ class ClipLogits:
     protocol: dict[str, Any]
     skipped: list[Failure] = field(default_factory=list)
     segments: tuple[tuple[float, float] | None, ...] | None = None
+    decision: Decision = field(default_factory=Decision)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video may have several labels, or none."""
+        return self.truths.ndim == 2
 
     @cached_property
     def clip_scores(self) -> np.ndarray:
-        """Softmax scores (videos, clips, classes), averaged over crops; NaN past the counts."""
-        return torch.from_numpy(self.logits).softmax(dim=-1).mean(dim=2).numpy()
+        """Scores (videos, clips, classes), averaged over crops; NaN past the counts."""
+        return self.decision.scores(torch.from_numpy(self.logits)).mean(dim=2).numpy()
 
     @cached_property
     def video_scores(self) -> np.ndarray:
-        """Softmax scores (videos, classes), averaged over the clips of each video."""
+        """Scores (videos, classes), averaged over the clips of each video."""
         pairs = zip(self.clip_scores, self.counts, strict=True)
         return np.stack([scores[:count].mean(axis=0) for scores, count in pairs])
 
@@ -73,8 +82,13 @@ class ClipLogits:
     @cached_property
     def clip_ranks(self) -> np.ndarray:
         """The rank (n,) of the true class of each of all n clips, see `ranks`."""
+        return ranks(self.present_clip_scores, self.truths[self.video_of_clip])
+
+    @property
+    def present_clip_scores(self) -> np.ndarray:
+        """The scores (n, classes) of all n clips."""
         present = np.arange(self.logits.shape[1]) < self.counts[:, None]
-        return ranks(self.clip_scores[present], self.truths[self.video_of_clip])
+        return self.clip_scores[present]
 
     @cached_property
     def video_ranks(self) -> np.ndarray:
@@ -93,6 +107,7 @@ class ClipLogits:
             "protocol": self.protocol,
             "skipped": [asdict(failure) for failure in self.skipped],
             "versions": {"actionrec": version("actionrec"), "torch": torch.__version__},
+            "decision": asdict(self.decision),
         }
         if self.segments is not None:
             description["segments"] = self.segments
@@ -118,6 +133,8 @@ class ClipLogits:
                 protocol=description["protocol"],
                 skipped=[Failure(**failure) for failure in description["skipped"]],
                 segments=_segments(description.get("segments")),
+                # Files of earlier versions have none.
+                decision=Decision.parse(description.get("decision", {})),
             )
             loaded._require_consistent()
             return loaded
@@ -137,16 +154,21 @@ class ClipLogits:
     def _require_consistent(self) -> None:
         """Raise ValueError where tensors and description don't fit each other."""
         videos, clips, crops, classes = self.logits.shape
-        one_each = self.counts.shape == self.truths.shape == (videos,) == (len(self.videos),)
+        one_each = self.counts.shape == self.truths.shape[:1] == (videos,) == (len(self.videos),)
         whole = self.counts.dtype == self.truths.dtype == np.int64
         if not (one_each and whole and self.logits.dtype == np.float32 and min(videos, crops) > 0):
             raise ValueError("shapes or types")
         if not ((self.counts > 0) & (self.counts <= clips)).all():
             raise ValueError("counts")
-        if classes != len(self.labels) or not ((self.truths >= 0) & (self.truths < classes)).all():
+        if self.truths.shape[1:] not in ((), (classes,)):
+            raise ValueError("shapes")
+        most = 2 if self.multi_label else classes
+        if classes != len(self.labels) or not ((self.truths >= 0) & (self.truths < most)).all():
             raise ValueError("labels")
         if self.segments is not None and len(self.segments) != videos:
             raise ValueError("segments")
+        if self.decision.detector or len(self.decision.thresholds) not in (0, classes):
+            raise ValueError("decision")
         texts = (*self.labels, *self.videos)
         if not isinstance(self.protocol, dict) or not all(isinstance(x, str) for x in texts):
             raise ValueError("description")
@@ -169,7 +191,15 @@ def ranks(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:
     """The rank (n,), from 0, of the true class among scores (n, classes).
 
     Ties and NaN count against the true class, so that a network that gives all classes the same
-    score is not right by accident.
+    score is not right by accident. Where truths (n, classes) tell whether a case has each label,
+    the rank is that of the best of its labels among those that it lacks; cases without a label are
+    left out.
     """
-    true_scores = np.take_along_axis(scores, truths[:, None], axis=1)
-    return (~(scores < true_scores)).sum(axis=1) - 1
+    if truths.ndim == 1:
+        true_scores = np.take_along_axis(scores, truths[:, None], axis=1)
+        return (~(scores < true_scores)).sum(axis=1) - 1
+    truths = truths.astype(bool)
+    labelled = truths.any(axis=1)
+    scores, truths = scores[labelled], truths[labelled]
+    true_scores = np.where(truths, scores, -np.inf).max(axis=1, keepdims=True)
+    return (~(scores < true_scores) & ~truths).sum(axis=1)

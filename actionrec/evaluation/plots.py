@@ -62,15 +62,35 @@ def per_class_figure(truths: np.ndarray, predictions: np.ndarray, labels: Sequen
     classes, counts = np.unique(truths, return_counts=True)
     shares = np.array([100 * np.mean(predictions[truths == each] == each) for each in classes])
     order = np.argsort(-shares, kind="stable")
-    height = float(np.clip(1.2 + 0.15 * len(classes), 2.5, 24))
+    names = [f"{shorten(labels[classes[index]])} ({counts[index]})" for index in order]
+    whole = 100 * float(np.mean(truths == predictions))
+    line = whole, f"all {len(truths)}: {whole:.1f} %"
+    return _bars(shares[order], names, "right, %", *line)
+
+
+def average_precision_figure(
+    precisions: np.ndarray, videos: np.ndarray, labels: Sequence[str]
+) -> Figure:
+    """The average precision (classes,) of each label that some of the `videos` (classes,) have, the
+    best at the top."""
+    order = [index for index in np.argsort(-precisions, kind="stable") if videos[index]]
+    mean = 100 * float(precisions[order].mean())
+    names = [f"{shorten(labels[index])} ({videos[index]})" for index in order]
+    line = mean, f"mAP: {mean:.1f} %"
+    return _bars(100 * precisions[order], names, "average precision, %", *line)
+
+
+def _bars(
+    shares: np.ndarray, names: Sequence[str], xlabel: str, whole: float, whole_name: str
+) -> Figure:
+    """A bar for each class, in percent, and a line for all together."""
+    height = float(np.clip(1.2 + 0.15 * len(names), 2.5, 24))
     figure = Figure(figsize=(8, height), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    axes.barh(np.arange(len(classes)), shares[order], height=0.75, color="#3d7ab5")
-    whole = 100 * float(np.mean(truths == predictions))
-    axes.axvline(whole, color="#c0392b", linewidth=1, label=f"all {len(truths)}: {whole:.1f} %")
-    names = [f"{shorten(labels[classes[index]])} ({counts[index]})" for index in order]
+    axes.barh(np.arange(len(names)), shares, height=0.75, color="#3d7ab5")
+    axes.axvline(whole, color="#c0392b", linewidth=1, label=whole_name)
     _label_ticks(axes.yaxis, names, inches=height - 1)
-    axes.set(xlim=(0, 100), ylim=(len(classes) - 0.4, -0.6), xlabel="right, %")
+    axes.set(xlim=(0, 100), ylim=(len(names) - 0.4, -0.6), xlabel=xlabel)
     figure.legend(loc="outside upper right", frameon=False, fontsize=8)
     return figure
 

@@ -7,6 +7,7 @@ import os
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from actionrec import devices
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.errors import ActionrecError, Failure, VideoError
 from actionrec.evaluation.logits import ClipLogits
+from actionrec.evaluation.several_labels import multi_hot
 from actionrec.models import shared_batches
 from actionrec.models.classifier import ClassifierConfig
+from actionrec.models.decision import Decision
 from actionrec.models.inference import InferenceModel
 from actionrec.models.shared_batches import threads_of
 from actionrec.processes import WorkerError
@@ -48,12 +51,7 @@ def score_dataset(
     Raises:
         ActionrecError: a class of the data set is unknown to the model, or no video could be read.
     """
-    unknown = sorted(set(dataset.labels) - set(model.labels))
-    if unknown:
-        raise ActionrecError(
-            f"The model does not know {len(unknown)} of the {len(dataset.labels)} classes of "
-            f"{dataset.name}, {unknown[0]!r} first; evaluate a model that was trained on them."
-        )
+    require_known_classes(model.labels, dataset)
     require_decoder(model.clips.decoder)
     devices.require_same(dataset.facts())
     # No video is scored twice, so the number of processes changes no accuracy.
@@ -64,9 +62,21 @@ def score_dataset(
     own = todo[devices.rank() :: devices.world_size()]
     own_results = score_videos(model, own, clips, crops, workers)
     protocol = describe_protocol(model.config, dataset, clips, crops)
+    # Of the logits of the labels alone, which say nothing of a detector.
+    decision = replace(model.decision, detector=False, least_confidence=0.0)
     with devices.lost_processes_as_errors():
         results = ChainMap(skipped, *devices.gather(own_results))
-    return collect(results, dataset, model.labels, protocol)
+    return collect(results, dataset, model.labels, protocol, decision)
+
+
+def require_known_classes(labels: tuple[str, ...], dataset: VideoDataset) -> None:
+    """Raise ActionrecError if a class of the data set is none of a model's labels."""
+    unknown = sorted(set(dataset.labels) - set(labels))
+    if unknown:
+        raise ActionrecError(
+            f"The model does not know {len(unknown)} of the {len(dataset.labels)} classes of "
+            f"{dataset.name}, {unknown[0]!r} first; take a model that was trained on them."
+        )
 
 
 def score_videos(
@@ -95,6 +105,7 @@ def collect(
     dataset: VideoDataset,
     labels: tuple[str, ...],
     protocol: dict[str, Any],
+    decision: Decision = Decision(),  # noqa: B008
 ) -> ClipLogits:
     """Put the results of `score_videos` for all validation videos into the data set's order."""
     in_order = [(video, results[video.source]) for video in dataset.val]
@@ -108,16 +119,27 @@ def collect(
     padded = np.full(padded_shape, np.nan, dtype=np.float32)
     for row, (_, logits) in zip(padded, scored, strict=True):
         row[: len(logits)] = logits
-    truths = [labels.index(dataset.labels[video.label]) for video, _ in scored]
+    place = [labels.index(label) for label in dataset.labels]
+    if dataset.multi_label:
+        own = [tuple(place[label] for label in video.labels) for video, _ in scored]
+        truths = multi_hot(own, len(labels)).astype(np.int64)
+        if not truths.any():
+            raise ActionrecError(
+                f"None of the {len(scored)} scored videos of {dataset.name} has a label, so "
+                "nothing can be measured; add some that have one."
+            )
+    else:
+        truths = np.array([place[video.label] for video, _ in scored], dtype=np.int64)
     return ClipLogits(
         logits=padded,
         counts=counts,
-        truths=np.array(truths, dtype=np.int64),
+        truths=truths,
         videos=relative_names([video for video, _ in scored], dataset),
         segments=tuple(v.segment for v, _ in scored) if dataset.has_segments else None,
         labels=labels,
         protocol=protocol,
         skipped=skipped,
+        decision=decision,
     )
 
 
@@ -150,6 +172,6 @@ def describe_protocol(
         "fps": config.sampling.fps,
         "short_side": config.preprocessing.short_side,
         "crop": config.preprocessing.crop,
-        "clip_score": "softmax, mean over crops",
+        "clip_score": f"{config.decision.name}, mean over crops",
         "video_score": "mean of clip scores",
     }

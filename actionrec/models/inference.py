@@ -74,6 +74,7 @@ class InferenceModel:
         self.name = model.name
         self.config = model.config
         self.labels = model.config.labels
+        self.decision = model.config.decision
         self.precision: str = precision
         self.topk = topk
         self.clips = ClipReader(model.config.sampling, model.config.preprocessing, decoder)
@@ -131,14 +132,15 @@ class InferenceModel:
         return self.model.network
 
     def logits(self, clips: torch.Tensor) -> torch.Tensor:
-        """Logits, float32 (B, classes) on the CPU, of uint8 clips (B, 3, T, H, W)."""
+        """Logits of the labels, float32 (B, classes) on the CPU, of uint8 clips (B, 3, T, H, W)."""
         logits, _ = self._answers(clips)
-        return self._finite(logits)
+        return self._finite(logits[:, : len(self.labels)])
 
     def scores(self, clips: torch.Tensor) -> np.ndarray:
-        """Softmax scores, float32 (B, classes), of uint8 clips (B, 3, T, H, W)."""
+        """Scores in [0, 1], float32 (B, classes), of uint8 clips (B, 3, T, H, W): of a softmax or,
+        if a video may have several labels, of a sigmoid (see `Decision`)."""
         logits, _ = self._answers(clips)
-        return self._finite(logits.softmax(dim=1)).numpy()
+        return self._finite(self.decision.scores(logits)).numpy()
 
     def clip_features(self, clips: torch.Tensor) -> np.ndarray:
         """The pooled feature map, float32 (B, features), of uint8 clips (B, 3, T, H, W).
@@ -152,6 +154,11 @@ class InferenceModel:
                 f"{self.name} gives no features; give the model that it was made from."
             )
         return self._finite(features).numpy()
+
+    def logits_and_features(self, clips: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """`logits` (B, classes) and `clip_features` (B, features) in one pass."""
+        logits, features = self._answers(clips)
+        return self._finite(logits[:, : len(self.labels)]).numpy(), features.numpy()
 
     @torch.inference_mode()
     def _answers(self, clips: torch.Tensor) -> Answers:

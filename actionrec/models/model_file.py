@@ -21,6 +21,7 @@ from safetensors.torch import save
 
 from actionrec.errors import ActionrecError
 from actionrec.files import replacing
+from actionrec.models.decision import Decision
 from actionrec.models.network import BlockConfig, ClassifierConfig
 from actionrec.text import json_text
 from actionrec.video.sampling import ClipSampling
@@ -32,7 +33,12 @@ UNITS_KEY = "stage_num"
 # Far beyond what networks are made of: more means a damaged or hostile file.
 LARGEST = 4096
 MOST_PIXELS = 2**28  # of a clip
-PARTS = {"block": BlockConfig, "sampling": ClipSampling, "preprocessing": Preprocessing}
+PARTS = {
+    "block": BlockConfig,
+    "sampling": ClipSampling,
+    "preprocessing": Preprocessing,
+    "decision": Decision,
+}
 
 
 def describe(config: ClassifierConfig, training: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +129,8 @@ def parse_config(values: dict[str, Any], path: Path) -> ClassifierConfig:
 
     try:
         block = {"units" if k == UNITS_KEY else k: v for k, v in values["block"].items()}
-        values = {**values, "block": block}
+        # Files of earlier versions have no decision: one label a video, the best.
+        values = {"decision": {}, **values, "block": block}
         _require_plausible(values)
         parts = {name: kind(**tuples(values[name])) for name, kind in PARTS.items()}
         return ClassifierConfig(**tuples(values | parts))

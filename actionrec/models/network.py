@@ -7,6 +7,7 @@
 from dataclasses import dataclass, field
 
 from actionrec.models.backbone import Backbone
+from actionrec.models.decision import Decision
 from actionrec.models.nonlocal_blocks import build_block
 from actionrec.models.registry import BACKBONES, find
 from actionrec.video.sampling import ClipSampling
@@ -40,15 +41,27 @@ class ClassifierConfig:
     block: BlockConfig = field(default_factory=BlockConfig)
     sampling: ClipSampling = field(default_factory=ClipSampling)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    decision: Decision = field(default_factory=Decision)
+
+    def __post_init__(self) -> None:
+        if len(self.decision.thresholds) not in (0, len(self.labels)):
+            raise ValueError(
+                f"{len(self.decision.thresholds)} thresholds for {len(self.labels)} labels"
+            )
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the network: one a label, and that of the detector of known videos."""
+        return len(self.labels) + self.decision.detector
 
 
 def build_network(config: ClassifierConfig) -> Backbone:
-    """The backbone of `config` with its nonlocal blocks and a head for its labels.
+    """The backbone of `config` with its nonlocal blocks and a head for its outputs.
 
     Raises:
         UsageError: no such backbone, block or stage, or block settings that don't go together.
     """
-    network = find(BACKBONES, config.backbone, "backbone")(classes=len(config.labels))
+    network = find(BACKBONES, config.backbone, "backbone")(classes=config.outputs)
     settings = vars(config.block).copy()
     name, stages, per_stage = (settings.pop(key) for key in ("name", "stages", "per_stage"))
     # Without a block, too, a stage that there is not is a mistake.

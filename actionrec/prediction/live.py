@@ -23,7 +23,7 @@ import numpy as np
 
 from actionrec.errors import ActionrecError
 from actionrec.models.inference import InferenceModel
-from actionrec.prediction.videos import LabelScore, best
+from actionrec.prediction.videos import LabelScore, best, given
 from actionrec.video.clips import ClipReader
 from actionrec.video.container import limit_size
 from actionrec.video.reader import scale
@@ -63,6 +63,7 @@ class LivePrediction:
         end: time of its last frame, in the same seconds.
         delay: seconds from the arrival of the last frame to the scores.
         top: the classes, best first.
+        labels, none_of_these: as of a `Prediction`.
     """
 
     source: str
@@ -71,6 +72,8 @@ class LivePrediction:
     end: float
     delay: float
     top: list[LabelScore]
+    labels: list[LabelScore]
+    none_of_these: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ def watch(model: InferenceModel, source: str, hop: float | None = None) -> Itera
         while (clip := newest.wait(hop)) is not None:
             pixels = channels_first(np.stack([frame.pixels for frame in clip]))[None]
             scores = model.scores(pixels)[0]
+            labels = given(model, scores)
             delay = time.monotonic() - clip[-1].came
             came = datetime.fromtimestamp(time.time() - delay, UTC)
             yield LivePrediction(
@@ -115,6 +119,8 @@ def watch(model: InferenceModel, source: str, hop: float | None = None) -> Itera
                 end=round(clip[-1].time, 3),
                 delay=round(delay, 3),
                 top=best(scores, model.labels, model.topk),
+                labels=labels,
+                none_of_these=not labels,
             )
     finally:
         newest.closed.set()

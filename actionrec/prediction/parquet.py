@@ -36,7 +36,8 @@ def require_pyarrow() -> None:
 
 
 def schema() -> "pyarrow.Schema":
-    """The columns. In a row with an `error`, all columns after it are null."""
+    """The columns: `labels` and `scores` are those of the best classes, `given` the labels that the
+    video is given. In a row with an `error`, all columns after it are null."""
     import pyarrow
 
     labels = pyarrow.list_(pyarrow.string())
@@ -51,6 +52,9 @@ def schema() -> "pyarrow.Schema":
             ("labels", labels),
             ("scores", scores),
             ("clips", pyarrow.list_(pyarrow.struct(clip))),
+            ("given", labels),
+            ("none_of_these", pyarrow.bool_()),
+            ("uncertainty", pyarrow.float32()),
         ]
     )
 
@@ -77,6 +81,9 @@ def row(result: dict[str, Any]) -> dict[str, Any]:
     """The row of a line of the journal, read from JSON."""
     if "error" in result:
         return {name: valid_utf8(text) for name, text in result.items()}
+    # Lines of earlier versions have no labels that are given.
+    if "labels" in result:
+        result["given"] = [entry["label"] for entry in result["labels"]]
     clips = [_columns(clip) for clip in result["clips"]]
     return _columns(result) | {"video": valid_utf8(result["video"]), "clips": clips}
 

@@ -159,7 +159,7 @@ class Drawing:
         """The colour of a step's best class; ten, in the order in which classes come up."""
         from matplotlib import colormaps
 
-        if step.top[0].score < self.min_score:
+        if step.top[0].label not in step.shown(self.min_score):
             return GREY
         label, palette = step.top[0].label, colormaps["tab10"].colors
         chosen = tuple(round(255 * part) for part in palette[len(self.colours) % len(palette)])
@@ -184,6 +184,7 @@ class Drawing:
         row = size * 7 // 4
         image = Image.new("RGBA", (columns, margin + row * len(step.top)))
         draw = ImageDraw.Draw(image)
+        shown = step.shown(self.min_score)
         for number, entry in enumerate(step.top):
             top = number * row + margin // 2
             under = top + size * 4 // 3
@@ -192,8 +193,7 @@ class Drawing:
             draw.rectangle((margin, under, bar, under + size // 8), fill=(*colour, 255))
             score = f"{entry.score:.0%}"
             right = columns - margin - draw.textlength(score, font=self.font)
-            high = number == 0 and entry.score >= self.min_score
-            ink = WHITE if high else (200, 200, 200)
+            ink = WHITE if entry.label in shown else (200, 200, 200)
             font = load_font(size, entry.label)
             text = fit(entry.label, font, right - 2 * margin)
             draw.text((margin, top), text, font=font, fill=(*ink, 255))

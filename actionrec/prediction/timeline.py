@@ -2,23 +2,32 @@
 
 A window, one clip long, slides over the video in steps of one hop. The video is decoded once, in
 order, and only the windows that are being read and scored are in memory. A step is as long as a
-hop and gets the mean softmax score of the windows that contain its middle; the last window ends
-with the video. Scores may be smoothed over time. Steps in a row with the same best class are a
-segment; short ones may be left out, and gaps bridged (`TimelineSettings`).
+hop and gets the mean score of the windows that contain its middle; the last window ends with the
+video. Scores may be smoothed over time. Steps in a row with the same best class are a segment;
+short ones may be left out, and gaps bridged (`TimelineSettings`). Where a video may have several
+labels, steps in a row with a label above its threshold are one, and segments of two labels may
+overlap.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, islice, pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
 
 from actionrec.errors import VideoError
 from actionrec.models.inference import BATCH_SIZE, InferenceModel
-from actionrec.prediction.timeline_settings import TimelineSettings
-from actionrec.prediction.videos import ClipPrediction, LabelScore, Prediction, best
+from actionrec.prediction.timeline_settings import DEFAULTS, TimelineSettings
+from actionrec.prediction.videos import (
+    ClipPrediction,
+    LabelScore,
+    Prediction,
+    best,
+    given,
+    verdict,
+)
 from actionrec.progress import track
 from actionrec.signals import stop_requests
 from actionrec.video.address import VideoPath, video_path
@@ -33,16 +42,23 @@ INTERRUPTED = "interrupted"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The best classes from `start` to `end`, in seconds, by the mean score of the windows."""
+    """The best classes from `start` to `end`, in seconds, by the mean score of the windows, and the
+    labels that are given; by default the best one."""
 
     start: float
     end: float
     top: list[LabelScore]
+    labels: list[LabelScore] | None = None
+
+    def shown(self, min_score: float) -> dict[str, float]:
+        """The labels that are given and score at least `min_score`, with their scores."""
+        labels = self.top[:1] if self.labels is None else self.labels
+        return {entry.label: entry.score for entry in labels if entry.score >= min_score}
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A class that scores best from `start` to `end`, in seconds, and its mean score there."""
+    """A class that is given from `start` to `end`, in seconds, and its mean score there."""
 
     label: str
     start: float
@@ -74,7 +90,7 @@ class Timeline(Prediction):
 def score_timeline(
     model: InferenceModel,
     path: str | VideoPath,
-    settings: TimelineSettings = TimelineSettings(min_score=0),  # noqa: B008
+    settings: TimelineSettings | None = None,
 ) -> Timeline:
     """The classes of a video through time, with a progress bar on stderr.
 
@@ -84,12 +100,14 @@ def score_timeline(
     Args:
         model: Its `topk` is the number of classes that are kept of each window.
         path: Video file.
-        settings: A hop longer than a window is quicker and skips the frames between windows: a step
-            whose middle no window contains gets the scores of the window that it begins with.
+        settings: By default `default_settings`. A hop longer than a window is quicker and skips the
+            frames between windows: a step whose middle no window contains gets the scores of the
+            window that it begins with.
 
     Raises:
         VideoError: the video can't be read at all.
     """
+    settings = settings or default_settings(model)
     video = VideoReader(path)
     sliding = SlidingWindows(model.config.sampling, video, settings.hop)
     seconds = rounded_clock(video)
@@ -124,7 +142,7 @@ def score_timeline(
         scored = step_scores(windows(), sliding.steps)
         timed = ((seconds(start), seconds(end), row) for start, end, row in scored)
         steps = [
-            Step(start, end, best(row, model.labels, STEP_TOPK))
+            Step(start, end, best(row, model.labels, STEP_TOPK), given(model, row))
             for start, end, row in smoothed(timed, settings.smoothing)
         ]
     duration = seconds(len(video))
@@ -134,6 +152,7 @@ def score_timeline(
         video=str(path),
         model=model.name,
         top=best(total / len(clips), model.labels, model.topk),
+        **verdict(model, total / len(clips)),
         clips=clips,
         segments=find_segments(steps, settings),
         duration=duration,
@@ -141,6 +160,12 @@ def score_timeline(
         incomplete=incomplete,
         steps=steps,
     )
+
+
+def default_settings(model: InferenceModel) -> TimelineSettings:
+    """How a timeline is made where nothing was tuned; each label of several has a threshold of its
+    own, which is all that it must score."""
+    return replace(DEFAULTS, min_score=0.0) if model.decision.multi_label else DEFAULTS
 
 
 def rounded_clock(video: VideoReader) -> Callable[[int], float]:
@@ -152,7 +177,7 @@ def rounded_clock(video: VideoReader) -> Callable[[int], float]:
 def score_windows(
     model: InferenceModel, video: VideoReader, sliding: Iterable[list[int]]
 ) -> Iterator[tuple[list[tuple[int, int]], np.ndarray]]:
-    """The first frame of some windows and the one after their last, and their softmax scores
+    """The first frame of some windows and the one after their last, and their scores
     (windows, classes), in order."""
     preprocessing = model.config.preprocessing
     size, square = (preprocessing.crop,) * 2, preprocessing.square(video.size)
@@ -246,29 +271,45 @@ def find_segments(steps: Iterable[Step], settings: TimelineSettings) -> list[Seg
 
 
 def bridged(segments: Iterable[Segment], gap: float) -> list[Segment]:
-    """The segments, neighbours with the same label and at most `gap` seconds between them as one,
-    whose score is the mean of its parts, weighted by how long they last."""
+    """The segments, those with the same label and at most `gap` seconds between them as one, whose
+    score is the mean of its parts, weighted by how long they last. Another segment between two
+    keeps them apart, unless labels may overlap."""
+    segments = list(segments)
+    overlap = any(after.start < before.end for before, after in pairwise(segments))
     joined: list[Segment] = []
+    newest: dict[str, int] = {}
     for segment in segments:
-        last = joined[-1] if joined else None
-        if last and last.label == segment.label and segment.start - last.end <= gap + 1e-6:
+        position = newest.get(segment.label)
+        beside = position is not None and (overlap or position == len(joined) - 1)
+        if beside and segment.start - joined[position].end <= gap + 1e-6:
+            last = joined[position]
             lengths = [max(each.end - each.start, 1e-9) for each in (last, segment)]
             score = np.average([last.score, segment.score], weights=lengths)
-            joined[-1] = replace(last, end=segment.end, score=round(float(score), 6))
+            joined[position] = replace(last, end=segment.end, score=round(float(score), 6))
         else:
+            newest[segment.label] = len(joined)
             joined.append(segment)
     return joined
 
 
-def merge(steps: Iterable[Step], min_score: float) -> Iterator[Segment]:
-    """Segments of steps in a row with the same best class; a step below `min_score` ends one."""
+def merge(steps: Iterable[Step], min_score: float) -> list[Segment]:
+    """Segments of steps in a row that show the same label, by their start; a step where it scores
+    below `min_score` ends one."""
+    segments: list[Segment] = []
+    runs: dict[str, list[tuple[Step, float]]] = {}
 
-    def label(step: Step) -> str | None:
-        return step.top[0].label if step.top[0].score >= min_score else None
+    def end(label: str) -> None:
+        run = runs.pop(label)
+        weights = [max(step.end - step.start, 1e-9) for step, _ in run]
+        mean = float(np.average([score for _, score in run], weights=weights))
+        segments.append(Segment(label, run[0][0].start, run[-1][0].end, round(mean, 6)))
 
-    for name, run in groupby(steps, label):
-        if name is not None:
-            same = list(run)
-            scores = [step.top[0].score for step in same]
-            mean = np.average(scores, weights=[max(step.end - step.start, 1e-9) for step in same])
-            yield Segment(name, same[0].start, same[-1].end, round(float(mean), 6))
+    for step in steps:
+        shown = step.shown(min_score)
+        for label in runs.keys() - shown.keys():
+            end(label)
+        for label, score in shown.items():
+            runs.setdefault(label, []).append((step, score))
+    for label in list(runs):
+        end(label)
+    return sorted(segments, key=lambda segment: (segment.start, -segment.score, segment.label))

@@ -1,11 +1,12 @@
 """Name the action in video files: `actionrec predict video.mp4`.
 
-Clips are spread over the whole video, each is scored, and the softmax scores are averaged. While
+Clips are spread over the whole video, each is scored, and the scores are averaged. While
 the network scores a clip, a thread reads the next one, of the same video or of the next.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from actionrec.video.clips import VideoClip, read_ahead
 
 @dataclass(frozen=True, slots=True)
 class LabelScore:
-    """A class and its softmax score in [0, 1]."""
+    """A class and its score in [0, 1], of a softmax or, with several labels a video, a sigmoid."""
 
     label: str
     score: float
@@ -34,12 +35,24 @@ class ClipPrediction:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The best classes of a video, by the mean score of its clips, best first."""
+    """What a video shows, by the mean score of its clips.
+
+    Attributes:
+        top: the best classes, best first.
+        labels: the classes that the video is given: the best one or, where a video may have
+            several, all above their thresholds, best first.
+        none_of_these: whether it is given none, because no class scores enough.
+        uncertainty: how little the scores decide, from 0 to 1 (see `Decision.uncertainty`): labels
+            for the most uncertain videos teach most.
+    """
 
     video: str
     model: str
     top: list[LabelScore]
     clips: list[ClipPrediction]
+    labels: list[LabelScore] = field(default_factory=list, kw_only=True)
+    none_of_these: bool = field(default=False, kw_only=True)
+    uncertainty: float = field(default=0.0, kw_only=True)
 
 
 def predict_videos(
@@ -79,14 +92,27 @@ def prediction(
     seconds: Sequence[tuple[float, float]],
     scores: np.ndarray,
 ) -> Prediction:
-    """The best classes by the softmax scores (clips, classes) of a video's clips, each of which
-    starts and ends at `seconds`."""
+    """The best classes by the scores (clips, classes) of a video's clips, each of which starts and
+    ends at `seconds`."""
     clips = [
         ClipPrediction(round(start, 3), round(end, 3), best(values, model.labels, model.topk))
         for (start, end), values in zip(seconds, scores, strict=True)
     ]
-    top = best(scores.mean(axis=0), model.labels, model.topk)
-    return Prediction(str(video), model.name, top, clips)
+    mean = scores.mean(axis=0)
+    top = best(mean, model.labels, model.topk)
+    return Prediction(str(video), model.name, top, clips, **verdict(model, mean))
+
+
+def verdict(model: InferenceModel, scores: np.ndarray) -> dict[str, Any]:
+    """The fields of a `Prediction` that follow from the mean scores (classes,) of a video."""
+    labels = given(model, scores)
+    uncertainty = round(model.decision.uncertainty(scores), 6)
+    return {"labels": labels, "none_of_these": not labels, "uncertainty": uncertainty}
+
+
+def given(model: InferenceModel, scores: np.ndarray) -> list[LabelScore]:
+    """The labels that the scores (classes,) of a video or of a part of it give it, best first."""
+    return label_scores(scores, model.labels, model.decision.given(scores))
 
 
 def predict_video(
@@ -133,5 +159,11 @@ def video_features(
 
 def best(scores: np.ndarray, labels: tuple[str, ...], topk: int) -> list[LabelScore]:
     """The `topk` labels with the highest scores (classes,), best first."""
-    order = np.argsort(-scores, kind="stable")[:topk]
-    return [LabelScore(labels[index], round(float(scores[index]), 6)) for index in order]
+    return label_scores(scores, labels, np.argsort(-scores, kind="stable")[:topk])
+
+
+def label_scores(
+    scores: np.ndarray, labels: tuple[str, ...], chosen: np.ndarray
+) -> list[LabelScore]:
+    """The chosen labels, by their indices, with their scores (classes,)."""
+    return [LabelScore(labels[index], round(float(scores[index]), 6)) for index in chosen]

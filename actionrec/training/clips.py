@@ -8,6 +8,7 @@ and stopped and continued, with the same clips.
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from actionrec import devices
 from actionrec.config import TrainConfig
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.errors import Failure, VideoError
+from actionrec.evaluation.several_labels import multi_hot
 from actionrec.models.classifier import ClassifierConfig
 from actionrec.processes import answer_for_failures
 from actionrec.signals import outlast_stop_signals
@@ -120,11 +122,16 @@ def balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.nda
 
 
 class Sample(NamedTuple):
-    """A clip, uint8 (3, T, H, W), its label and its video."""
+    """A clip, uint8 (3, T, H, W), its label, or all its labels, and its video."""
 
     clip: torch.Tensor
-    label: int
+    label: int | tuple[int, ...]
     video: str
+
+
+def label_of(video: LabelledVideo) -> int | tuple[int, ...]:
+    """The label of a video, or all its labels where a video may have several."""
+    return video.label if video.labels is None else video.labels
 
 
 @dataclass
@@ -143,7 +150,7 @@ class ValidationClips(Dataset):
             clip = self.reader.read(video.source, clips=1).pixels[0]
         except VideoError as error:
             return Failure(str(video.source), str(error))
-        return Sample(clip, video.label, str(video.source))
+        return Sample(clip, label_of(video), str(video.source))
 
 
 @dataclass
@@ -170,7 +177,7 @@ class TrainingClips(Dataset):
             return Failure(str(video.source), str(error))
         if self.config.erasing and generator.random() < self.config.erasing:
             clip = erase(clip, self.reader.preprocessing.mean_colour, generator)
-        return Sample(clip, video.label, str(video.source))
+        return Sample(clip, label_of(video), str(video.source))
 
 
 def gamma_for(videos: Sequence[LabelledVideo], decoder: str = "pyav") -> float:
@@ -188,7 +195,10 @@ def gamma_for(videos: Sequence[LabelledVideo], decoder: str = "pyav") -> float:
 
 
 class Batch(NamedTuple):
-    """uint8 clips (B, 3, T, H, W), labels (B,), their videos, and the videos that failed."""
+    """uint8 clips (B, 3, T, H, W), their labels, their videos, and the videos that failed.
+
+    Labels are integers (B,) or, where a video may have several, 0 and 1 as float32 (B, classes).
+    """
 
     clips: torch.Tensor
     labels: torch.Tensor
@@ -196,15 +206,24 @@ class Batch(NamedTuple):
     failures: list[Failure]
 
 
-def collate(items: list[Sample | Failure]) -> Batch:
-    """A batch of the samples among `items`; it is empty where all failed."""
+def collate(items: list[Sample | Failure], classes: int | None = None) -> Batch:
+    """A batch of the samples among `items`; it is empty where all failed. `classes` is their number
+    where a sample has all its labels."""
     good = [item for item in items if isinstance(item, Sample)]
     return Batch(
         clips=stack_clips([sample.clip for sample in good]) if good else torch.empty(0),
-        labels=torch.tensor([sample.label for sample in good]),
+        labels=targets([sample.label for sample in good], classes),
         videos=[sample.video for sample in good],
         failures=[item for item in items if isinstance(item, Failure)],
     )
+
+
+def targets(labels: Sequence[int | tuple[int, ...]], classes: int | None) -> torch.Tensor:
+    """The labels of videos as a tensor: integers (n,) or, with the number of `classes`, 0 and 1 as
+    float32 (n, classes)."""
+    if classes is None:
+        return torch.tensor(labels)
+    return torch.from_numpy(multi_hot(labels, classes)).float()
 
 
 def begin_reading(worker: int) -> None:
@@ -221,7 +240,7 @@ def loaders(
 ) -> tuple[DataLoader, DataLoader]:
     """This process's batches of training and of validation clips, as `model` expects them."""
     reader = ClipReader(model.sampling, model.preprocessing, config.decoder)
-    processes = config.devices * config.nodes
+    processes, several = config.devices * config.nodes, dataset.multi_label
     labels = [video.label for video in dataset.train] if config.balanced_sampling else None
     sampler = EpochSampler(
         len(dataset.train), config.seed, resumed, config.repeated_augmentation, labels
@@ -229,7 +248,7 @@ def loaders(
     shared = {
         "batch_size": config.batch_size // processes,
         "num_workers": config.workers,
-        "collate_fn": collate,
+        "collate_fn": partial(collate, classes=len(dataset.labels) if several else None),
         "persistent_workers": config.workers > 0,
         "worker_init_fn": begin_reading,
         "pin_memory": torch.cuda.is_available(),

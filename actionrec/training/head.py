@@ -3,8 +3,9 @@
     actionrec train --dataset folder --root my_videos --train-from head
 
 The features of three clips of each video are computed once and kept in the cache folder. The head
-is a multinomial logistic regression; cross-validation over the training videos chooses the strength
-of its L2 penalty, with all videos of a group on one side.
+is a multinomial logistic regression or, where a video may have several labels, one for each label;
+cross-validation over the training videos chooses the strength of its L2 penalty, with all videos of
+a group on one side.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ from actionrec.datasets.check import FileState
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset, deal_groups
 from actionrec.errors import ActionrecError, Failure, VideoError
 from actionrec.evaluation.logits import ranks
+from actionrec.evaluation.several_labels import average_precisions, multi_hot
 from actionrec.files import cache_folder, replacing
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.complexity import trained_parts
@@ -34,7 +36,12 @@ from actionrec.models.inference import InferenceModel
 from actionrec.models.shared_batches import score_videos, threads_of
 from actionrec.processes import WorkerError
 from actionrec.progress import track
-from actionrec.training.module import write_json
+from actionrec.training.module import (
+    binary_cross_entropy,
+    precision_figures,
+    with_thresholds,
+    write_json,
+)
 from actionrec.training.report import (
     CrossValidation,
     EpochFigures,
@@ -81,7 +88,7 @@ def fit_head(
     if failures and not len(features.videos):
         raise ActionrecError(f"Not one training video could be read: {failures[0].error}")
     head = model.network.head
-    labels = np.array([video.label for video in videos])[features.videos]
+    labels = labels_of(videos, head.out_features)[features.videos]
     found = cross_validate(features, videos, head.out_features)
     if found:
         penalty = found.penalties[found.best]
@@ -109,16 +116,22 @@ def cross_validate(
     """
     grouped = any(video.group is not None for video in videos)
     groups = [video.group if grouped else str(position) for position, video in enumerate(videos)]
-    labels = np.array([video.label for video in videos])
+    labels = labels_of(videos, classes)
+    has_label = labels.any(axis=1) if labels.ndim == 2 else np.ones(len(labels), dtype=bool)
     known = len({group for group in groups if group is not None})
     folds = min(FOLDS, known)
     if folds < 2:
         return None
-    fold_of_video = np.array(deal_groups(groups, list(map(str, labels)), folds))
+    combinations = [str(video.all_labels) for video in videos]
+    fold_of_video = np.array(deal_groups(groups, combinations, folds))
     fold, truth = fold_of_video[features.videos], labels[features.videos]
     losses = np.zeros(len(PENALTIES))
     hits = np.zeros(len(PENALTIES))
-    judged, judged_clips = len(np.unique(features.videos[fold >= 0])), int(np.sum(fold >= 0))
+    judged_clips = int(np.sum(fold >= 0))
+    of_judged = np.unique(features.videos[fold >= 0])
+    of_judged = of_judged[has_label[of_judged]]
+    if not len(of_judged):
+        return None
     for part in track(range(folds), "fitting the head", transient=True):
         fitted, held_out = fold != part, fold == part
         if not held_out.any():
@@ -130,21 +143,39 @@ def cross_validate(
             )
             logits = torch.from_numpy(features.values[held_out]).double() @ weight.T + bias
             of = features.videos[held_out]
-            losses[index] += F.cross_entropy(
-                logits, torch.from_numpy(truth[held_out]), reduction="sum"
-            ).item()
-            scores = logits.softmax(dim=1).numpy()
-            for video in np.unique(of):
-                hits[index] += scores[of == video].mean(axis=0).argmax() == labels[video]
+            losses[index] += mean_loss(logits, truth[held_out]).item() * len(of)
+            scores = (logits.softmax(dim=1) if labels.ndim == 1 else logits.sigmoid()).numpy()
+            for video in np.unique(of[has_label[of]]):
+                best = scores[of == video].mean(axis=0).argmax()
+                hits[index] += labels[video, best] if labels.ndim == 2 else best == labels[video]
     return CrossValidation(
         PENALTIES,
         tuple((losses / judged_clips).tolist()),
-        tuple((hits / judged).tolist()),
-        judged,
+        tuple((hits / len(of_judged)).tolist()),
+        len(of_judged),
         folds,
         grouped,
-        float(np.bincount(labels[fold_of_video >= 0]).max() / judged),
+        float(frequencies(labels[of_judged]).max() / len(of_judged)),
     )
+
+
+def labels_of(videos: Sequence[LabelledVideo], classes: int) -> np.ndarray:
+    """The labels of videos: integers (n,) or, where a video may have several, 0 and 1 as float64
+    (n, classes)."""
+    if any(video.labels is None for video in videos):
+        return np.array([video.label for video in videos])
+    return multi_hot([video.labels for video in videos], classes).astype(np.float64)
+
+
+def frequencies(labels: np.ndarray) -> np.ndarray:
+    """The number of videos of each class; the labels are those of `labels_of`."""
+    return labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels)
+
+
+def mean_loss(logits: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
+    """The mean loss of clips, as in training; the labels are those of `labels_of`."""
+    loss = binary_cross_entropy if labels.ndim == 2 else F.cross_entropy
+    return loss(logits, torch.from_numpy(labels))
 
 
 def logistic_regression(
@@ -154,13 +185,13 @@ def logistic_regression(
     penalty: float,
     start: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights (classes, C) and bias (classes,), float64, of a multinomial logistic regression.
+    """Weights (classes, C) and bias (classes,), float64, of a multinomial logistic regression, or
+    with labels (n, classes), 0 and 1, of one for each class.
 
-    The minimum of mean cross-entropy + penalty / 2 * ||weights||^2, where the weights are those of
-    features with mean 0 and variance 1 / C; found by L-BFGS from `start`, or from 0.
+    The minimum of mean loss (see `mean_loss`) + penalty / 2 * ||weights||^2, where the weights are
+    those of features with mean 0 and variance 1 / C; found by L-BFGS from `start`, or from 0.
     """
     x = torch.from_numpy(features).double()
-    y = torch.from_numpy(labels)
     mean, scale = x.mean(dim=0), x.std(dim=0, correction=0) * x.shape[1] ** 0.5
     # A feature that never changes tells nothing.
     scale = torch.where(scale > 1e-8, scale, torch.inf)
@@ -178,7 +209,7 @@ def logistic_regression(
 
     def objective() -> torch.Tensor:
         solver.zero_grad()
-        loss = F.cross_entropy(x @ weight.T + bias, y) + penalty / 2 * weight.square().sum()
+        loss = mean_loss(x @ weight.T + bias, labels) + penalty / 2 * weight.square().sum()
         loss.backward()
         return loss
 
@@ -317,14 +348,19 @@ def train_head(
     head = model.network.head
     _, train_logits, train_truths = middle_clips(head, train, dataset.train)
     positions, logits, truths = middle_clips(head, val, dataset.val)
-    predictions = logits.argmax(dim=1)
-    rank = ranks(logits.softmax(dim=1).numpy(), truths.numpy())
+    scores = model.config.decision.scores(logits).numpy()
+    rank = ranks(scores, truths)
+    predictions = scores if config.multi_label else scores.argmax(axis=1)
     clip = {
         "top1": round(float((rank < 1).mean()), 6),
         "top5": round(float((rank < 5).mean()), 6),
         "n": len(positions),
-        "mean_class": mean_class_accuracy(truths.numpy(), predictions.numpy()),
     }
+    if not config.multi_label:
+        clip["mean_class"] = mean_class_accuracy(truths, predictions)
+    else:
+        clip |= precision_figures(dataset.labels, average_precisions(truths, scores))
+        model.config = with_thresholds(model.config, truths, scores)
     result = {"epoch": 1, "clip": clip}
     results = {"best": result, "last": result, "cross_validation": found and asdict(found)}
     model.training_record = {"config": asdict(config), "result": result}
@@ -333,34 +369,35 @@ def train_head(
     write_json(output / "results.json", results)
     figures = EpochFigures(
         epoch=1,
-        train_loss=F.cross_entropy(train_logits, train_truths).item(),
-        train_top1=(train_logits.argmax(dim=1) == train_truths).double().mean().item(),
-        val_loss=F.cross_entropy(logits, truths).item(),
+        train_loss=mean_loss(train_logits, train_truths).item(),
+        train_top1=float((ranks(train_logits.numpy(), train_truths) < 1).mean()),
+        val_loss=mean_loss(logits, truths).item(),
         val_top1=clip["top1"],
         val_top5=clip["top5"],
         learning_rate=0.0,
         data_wait=0.0,
+        val_map=clip.get("map"),
     )
     write_training_report(
         output,
         [figures],
-        truths.numpy(),
-        predictions.numpy(),
+        truths,
+        predictions,
         dataset.labels,
         trained_parts(model.network),
         found,
-        dataset.train_counts(),
+        None if config.multi_label else dataset.train_counts(),
     )
     return results, {failure.video: failure.error for failure in unreadable}
 
 
 def middle_clips(
     head: nn.Linear, features: ClipFeatures, videos: Sequence[LabelledVideo]
-) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+) -> tuple[np.ndarray, torch.Tensor, np.ndarray]:
     """Positions (n,) of the videos with features, logits (n, classes) of their middle clips, and
-    their labels (n,)."""
+    their labels (see `labels_of`)."""
     positions, first, counts = np.unique(features.videos, return_index=True, return_counts=True)
     middle = torch.from_numpy(features.values[first + counts // 2])
     with torch.no_grad():
         logits = head(middle)
-    return positions, logits, torch.tensor([videos[position].label for position in positions])
+    return positions, logits, labels_of(videos, head.out_features)[positions]

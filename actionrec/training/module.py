@@ -3,7 +3,8 @@
 import logging
 import math
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,19 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR, StepLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from actionrec import devices
 from actionrec.config import TrainConfig
 from actionrec.errors import ActionrecError, Failure
+from actionrec.evaluation.several_labels import (
+    average_precisions,
+    best_thresholds,
+    mean_average_precision,
+)
 from actionrec.files import write_whole
-from actionrec.models.classifier import VideoClassifier
+from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.text import json_text
 from actionrec.training.block_activity import BlockActivity
 from actionrec.training.clips import Batch
@@ -80,21 +86,12 @@ class Training(lightning.LightningModule):
         self.unreadable_training: set[str] = set()
         self.results: dict[str, Any] = {}
         self.epochs: list[EpochFigures] = []
-        classes = len(model.config.labels)
-        self.epoch_metrics = nn.ModuleDict(
-            {
-                # By default it passes over NaN.
-                "train_loss": MeanMetric(nan_strategy="disable"),
-                "train_top1": MulticlassAccuracy(classes, average="micro"),
-                "val_loss": MeanMetric(nan_strategy="disable"),
-                "val_top1": MulticlassAccuracy(classes, average="micro"),
-                "val_top5": MulticlassAccuracy(classes, average="micro", top_k=min(5, classes)),
-            }
-        )
+        self.epoch_metrics = nn.ModuleDict(epoch_metrics(model.config))
         # A checkpoint in the middle of an epoch holds its metrics.
         for metric in self.epoch_metrics.values():
             metric.persistent(True)
-        # True and predicted classes of the validation clips of this epoch, (n, 2).
+        # True and predicted classes of the validation clips of this epoch, (n, 2); with several
+        # labels a video, whether each has each label, and the scores, (n, 2 * classes).
         self.validated: list[torch.Tensor] = []
         self.learning_rate = 0.0
         self.waited = self.worked = 0.0
@@ -214,7 +211,7 @@ class Training(lightning.LightningModule):
         if not batch.videos:
             length, side = self.config.clip_length, self.config.crop
             clips = torch.zeros(1, 3, length, side, side, device=self.device)
-            return F.cross_entropy(self.model(clips), clips.new_zeros(1, dtype=torch.long))
+            return self.mean_loss(self.model(clips), self.no_labels())
         clips, labels = batch.clips, batch.labels
         if self.config.augment != "none":
             clips = augment(clips, self.config.augment, seed)
@@ -223,11 +220,38 @@ class Training(lightning.LightningModule):
             clips, targets = mix(clips, labels, self.config.mix, classes, seed)
         with sound_gradients(clips.device):
             logits = self.model(clips)
-        loss = self.loss(logits, targets)
+        if self.config.multi_label:
+            loss = binary_cross_entropy(logits, targets, self.config.label_smoothing)
+        else:
+            loss = self.loss(logits, targets)
         self.epoch_metrics["train_loss"].update(loss, len(labels))
-        self.epoch_metrics["train_top1"].update(logits, labels)
+        self.update_accuracy("train_top1", logits, labels)
         self.log("loss", loss, prog_bar=True, logger=False, batch_size=len(labels))
         return loss
+
+    def mean_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The mean over clips of the cross-entropy or, with several labels, of the sum of the
+        labels' binary cross-entropies."""
+        if self.config.multi_label:
+            return binary_cross_entropy(logits, targets)
+        return F.cross_entropy(logits, targets)
+
+    def no_labels(self) -> torch.Tensor:
+        """The target of a black clip."""
+        if self.config.multi_label:
+            return torch.zeros(1, len(self.model.config.labels), device=self.device)
+        return torch.zeros(1, dtype=torch.long, device=self.device)
+
+    def update_accuracy(self, name: str, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add clips to a Top-1 or Top-5; with several labels, one of them must be among the best,
+        and clips without a label don't count."""
+        if self.config.multi_label:
+            has_label = labels.any(dim=1)
+            places = min(5, labels.shape[1]) if name == "val_top5" else 1
+            best = logits.topk(places, dim=1).indices
+            self.epoch_metrics[name].update(labels.gather(1, best).amax(dim=1)[has_label])
+        else:
+            self.epoch_metrics[name].update(logits, labels)
 
     def on_validation_start(self) -> None:
         # Each process has its own batch statistics; the first one's are saved.
@@ -238,11 +262,15 @@ class Training(lightning.LightningModule):
         if not batch.videos:
             return
         logits = self.evaluated_model(batch.clips)
-        loss = F.cross_entropy(logits, batch.labels)
+        loss = self.mean_loss(logits, batch.labels)
         self.epoch_metrics["val_loss"].update(loss, len(batch.labels))
-        self.epoch_metrics["val_top1"].update(logits, batch.labels)
-        self.epoch_metrics["val_top5"].update(logits, batch.labels)
-        self.validated.append(torch.stack([batch.labels, logits.argmax(dim=1)], dim=1).cpu())
+        self.update_accuracy("val_top1", logits, batch.labels)
+        self.update_accuracy("val_top5", logits, batch.labels)
+        if self.config.multi_label:
+            noted = torch.cat([batch.labels, logits.float().sigmoid()], dim=1)
+        else:
+            noted = torch.stack([batch.labels, logits.argmax(dim=1)], dim=1)
+        self.validated.append(noted.cpu())
 
     def on_train_epoch_end(self) -> None:
         self.gather_failures()
@@ -262,6 +290,10 @@ class Training(lightning.LightningModule):
         # Such a network answers nothing, whatever its Top-1 by chance.
         if not math.isfinite(figures["val_loss"]):
             self.stop_as_diverged(f"its validation: the loss is {figures['val_loss']}")
+        precisions = None
+        if self.config.multi_label:
+            precisions = self.choose_thresholds()
+            figures["val_map"] = round(mean_average_precision(precisions), 6)
         blocks = self.activity.end_epoch(self.evaluated_model.network)
         of_blocks = {
             f"block_{name}_{figure}": value
@@ -273,13 +305,20 @@ class Training(lightning.LightningModule):
             self.current_epoch + 1, learning_rate=self.learning_rate, blocks=blocks, **figures
         )
         self.epochs.append(epoch)
-        mean_class = mean_class_accuracy(*torch.cat(self.validated).numpy().T)
+        mean_class = 0.0
+        if not self.config.multi_label:
+            mean_class = mean_class_accuracy(*torch.cat(self.validated).numpy().T)
         log.info(
             f"epoch {epoch.epoch} of {self.config.epochs}: training loss {epoch.train_loss:.3f}, "
             f"Top-1 {100 * epoch.train_top1:.1f} %; validation, one clip a video: "
             f"loss {epoch.val_loss:.3f}, Top-1 {100 * epoch.val_top1:.1f} %, "
-            f"Top-5 {100 * epoch.val_top5:.1f} %, mean class accuracy {100 * mean_class:.1f} %; "
-            f"{self.clips / seconds:.1f} clips/s, "
+            f"Top-5 {100 * epoch.val_top5:.1f} %, "
+            + (
+                f"mean class accuracy {100 * mean_class:.1f} %"
+                if epoch.val_map is None
+                else f"mAP {100 * epoch.val_map:.1f} %"
+            )
+            + f"; {self.clips / seconds:.1f} clips/s, "
             f"waited for data {100 * epoch.data_wait:.1f} % of the time; {self.time_left()} left"
         )
         for name, of_block in blocks.items():
@@ -287,12 +326,11 @@ class Training(lightning.LightningModule):
         for metric in self.epoch_metrics.values():
             metric.reset()
         clips = sum(len(part) for part in self.validated)
-        accuracies = {
-            "top1": epoch.val_top1,
-            "top5": epoch.val_top5,
-            "n": clips,
-            "mean_class": mean_class,
-        }
+        accuracies = {"top1": epoch.val_top1, "top5": epoch.val_top5, "n": clips}
+        if precisions is None:
+            accuracies["mean_class"] = mean_class
+        else:
+            accuracies |= precision_figures(self.model.config.labels, precisions)
         self.save_models({"epoch": epoch.epoch, "clip": accuracies})
         if reason := reason_to_stop(self.results, self.config):
             log.info("%s", reason)
@@ -300,6 +338,13 @@ class Training(lightning.LightningModule):
         if reason or epoch.epoch == self.config.epochs:
             for sentence in diagnose_blocks(self.epochs):
                 log.warning("%s", sentence)
+
+    def choose_thresholds(self) -> np.ndarray:
+        """Give the model the thresholds with the best F1 on the validation clips; returns the
+        average precisions (classes,)."""
+        truths, scores = np.split(torch.cat(self.validated).numpy(), 2, axis=1)
+        self.evaluated_model.config = with_thresholds(self.evaluated_model.config, truths, scores)
+        return average_precisions(truths, scores)
 
     def time_left(self) -> timedelta:
         """The time for the remaining epochs, at the mean pace of this process."""
@@ -310,7 +355,8 @@ class Training(lightning.LightningModule):
     def save_models(self, result: dict[str, Any]) -> None:
         """Save the model as the last one and, if it is the best so far, as the best one."""
         best = self.results.get("best")
-        better = best is None or result["clip"]["top1"] > best["clip"]["top1"]
+        figure = "map" if self.config.multi_label else "top1"
+        better = best is None or result["clip"][figure] > best["clip"][figure]
         self.results = {
             "best": result if better else best,
             "last": result,
@@ -369,6 +415,63 @@ class Training(lightning.LightningModule):
                 (self.activity.gradients, self.activity.steps), ours["block_gradients"], strict=True
             ):
                 sums.copy_(saved)
+
+
+def epoch_metrics(config: ClassifierConfig) -> dict[str, Metric]:
+    """The metrics of an epoch by name."""
+    places = {"train_top1": 1, "val_top1": 1, "val_top5": min(5, len(config.labels))}
+
+    def accuracy(top_k: int) -> Metric:
+        if config.decision.multi_label:
+            return Share()
+        return MulticlassAccuracy(len(config.labels), average="micro", top_k=top_k)
+
+    # By default it passes over NaN.
+    losses = {name: MeanMetric(nan_strategy="disable") for name in ("train_loss", "val_loss")}
+    return losses | {name: accuracy(top_k) for name, top_k in places.items()}
+
+
+class Share(MeanMetric):
+    """The mean of zeros and ones; 0 without any, as of torchmetrics' accuracies."""
+
+    def update(self, hits: torch.Tensor) -> None:
+        if len(hits):
+            super().update(hits)
+
+    def compute(self) -> torch.Tensor:
+        return super().compute() if self.weight else torch.zeros((), device=self.device)
+
+
+def binary_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """The mean over clips of the sum of the labels' binary cross-entropies, of logits (B, classes)
+    and targets in [0, 1] (B, classes). A sum, so that the gradient of a logit is as large as that
+    of the softmax's cross-entropy, whatever the number of labels."""
+    targets = targets * (1 - label_smoothing) + label_smoothing / 2
+    losses = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
+    return losses.sum(dim=1).mean()
+
+
+def with_thresholds(
+    config: ClassifierConfig, truths: np.ndarray, scores: np.ndarray
+) -> ClassifierConfig:
+    """The configuration with the thresholds of the best F1 on videos of which (n, classes) tell
+    whether they have a label, and its score."""
+    thresholds = tuple(best_thresholds(truths, scores).tolist())
+    return replace(config, decision=replace(config.decision, thresholds=thresholds))
+
+
+def precision_figures(labels: Sequence[str], precisions: np.ndarray) -> dict[str, Any]:
+    """mAP and the average precision by label, None where no video has it."""
+    by_label = {
+        label: None if math.isnan(value) else round(float(value), 6)
+        for label, value in zip(labels, precisions, strict=True)
+    }
+    return {
+        "map": round(mean_average_precision(precisions), 6),
+        "average_precision": by_label,
+    }
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -27,7 +27,16 @@ from scipy.stats import binomtest
 from actionrec.config import TrainConfig
 from actionrec.datasets.dataset import abridged
 from actionrec.datasets.registry import DATASETS
-from actionrec.evaluation.plots import confusion_matrix_figure, per_class_figure
+from actionrec.evaluation.plots import (
+    average_precision_figure,
+    confusion_matrix_figure,
+    per_class_figure,
+)
+from actionrec.evaluation.several_labels import (
+    average_precisions,
+    best_thresholds,
+    precision_recall,
+)
 from actionrec.files import write_whole
 from actionrec.models.complexity import PARTS_HEAD, TrainedPart, parts_rows
 from actionrec.recipes import recipe_settings
@@ -68,6 +77,8 @@ class EpochFigures:
         learning_rate: Learning rate during the epoch.
         data_wait: Share of the training time spent waiting for clips.
         blocks: What each nonlocal block did, by the name of the unit after it.
+        val_map: With several labels a video, the mean average precision of the same clips. Top-1
+            and Top-5 then ask for one of a clip's labels among the best.
     """
 
     epoch: int
@@ -79,6 +90,7 @@ class EpochFigures:
     learning_rate: float
     data_wait: float
     blocks: dict[str, BlockFigures] = field(default_factory=dict)
+    val_map: float | None = None
 
     @classmethod
     def of(cls, figures: dict[str, Any]) -> "EpochFigures":
@@ -152,8 +164,10 @@ def write_training_report(
     Args:
         folder: The run's folder; unreadable videos are in its `bad_videos.json`, if any.
         epochs: All epochs of the run so far, in order, at least one.
-        truths: Integers (n,), indices into `labels`: the class of each validation video.
+        truths: Integers (n,), indices into `labels`: the class of each validation video. With
+            several labels a video, 0 and 1 (n, classes): whether it has each.
         predictions: Integers (n,), likewise: the prediction of the last epoch for its middle clip.
+            With several labels, scores (n, classes).
         labels: Names of the classes.
         parts: Parts of the network, from `complexity.trained_parts`.
         cross_validation: That of a head alone, which has no epochs to show.
@@ -166,7 +180,9 @@ def write_training_report(
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     bad_file = folder / "bad_videos.json"
     bad_videos = json.loads(bad_file.read_text(encoding="utf-8")) if bad_file.exists() else []
-    diagnosis = diagnose_classes(truths, predictions, labels)
+    several = truths.ndim == 2
+    diagnose = diagnose_labels if several else diagnose_classes
+    diagnosis = diagnose(truths, predictions, labels)
     if config["train_from"] != "head":
         diagnosis = diagnose_curves(epochs) + diagnose_blocks(epochs) + diagnosis
     settings = TrainConfig(**config)
@@ -183,7 +199,10 @@ def write_training_report(
     if config["train_from"] != "head":
         curves = {
             "loss": embedded(loss_figure(epochs, results["best"]["epoch"]), CURVE_DPI),
-            "top1": embedded(top1_figure(epochs, results["best"]["epoch"]), CURVE_DPI),
+            "top1": embedded(
+                (map_figure if several else top1_figure)(epochs, results["best"]["epoch"]),
+                CURVE_DPI,
+            ),
             "pace": embedded(pace_figure(epochs), CURVE_DPI),
         }
         if epochs[-1].blocks:
@@ -206,16 +225,23 @@ def write_training_report(
         truths=truths,
         labels=labels,
         balance=balance_sentence(settings),
-        interval=wilson_interval(int(np.sum(truths == predictions)), len(truths)),
+        interval=None
+        if several
+        else wilson_interval(int(np.sum(truths == predictions)), len(truths)),
         diagnosis=diagnosis,
         cross_validation=cross_validation,
         plots={
             **curves,
-            "confusion": embedded(confusion_matrix_figure(truths, predictions, labels)),
-            "per_class": embedded(per_class_figure(truths, predictions, labels)),
+            **{
+                name: embedded(figure)
+                for name, figure in (figures_of_labels if several else figures_of_classes)(
+                    truths, predictions, labels
+                ).items()
+            },
         },
         seldom=seldom_classes(truths, predictions, labels, videos) if videos else [],
-        confusions=frequent_confusions(truths, predictions, labels),
+        confusions=[] if several else frequent_confusions(truths, predictions, labels),
+        label_rows=label_rows(truths, predictions, labels) if several else [],
         parts=parts,
         parts_head=PARTS_HEAD,
         parts_rows=parts_rows(parts, config["freeze_batchnorm"]),
@@ -228,6 +254,50 @@ def write_training_report(
         most_bad_videos=MOST_BAD_VIDEOS,
     )
     write_whole(folder / REPORT, page)
+
+
+def figures_of_classes(
+    truths: np.ndarray, predictions: np.ndarray, labels: Sequence[str]
+) -> dict[str, Figure]:
+    """The plots of predictions with one label a video."""
+    return {
+        "confusion": confusion_matrix_figure(truths, predictions, labels),
+        "per_class": per_class_figure(truths, predictions, labels),
+    }
+
+
+def figures_of_labels(
+    truths: np.ndarray, scores: np.ndarray, labels: Sequence[str]
+) -> dict[str, Figure]:
+    """The plot of scores with several labels a video."""
+    precisions = average_precisions(truths, scores)
+    videos = truths.sum(axis=0).astype(int)
+    return {"per_class": average_precision_figure(precisions, videos, labels)}
+
+
+def label_rows(truths: np.ndarray, scores: np.ndarray, labels: Sequence[str]) -> list[list[str]]:
+    """For each label: videos, average precision, and the chosen threshold with its precision and
+    recall on the same videos."""
+    thresholds = best_thresholds(truths, scores)
+    columns = (average_precisions(truths, scores), thresholds)
+    columns += precision_recall(truths, scores, thresholds)
+
+    def percent(value: float) -> str:
+        return "–" if math.isnan(value) else f"{value:.1%}"
+
+    return [
+        [
+            label,
+            str(int(videos)),
+            percent(average),
+            f"{threshold:.3f}",
+            percent(right),
+            percent(hit),
+        ]
+        for label, videos, average, threshold, right, hit in zip(
+            labels, truths.sum(axis=0), *columns, strict=True
+        )
+    ]
 
 
 def embedded(figure: Figure, dpi: float | str = "figure") -> dict[str, Any]:
@@ -424,6 +494,23 @@ def mean_class_accuracy(truths: np.ndarray, predictions: np.ndarray) -> float:
     return round(float(np.mean(right[clips > 0] / clips[clips > 0])), 6)
 
 
+def diagnose_labels(truths: np.ndarray, scores: np.ndarray, labels: Sequence[str]) -> list[str]:
+    """Sentences on labels that score no better than chance, and on those without a video."""
+    precisions, shares = average_precisions(truths, scores), truths.mean(axis=0)
+    sentences = []
+    for chosen, problem in (
+        (precisions <= shares, "with an average precision no higher than by chance"),
+        (shares == 0, "without a validation video, so that their threshold is 0.5 unseen"),
+    ):
+        names = [labels[index] for index in np.flatnonzero(chosen)]
+        if names:
+            sentences.append(
+                f"{len(names)} of {counted(len(labels), 'label')} {problem}: "
+                f"{abridged(names, MOST_NAMED)}."
+            )
+    return sentences
+
+
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     """The 95 % interval of an accuracy, `correct` of `n` independent cases (Wilson 1927)."""
     interval = binomtest(correct, n).proportion_ci(0.95, method="wilson")
@@ -453,6 +540,15 @@ def top1_figure(epochs: Sequence[EpochFigures], best_epoch: int) -> Figure:
     [axes] = _axes("Top-1, %")
     _plot(axes, epochs, "train_top1", 100, color=TRAINING, label="training")
     _plot(axes, epochs, "val_top1", 100, color=VALIDATION, label="validation")
+    _mark_best(axes, best_epoch)
+    axes.set_ylim(0, 101)
+    return axes.figure
+
+
+def map_figure(epochs: Sequence[EpochFigures], best_epoch: int) -> Figure:
+    """The mean average precision on the validation clips over epochs, in percent."""
+    [axes] = _axes("mAP, %")
+    _plot(axes, epochs, "val_map", 100, color=VALIDATION, label="validation")
     _mark_best(axes, best_epoch)
     axes.set_ylim(0, 101)
     return axes.figure

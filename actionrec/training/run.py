@@ -17,12 +17,14 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as lightning
 import torch
 import yaml
 from pytorch_lightning.callbacks import LambdaCallback, RichProgressBar
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
+from torch import nn
 
 from actionrec import devices
 from actionrec.config import TrainConfig, read_yaml
@@ -30,11 +32,13 @@ from actionrec.datasets.check import without_damaged_videos
 from actionrec.datasets.dataset import VideoDataset, absent_classes
 from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, Failure, UsageError
+from actionrec.evaluation.several_labels import multi_hot
 from actionrec.files import exclusive, write_whole
 from actionrec.models import conversion
 from actionrec.models.catalogue import MODELS
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
 from actionrec.models.complexity import parts_table, trained_parts
+from actionrec.models.decision import Decision
 from actionrec.processes import reader_failures_as_errors
 from actionrec.recipes import (
     FOR_THE_PAPER,
@@ -133,8 +137,10 @@ def _fit(
     if config.fit_head and devices.is_first() and not resumed:
         # The others get it with the first one's weights.
         fit_head(model, config, dataset.train, LEAST_PENALTY_TO_START)
-    videos = dataset.train_counts()
-    weights = class_weights(config.class_weights, dataset.labels, videos)
+    elif config.multi_label and not Path(config.weights).is_file() and not resumed:
+        begin_with_frequencies(model.network.head, dataset)
+    videos = None if config.multi_label else dataset.train_counts()
+    weights = class_weights(config.class_weights, dataset.labels, videos) if videos else None
     training = Training(model, config, output, len(dataset.train), weights)
     training.record_failures(damaged)
     if config.compile:
@@ -174,7 +180,11 @@ def _fit(
             ) from error
         raise
     if devices.is_first():
-        truths, predictions = torch.cat(training.validated).numpy().T
+        noted = torch.cat(training.validated).numpy()
+        if config.multi_label:
+            truths, predictions = np.split(noted, 2, axis=1)
+        else:
+            truths, predictions = noted.T
         write_training_report(
             output, training.epochs, truths, predictions, dataset.labels, parts, videos=videos
         )
@@ -201,6 +211,12 @@ def resolve(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainCo
         )
     if config.train_from == "head":
         require_no_steps(config)
+    balanced = config.class_weights != "none" or config.balanced_sampling or config.focal_gamma
+    if config.multi_label and balanced:
+        raise UsageError(
+            "--class-weights, --balanced-sampling and --focal-gamma are for one label a video; "
+            "leave them out with --multi-label true."
+        )
     if config.warmup >= config.epochs:
         raise UsageError(
             f"warmup is {config.warmup}; it must be less than the {config.epochs} epochs."
@@ -237,7 +253,9 @@ def fill_in(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainCo
     if name == "auto" and (config.dataset in FOR_THE_PAPER or config.weights == "none"):
         name = "paper"
     if name != "paper":
-        dataset = dataset or open_dataset(config.dataset, config.root, config.split)
+        dataset = dataset or open_dataset(
+            config.dataset, config.root, config.split, multi_label=config.multi_label
+        )
     if name == "auto":
         name = choose_recipe(len(dataset.train))
     if config.backbone is None and config.weights in MODELS:
@@ -334,7 +352,9 @@ def open_training_data(config: TrainConfig) -> tuple[VideoDataset, list[Failure]
     Raises:
         UsageError, ActionrecError: as `open_dataset` and `without_damaged_videos`.
     """
-    dataset = open_dataset(config.dataset, config.root, config.split)
+    dataset = open_dataset(
+        config.dataset, config.root, config.split, multi_label=config.multi_label
+    )
     dataset, damaged = without_damaged_videos(dataset)
     if config.flip is not None:
         dataset = replace(dataset, flip=config.flip)
@@ -354,12 +374,15 @@ def check_dataset(dataset: VideoDataset, config: TrainConfig) -> None:
         f"{dataset.name}: {len(dataset.train)} training and {len(dataset.val)} validation {what} "
         f"of {len(dataset.labels)} classes{'' if dataset.flip else ', not mirrored'}"
     )
-    if len(dataset.labels) < 2:
+    if dataset.multi_label:
+        check_several_labels(dataset)
+    elif len(dataset.labels) < 2:
         raise ActionrecError(
             f"{dataset.name} has one class only, {dataset.labels[0]!r}; training needs two."
         )
     for side, videos in (("training", dataset.train), ("validation", dataset.val)):
-        absent = absent_classes(dataset.labels, {video.label for video in videos})
+        present = {label for video in videos for label in video.all_labels}
+        absent = absent_classes(dataset.labels, present)
         if absent:
             log.warning("%d %s videos%s", len(videos), side, absent)
     clips = len(dataset.train) * config.repeated_augmentation
@@ -367,15 +390,52 @@ def check_dataset(dataset: VideoDataset, config: TrainConfig) -> None:
         log.warning(
             f"a step has {clips} clips, not {config.batch_size}: there are no more training videos"
         )
-    videos = dataset.train_counts()
-    class_weights(config.class_weights, dataset.labels, videos)
-    if config.balanced_sampling:
-        require_videos("--balanced-sampling true", dataset.labels, videos)
+    if not dataset.multi_label:
+        videos = dataset.train_counts()
+        class_weights(config.class_weights, dataset.labels, videos)
+        if config.balanced_sampling:
+            require_videos("--balanced-sampling true", dataset.labels, videos)
     fewest, processes = min(len(dataset.train), len(dataset.val)), config.devices * config.nodes
     if fewest < processes:
         raise UsageError(
             f"{processes} processes can't share {fewest} videos; use fewer --devices and --nodes."
         )
+
+
+def check_several_labels(dataset: VideoDataset) -> None:
+    """Tell how many videos have several labels or none, and warn of labels that all have.
+
+    Raises:
+        ActionrecError: all training videos have the only label, or no validation video has any.
+    """
+    counts = [len(video.labels) for video in dataset.train + dataset.val]
+    log.info(
+        f"{sum(count > 1 for count in counts)} videos have several labels, "
+        f"{counts.count(0)} have none"
+    )
+    everywhere = set.intersection(*(set(video.labels) for video in dataset.train))
+    if everywhere and len(dataset.labels) == 1:
+        raise ActionrecError(
+            f"All training videos of {dataset.name} have the only label, {dataset.labels[0]!r}; "
+            "add videos without it, with an empty label."
+        )
+    if everywhere:
+        names = ", ".join(dataset.labels[label] for label in sorted(everywhere))
+        log.warning("All training videos have the label %s, which can't be learnt so.", names)
+    if not any(video.labels for video in dataset.val):
+        raise ActionrecError(
+            f"No validation video of {dataset.name} has a label, so nothing can be measured; put "
+            "some that have one on the side val."
+        )
+
+
+def begin_with_frequencies(head: nn.Linear, dataset: VideoDataset) -> None:
+    """Let a new head's scores begin near the labels' frequencies, not at a half, so that the first
+    gradients of rare labels don't drown all others (Lin et al. 2017, Sec. 3.3)."""
+    counts = multi_hot([video.labels for video in dataset.train], head.out_features).sum(axis=0)
+    share = torch.from_numpy((counts + 0.5) / (len(dataset.train) + 1))
+    with torch.no_grad():
+        head.bias.copy_(share.logit())
 
 
 def build_classifier(config: TrainConfig, labels: tuple[str, ...]) -> VideoClassifier:
@@ -407,6 +467,7 @@ def build_classifier(config: TrainConfig, labels: tuple[str, ...]) -> VideoClass
             preprocessing=Preprocessing(
                 config.short_side, config.crop, gamma=config.gamma, **statistics
             ),
+            decision=Decision(config.multi_label),
         )
     )
     if checkpoint:
