@@ -33,7 +33,6 @@ from torchmetrics.functional.classification import (
 from actionrec.datasets.dataset import VideoDataset, deal_groups
 from actionrec.errors import ActionrecError, Failure, UsageError, VideoError
 from actionrec.evaluation.scoring import require_known_classes
-from actionrec.files import find_videos
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.decision import Decision
 from actionrec.models.inference import InferenceModel
@@ -41,7 +40,8 @@ from actionrec.models.shared_batches import score_videos, threads_of
 from actionrec.processes import WorkerError
 from actionrec.progress import track
 from actionrec.training.head import PENALTIES, logistic_regression
-from actionrec.video.segments import VideoSource
+from actionrec.video.parts import VideoSource
+from actionrec.video.sources import find_videos
 
 log = logging.getLogger(__name__)
 
