@@ -103,7 +103,7 @@ def download_file(
                 if size_of(part) > furthest:
                     furthest = size_of(part)
                     remaining = iter(pauses)
-                pause = next(remaining, None) if _is_temporary(error) else None
+                pause = next(remaining, None) if is_temporary(error) else None
                 if pause is None:
                     raise
                 print(f"{path.name}: {reason(error)}; next attempt in {pause} s", file=sys.stderr)
@@ -165,7 +165,7 @@ def _version_file(part: Path) -> Path:
     return part.with_name(f"{part.name}.version")
 
 
-def _is_temporary(error: exceptions.RequestException) -> bool:
+def is_temporary(error: exceptions.RequestException) -> bool:
     """Whether the same request may succeed in a moment."""
     if isinstance(error, exceptions.HTTPError):
         return error.response.status_code >= 500 or error.response.status_code in (408, 429)

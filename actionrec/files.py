@@ -1,6 +1,5 @@
 """Files: find videos, write a file whole or not at all, keep other processes away from one."""
 
-import glob
 import hashlib
 import logging
 import os
@@ -49,10 +48,35 @@ def cache_folder() -> Path:
         ) from error
 
 
+PICTURE_SUFFIXES = frozenset(".bmp .jpeg .jpg .png .tif .tiff .webp".split())
+NUMBERED = re.compile(r"(.*?)([0-9]+)(\.[A-Za-z]+)", re.DOTALL)
+FEWEST_FRAMES = 2
+
+
+def frame_number(name: str) -> int | None:
+    """The number in the name of a picture such as frame_000001.jpg; None for other files."""
+    found = NUMBERED.fullmatch(name)
+    return int(found[2]) if found and found[3].lower() in PICTURE_SUFFIXES else None
+
+
+def are_frames(names: Iterable[str]) -> bool:
+    """Whether files are the frames of a video: among them are pictures whose names differ by their
+    number alone, and no other pictures or videos."""
+    frames, kinds = 0, set()
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if frame_number(name) is not None:
+            kinds.add((stem.rstrip("0123456789"), suffix.lower()))
+            frames += 1
+        elif suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES:
+            return False
+    return frames >= FEWEST_FRAMES and len(kinds) == 1
+
+
 @dataclass
 class Found:
-    """The files in a folder: `videos` by their suffixes, `others`, and the folders that can't be
-    listed, each with the reason."""
+    """The files in a folder: `videos` by their suffixes, and folders of frames; `others`; and the
+    folders that can't be listed, each with the reason."""
 
     videos: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
@@ -86,6 +110,9 @@ def scan(
             )
             found.unlisted.append(Failure(str(place), reason))
             continue
+        if suffixes is VIDEO_SUFFIXES and are_frames(entry.name for entry in visible):
+            found.videos.append(Path(place))
+            continue
         for entry in sorted(visible, key=lambda entry: entry.name):
             is_video = os.path.splitext(entry.name)[1].lower() in suffixes
             if is_video and not entry.is_dir(follow_symlinks=False):
@@ -108,44 +135,6 @@ def tell_passed_over(folder: Path, files: Sequence[Path]) -> None:
             f"Files in {folder} that are no videos by their names are passed over: {len(files)}, "
             f"such as {min(files).name}."
         )
-
-
-def find_videos(paths: Iterable[str | Path]) -> list[Path | Failure]:
-    """All videos that `paths` name, each once: files, folders (searched at any depth) and patterns.
-
-    A file may have any name; in a folder, only files with the suffix of a video count. A path that
-    leads to nothing becomes a Failure in its place.
-    """
-    found: list[Path | Failure] = []
-    for path in paths:
-        text = os.path.expanduser(path)
-        if (remote := remote_failure(path)) is not None:
-            found.append(remote)
-        elif os.path.isdir(text):
-            inside = scan(text)
-            tell_passed_over(Path(text), inside.others)
-            nothing = f"{path} has no videos in it; name a folder that has some."
-            found += [*inside.videos, *inside.unlisted] or [Failure(str(path), nothing)]
-        elif os.path.exists(text) or not glob.has_magic(text):
-            found.append(Path(text))
-        else:
-            matches = sorted(glob.glob(text, recursive=True))
-            found += [Path(match) for match in matches if not os.path.isdir(match)] or [
-                Failure(str(path), f"No file matches {path}; check the pattern.")
-            ]
-    once = {
-        each.video if isinstance(each, Failure) else os.path.abspath(each): each
-        for each in reversed(found)
-    }
-    return list(reversed(once.values()))
-
-
-def remote_failure(path: str | Path) -> Failure | None:
-    """The Failure in place of a video that is named by an address."""
-    if re.match("[A-Za-z][A-Za-z0-9+.-]+://", str(path)) is None:
-        return None
-    error = f"{path} is an address, and remote videos can't be read yet; download it first."
-    return Failure(str(path), error)
 
 
 def require_suffix(path: Path, suffixes: Collection[str], flag: str) -> None:

@@ -30,7 +30,7 @@ from torch.export import Dim, ExportedProgram
 
 from actionrec.errors import ActionrecError, Failure, UsageError, VideoError, reason_of
 from actionrec.export import resized
-from actionrec.files import find_videos, replacing, require_free
+from actionrec.files import replacing, require_free
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.exported import ExportedModel, import_openvino
 from actionrec.models.graph import folded, trace_prediction
@@ -41,6 +41,7 @@ from actionrec.models.rounding import round_weights
 from actionrec.progress import track, waiting
 from actionrec.text import json_text
 from actionrec.video.clips import ClipReader
+from actionrec.video.sources import find_videos
 
 logger = logging.getLogger(__name__)
 

@@ -41,6 +41,11 @@ def visible(text: object) -> str:
     return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
+def valid_utf8(name: str) -> str:
+    """A file's name with an escape in place of each byte that is no UTF-8."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def csv_row(cells: Iterable[Any]) -> list[Any]:
     """The cells of a CSV file: text is `visible`, with an apostrophe before what a spreadsheet
     would run as a formula."""

@@ -19,11 +19,16 @@ import av
 import numpy as np
 import pytest
 import torch
+from command_server import CommandServer
+
+# The longest, which end late if they begin late, and what two workers would set up twice.
+FIRST = ("test_demo_run", "test_measure_gpu", "test_table7", "test_devices", "test_broken_files")
+FIRST += ("test_training_run", "test_export", "test_quantize")
 
 
 def pytest_collection_modifyitems(items):
-    """The demo run first: it takes minutes, in which other tests can run beside it."""
-    items.sort(key=lambda item: "test_demo_run" not in item.nodeid)
+    """Begin with the tests of the modules in `FIRST`."""
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else 99)
 
 
 @pytest.fixture(scope="session")
@@ -56,12 +61,31 @@ def encode():
 
 
 @pytest.fixture(scope="session")
-def command():
-    """Run the command line as its user does, in a process of its own."""
+def commands():
+    """The server that starts commands without importing PyTorch anew."""
+    server = CommandServer()
+    yield server
+    server.close()
 
-    def command(*arguments, **options):
+
+# They import PyTorch, and the others, like help, begin as quickly in a Python of their own.
+FORKED_VERBS = {"predict", "timeline", "train", "tune", "evaluate", "explain", "export"}
+
+
+@pytest.fixture(scope="session")
+def command(request):
+    """Run the command line as its user does, in a process of its own.
+
+    With `fresh` Python starts anew for it, as for the user: once for each verb, and for what Python
+    or a library reads while it starts.
+    """
+
+    def command(verb, *arguments, fresh=False, **options):
+        words = [verb, *map(str, arguments)]
+        if verb in FORKED_VERBS and not fresh and "--help" not in words and hasattr(os, "fork"):
+            return request.getfixturevalue("commands").start(words, **options).completed()
         return subprocess.run(
-            [sys.executable, "-m", "actionrec", *map(str, arguments)],
+            [sys.executable, "-m", "actionrec", *words],
             capture_output=True,
             text=True,
             timeout=1200,

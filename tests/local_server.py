@@ -32,6 +32,9 @@ class Server(ThreadingHTTPServer):
         self.length = True  # sends Content-Length
         self.statuses = []  # of the next answers
         self.moved = {}  # path -> address
+        self.announced = None  # the size that the server says files have
+        self.hangs = False  # before the first byte
+        self.released = threading.Event()  # ends the hanging
         self.password = None  # the Authorization header that is necessary
 
     def handle_error(self, request, client_address):
@@ -42,7 +45,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         part = self.headers.get("Range")
-        start = int(part.removeprefix("bytes=").removesuffix("-")) if part else 0
+        first, _, last = (part or "bytes=0-").removeprefix("bytes=").partition("-")
+        start = int(first)
         server.asked.append((self.path, start))
         if server.statuses:
             return self.send_error(server.statuses.pop(0))
@@ -57,23 +61,27 @@ class Handler(BaseHTTPRequestHandler):
             return self.send_error(404)
         other_version = self.headers.get("If-Range", server.tag) != server.tag
         if not server.ranges or (server.conditions and other_version):
-            start = 0
-        size = len(data)
+            start, last = 0, ""
+        size = server.announced or len(data)
         if start >= size > 0:
             return self.send_error(416)
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        until = min(int(last) + 1, size) if last else size
+        is_part = start or last
+        self.send_response(206 if is_part else 200)
+        if is_part:
+            self.send_header("Content-Range", f"bytes {start}-{until - 1}/{size}")
         if server.tag:
             self.send_header("ETag", server.tag)
         self.send_header("Content-Type", "text/html" if self.path.endswith("/") else "x/y")
         if server.length:
-            self.send_header("Content-Length", str(size - start))
+            self.send_header("Content-Length", str(until - start))
         self.end_headers()
-        end = size if server.end is None else server.end
+        end = until if server.end is None else min(until, server.end)
         if server.break_after is not None and not self.path.endswith("/"):
             end = min(end, start + server.break_after)
-        for position in range(start, end, 1 << 14):
+        if server.hangs:
+            server.released.wait(60)
+        for position in range(start, min(end, len(data)), 1 << 14):
             chunk = data[position : min(end, position + (1 << 14))]
             server.sent += len(chunk)
             self.wfile.write(chunk)
@@ -105,5 +113,6 @@ def serving(default=None, context=None):
         try:
             yield server
         finally:
+            server.released.set()
             server.shutdown()
             thread.join()

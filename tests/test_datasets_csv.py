@@ -130,8 +130,8 @@ def test_folds_of_real_footage():
             "a.mp4 has the group 'g' in line 2 and 'h' in line 3",
         ),
         (
-            ["path,label,start,end", *(f"{n}.mp4,run,0,2" for n in range(4))],
-            "has 4 known groups, too few for 5 folds",
+            ["path,label,start,end", "0.mp4,run,0,2", "0.mp4,run,3,4"],
+            "has 1 known group, too few for folds",
         ),
         (["path,label,", "a, b.mp4,run,"], "line 2 has 'run' in a column without a name"),
         (["path,label,split", 'a.mp4,"run,train', "b.mp4,run,val"], "unexpected end of data"),
@@ -142,7 +142,6 @@ def test_folds_of_real_footage():
         (["path,label,split", "a.mp4,run,train", "a.mp4,run,val"], "line 3: a.mp4 is already in"),
         (["path,label,split", "a.mp4,,train"], "line 2 has no label"),
         (["path,label,split", "a.mp4,run"], "line 2 has no split"),
-        (["path,label,split", "https://h/a.mp4,run,train"], "line 2: https://h/a.mp4 is an addr"),
         (["path,label,split", "a.mp4,run,train,x"], "line 2 has more fields"),
         (["path,label,split", "a.mp4,run,tarin"], "line 2: the split 'tarin' is unknown"),
         (["path,label,split", "a.mp4,run,train"], "no video with the split val"),
@@ -155,14 +154,27 @@ def test_folds_of_real_footage():
             "the group 'g' is in training and in validation",
         ),
         (
-            grouped({(f"g{n}", "run"): 1 for n in range(4)}) + ["u.mp4,run,unknown"],
-            "has 4 known groups, too few for 5 folds",
+            ["path,label,group", "a.mp4,run,unknown", "b.mp4,run,"],
+            "has no known groups, too few for folds",
         ),
     ],
 )
 def test_wrong_file_is_one_clear_error(tmp_path, lines, message):
     with pytest.raises(ActionrecError, match=message):
         open_csv(write(tmp_path, *lines))
+
+
+def test_fewer_than_five_groups_are_a_fold_each(tmp_path):
+    file = write(tmp_path, *grouped({(f"g{n}", label): 2 for n in range(3) for label in "ab"}))
+    held_out = set()
+    for fold in "123":
+        dataset = open_csv(file, fold)
+        [group] = {video.group for video in dataset.val}
+        assert group not in {video.group for video in dataset.train}
+        held_out.add(group)
+    assert held_out == {"g0", "g1", "g2"}
+    with pytest.raises(UsageError, match="there are folds 1 to 3, and no --split 4"):
+        open_csv(file, "4")
 
 
 def test_label_of_one_group_only_names_the_line(tmp_path):

@@ -14,7 +14,7 @@ from actionrec.models.inference import InferenceModel
 def run(tmp_path_factory, command):
     """The folder in which the demo's training was run, as the README says."""
     folder = tmp_path_factory.mktemp("demo")
-    training = command("train", "--config", "demo.yaml", cwd=folder)
+    training = command("train", "--config", "demo.yaml", cwd=folder, fresh=True)
     assert training.returncode == 0, training.stderr
     return folder
 

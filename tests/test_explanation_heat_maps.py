@@ -345,7 +345,8 @@ def test_the_command_writes_a_sheet_and_a_video_that_browsers_play(
     command, models, video, tmp_path, capsys
 ):
     flags = [video, "--model", models / "snl.safetensors", "--output", tmp_path]
-    run = command("explain", *flags, "--compare", models / "nl.safetensors", "--point", 20, 30)
+    compared = ("--compare", models / "nl.safetensors", "--point", 20, 30)
+    run = command("explain", *flags, *compared, fresh=True)
     assert run.returncode == 0, run.stderr
     pictures = [tmp_path / f"clip_explanation{suffix}" for suffix in (".png", ".mp4")]
     assert run.stdout.splitlines()[-2:] == [str(path) for path in pictures]

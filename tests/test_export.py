@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from trained_models import randomised, trained
 
+from actionrec import Recognizer
 from actionrec.cli.main import main
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.export import (
@@ -95,11 +96,23 @@ def exported_onnx(tmp_path_factory, encode, command):
     done = command(
         *("export", "--model", folder / "model.safetensors", "--output", folder / "model.onnx"),
         *("--video", folder / "video.mp4"),
+        fresh=True,
     )
     assert done.returncode == 0, done.stderr
     assert "clips of 8x32x32, any batch, time, height, width" in done.stdout
     assert "2x3x11x41x41: differs from PyTorch by at most" in done.stdout
     return folder
+
+
+def test_an_exported_file_has_no_features_and_leaves_nothing_behind(
+    exported_onnx, tmp_path, capsys
+):
+    video, model = exported_onnx / "video.mp4", exported_onnx / "model.onnx"
+    output = tmp_path / "features"
+    assert main(["features", str(video), "--model", str(model), "--output", str(output)]) == 1
+    assert "gives no features" in capsys.readouterr().err and not output.exists()
+    with pytest.raises(ActionrecError, match="gives no features"):
+        Recognizer.load(model).features(video)
 
 
 def test_an_onnx_file_says_what_it_expects(exported_onnx):

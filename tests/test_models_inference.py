@@ -209,7 +209,7 @@ def test_a_fork_after_a_prediction_predicts_too(small_recognizer, tmp_path, enco
         [sys.executable, "-c", FORK, tmp_path / "model.safetensors", video],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         env=os.environ | {"OMP_NUM_THREADS": "2"},
     )
     assert run.returncode == 0, run.stderr

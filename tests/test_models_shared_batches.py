@@ -6,7 +6,6 @@ import signal
 import time
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +28,13 @@ class EndingReader(ClipReader):
     Readers and network wait for each other, by files beside the videos, so that the two clips share
     a batch with clips of `a` before the end comes, on a busy machine too.
     """
+
+    def __setstate__(self, state):
+        """Begin when both processes have started, which takes no time of a video."""
+        vars(self).update(state)
+        (self.folder / f"{os.getpid()}.started").touch()
+        while len(list(self.folder.glob("*.started"))) < 2:
+            time.sleep(0.01)
 
     def stream_together(self, sources, clips=None, crops=1):
         [path] = sources
@@ -110,7 +116,9 @@ def test_what_ends_a_video_in_the_middle_leaves_those_it_shares_batches_with(
         return ready.scores(clips)
 
     reader = reader_like(EndingReader, ready)
-    results = dict(score_videos([network], reader, paths, 9, workers=2, limits=Limits(6, 1024)))
+    vars(reader)["folder"] = tmp_path
+    limits = Limits(6 if end == "hang" else 60, 1024)
+    results = dict(score_videos([network], reader, paths, 9, workers=2, limits=limits))
     assert set(results) == set(paths)
     assert any(len(set(batch)) == 2 for batch in batches), "no batch was shared"
     np.testing.assert_allclose(results[paths[0]].answers[:, 0], alone, atol=2e-6)
@@ -128,7 +136,10 @@ def test_a_long_video_waits_in_its_process_until_the_network_wants_it(tmp_path, 
 
     def network(clips):
         nonlocal scored
-        time.sleep(0 if ahead else 4)
+        if not ahead:
+            while note.stat().st_size <= MOST_CLIPS:
+                time.sleep(0.01)
+            time.sleep(1)  # In which it would read on.
         ahead.append(note.stat().st_size - scored)
         scored += len(clips)
         return np.zeros((len(clips), 3))

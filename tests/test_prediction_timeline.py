@@ -14,15 +14,23 @@ import pytest
 import torch
 
 from actionrec.cli.main import main
-from actionrec.errors import VideoError
+from actionrec.errors import ActionrecError, UsageError, VideoError
 from actionrec.explanation.clip import candidate_clips
+from actionrec.models.classifier import VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction.timeline import (
     Segment,
     Step,
+    find_segments,
     merge,
     score_timeline,
+    smoothed,
     step_scores,
+)
+from actionrec.prediction.timeline_settings import (
+    TimelineSettings,
+    store_settings,
+    stored_settings,
 )
 from actionrec.prediction.videos import LabelScore
 from actionrec.video.reader import VideoReader
@@ -75,7 +83,7 @@ def test_a_window_is_asked_for_only_when_it_is_due_and_given_when_it_is_complete
 
 
 def test_scores_and_segments_are_those_of_windows_scored_one_by_one(ready, video):
-    timeline = score_timeline(ready, video, hop=0.12)
+    timeline = score_timeline(ready, video, TimelineSettings(0.12, min_score=0))
     reader, preprocessing = VideoReader(video), ready.config.preprocessing
     starts = [*range(0, 53, 3), 53]
     scores = []
@@ -158,7 +166,7 @@ def test_a_short_last_step_weighs_less_in_the_mean_score():
 def test_times_are_those_at_which_a_player_shows_the_frames(ready, encode, tmp_path):
     times = [n * 40 if n < 20 else 800 + (n - 20) * 200 for n in range(40)]
     path = encode(tmp_path / "v.mkv", "libx264", frames=40, times=times)
-    timeline = score_timeline(ready, path, hop=1e-9)
+    timeline = score_timeline(ready, path, TimelineSettings(1e-9, min_score=0))
     assert [clip.start for clip in timeline.clips] == [time / 1000 for time in times[:34]]
     assert [step.start for step in timeline.steps] == [time / 1000 for time in times]
     assert timeline.clips[-1].end == timeline.duration == timeline.segments[-1].end
@@ -175,7 +183,7 @@ def test_at_a_target_rate_all_outputs_see_and_say_the_same_moments(
     monkeypatch.setattr(small_recognizer, "config", config)
     model, seen = InferenceModel(small_recognizer, precision="float32"), []
     monkeypatch.setattr(model, "scores", lambda clips: seen.extend(clips) or even(clips))
-    timeline = score_timeline(model, path, hop=0.4)
+    timeline = score_timeline(model, path, TimelineSettings(0.4, min_score=0))
     assert [clip.start for clip in timeline.clips] == pytest.approx(
         [*np.arange(0, 5.1, 0.4), 5.1], abs=0.051
     )
@@ -329,9 +337,10 @@ PEAK = """
 import resource, sys
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction.timeline import score_timeline
+from actionrec.prediction.timeline_settings import TimelineSettings
 model = InferenceModel.load(sys.argv[1])
 for video in sys.argv[2:]:
-    timeline = score_timeline(model, video, hop=0.28)
+    timeline = score_timeline(model, video, TimelineSettings(0.28, min_score=0))
     print(timeline.duration, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
@@ -350,3 +359,61 @@ def test_memory_does_not_grow_with_the_video(model, encode, tmp_path):
     assert duration == 400
     # The 9000 frames more, as the network sees them, are 26 MiB, as they are 79 MiB.
     assert long - short < 10
+
+
+def test_scores_are_smoothed_by_the_mean_of_the_steps_near_in_time_as_soon_as_they_are_known():
+    generator = np.random.default_rng(0)
+    edges = np.cumsum(generator.uniform(0.1, 1, 31))
+    rows = generator.random((30, 3))
+    steps = list(zip(edges[:-1], edges[1:], rows, strict=True))
+    middles, lengths = (edges[:-1] + edges[1:]) / 2, np.diff(edges)
+    for seconds in (0.0, 0.5, 2.0, 100.0):
+        found = list(smoothed(iter(steps), seconds))
+        assert [(start, end) for start, end, _ in found] == [(a, b) for a, b, _ in steps]
+        for index, (_, _, row) in enumerate(found):
+            near = np.abs(middles - middles[index]) <= seconds / 2 + 1e-6
+            expected = (rows[near] * lengths[near, None]).sum(axis=0) / lengths[near].sum()
+            np.testing.assert_allclose(row, expected)
+    taken = []
+    source = smoothed((taken.append(step) or step for step in steps), 2.0)
+    next(source)
+    assert len(taken) < 10
+
+
+def test_gaps_are_bridged_and_short_segments_left_out():
+    steps = steps_of(
+        *(("a", 0.8), ("a", 0.1), ("a", 0.6), ("b", 0.9), ("a", 0.8), ("a", 0.8), ("b", 0.1)),
+        *(("c", 0.7), ("c", 0.7)),
+    )
+    # The gap of a second first, then b is too short, and the rest of a is one.
+    assert find_segments(steps, TimelineSettings(None, 0, 0.3, min_length=1.5, bridge=1)) == [
+        Segment("a", 0.0, 6.0, 0.76),
+        Segment("c", 7.0, 9.0, 0.7),
+    ]
+    assert find_segments(steps, TimelineSettings(None, 0, 0.3)) == list(merge(steps, 0.3))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"hop": 0}, {"smoothing": -1}, {"min_length": float("inf")}, {"bridge": -0.1}]
+)
+def test_settings_out_of_bounds_are_wrong_usage(wrong):
+    with pytest.raises(UsageError, match="is not possible"):
+        TimelineSettings(**wrong)
+
+
+def test_stored_settings_are_those_of_this_model_only(small_recognizer, tmp_path, caplog):
+    path = tmp_path / "model.safetensors"
+    small_recognizer.save(path)
+    assert stored_settings(path) is None
+    assert stored_settings("kinetics400-i3d") is None
+    settings = TimelineSettings(0.16, 1, 0.4, 0.5, 0.25)
+    file = store_settings(tmp_path, settings, "2 segments")
+    assert file == tmp_path / "model.timeline.json"
+    assert stored_settings(path) == stored_settings(tmp_path) == settings
+    labels = ("a", "b", "d")
+    VideoClassifier(replace(small_recognizer.config, labels=labels)).save(path)
+    assert stored_settings(path) is None
+    assert "was chosen for another model" in caplog.text
+    file.write_text("{")
+    with pytest.raises(ActionrecError, match="can't be read as settings of a timeline"):
+        stored_settings(path)

@@ -225,7 +225,7 @@ def test_a_training_that_the_minutes_end_goes_on_in_the_next_call(groups, tmp_pa
     log = tmp_path / "snl-splitanna-seed0.log"
     stops = []
     # A slow machine needs more than the first ones to begin.
-    for minutes in (0.5, 0.5, 1, 2, 4, 8):
+    for minutes in (0.2, 0.2, 0.4, 0.4, 1, 2, 4, 8):
         command = grouped(groups, tmp_path, "--minutes", minutes, epochs=100_000)
         done = subprocess.run(command, capture_output=True, text=True, timeout=900)
         assert done.returncode == 3 and "Traceback" not in done.stderr, done.stderr

@@ -62,7 +62,7 @@ def test_any_name_is_printed_in_any_locale(command, encode, model, tmp_path, enc
         shutil.copy(source, os.path.join(os.fsencode(tmp_path), name))
     source.unlink()
     environment = os.environ | {"PYTHONIOENCODING": encoding}
-    options = {"cwd": tmp_path, "env": environment, "encoding": "utf-8", "errors": "replace"}
+    options = {"cwd": tmp_path, "env": environment}
     printed = {}
     for format in ("table", "csv", "json"):
         run = command(

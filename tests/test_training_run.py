@@ -76,7 +76,9 @@ def test_a_run_leaves_one_file_that_predicts_and_evaluates(command, config, clas
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
     assert list((output / "logs").glob("events.*"))
     model = output / "model.safetensors"
-    evaluated = command("evaluate", "--model", model, "--dataset", "folder", "--root", config.root)
+    evaluated = command(
+        *("evaluate", "--model", model, "--dataset", "folder", "--root", config.root), fresh=True
+    )
     assert evaluated.returncode == 0 and "clip-level" in evaluated.stdout
     predicted = command("predict", class_folders / "val", "--model", model, "--format", "json")
     assert predicted.returncode == 0
@@ -380,26 +382,24 @@ def test_a_full_disk_stops_with_a_sentence_and_leaves_the_last_checkpoint(
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGKILL"])
 def test_a_signal_to_all_processes_of_a_run_costs_no_more_than_going_on(
-    longer, whole, tmp_path, name
+    longer, whole, commands, tmp_path, name
 ):
     """As a cluster, a terminal or the system's memory killer sends it."""
-    words = [
+    words = ["train", "--dataset", "folder"] + [
         f"--{key.replace('_', '-')}={value}"
         for key, value in asdict(replace(longer, workers=2, resume="auto")).items()
         if value != getattr(TrainConfig("folder"), key, None)
     ]
-    program = [sys.executable, "-m", "actionrec", "train", "--dataset", "folder", *words]
-    run = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "run" / "results.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    run = commands.start(words)
+    while not (tmp_path / "run" / "results.json").exists() and run.poll() is None:
+        time.sleep(0.01)
     os.killpg(run.pid, getattr(signal, name))
-    _, said = run.communicate(timeout=120)
+    _, said = run.communicate()
     assert run.returncode == {"SIGTERM": 143, "SIGINT": 130, "SIGKILL": -9}[name], said
     assert "Traceback" not in said
     if name != "SIGKILL":
         assert "--resume auto continues it" in said
-    assert subprocess.run(program, capture_output=True).returncode == 0
+    assert commands.start(words).completed().returncode == 0
     assert_same_run(tmp_path / "run", whole)
 
 

@@ -21,7 +21,7 @@ def test_the_learning_rate_rises_until_the_loss_does_and_the_curve_is_drawn(
     words = ["--dataset", "folder", "--root", config.root, "--output", config.output]
     words += ["--backbone", "c3d_small", "--weights", "none", "--clip-length", 4]
     words += ["--short-side", 36, "--crop", 32, "--batch-size", 2, "--workers", 0]
-    run = command("tune", "lr", *words, cwd=tmp_path)
+    run = command("tune", "lr", *words, cwd=tmp_path, fresh=True)
     assert run.returncode == 0, run.stderr
     assert 1e-5 < float(run.stdout.split()[1]) < 1
     [picture] = [path for path in tmp_path.rglob("*") if path.is_file()]

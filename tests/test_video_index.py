@@ -101,7 +101,7 @@ def test_the_cache_serves_other_processes(encode, tmp_path, cache):
         "print(index.index_of(sys.argv[1]).frames)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, path], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program, path], capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stdout) == (0, "10\n"), done.stderr
 
@@ -149,7 +149,8 @@ def test_a_locked_cache_is_not_waited_for_and_a_damaged_one_is_begun_anew(
     database.execute("BEGIN EXCLUSIVE")
     begin = time.monotonic()
     assert [index_of(path).frames for _ in range(5)] == [10] * 5
-    assert time.monotonic() - begin < 1
+    # SQLite itself would wait for five.
+    assert time.monotonic() - begin < 4
     database.close()
     file.write_bytes(b"no database" * 1000)
     scans.clear()

@@ -1,4 +1,4 @@
-"""Segments give the frames that a cut clip has, and say where there is no such part of the video."""
+"""Segments give the frames that a cut clip has, and say where a video has no such part."""
 
 import logging
 

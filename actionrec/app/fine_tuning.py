@@ -32,6 +32,7 @@ from actionrec.models.inference import InferenceModel
 from actionrec.models.shared_batches import ScoredVideo, score_videos, threads_of
 from actionrec.training.head import CLIPS
 
+WITH_WARMUP = 4  # epochs
 LINES = 5  # of the log, for an error
 
 
@@ -197,6 +198,8 @@ class FineTuning:
             arguments += ["--backbone", base.backbone, "--weights", weights]
             arguments += ["--output", self.folder / name]
             arguments += ["--epochs", epochs] if epochs else []
+            # A recipe's warm-up takes some epochs of its own.
+            arguments += ["--warmup", 0] if epochs and epochs < WITH_WARMUP else []
         self._problems.pop(name, None)
         log = (self.folder / f"{name}.log").open("ab")
         with log:

@@ -139,6 +139,7 @@ class Edit:
 
         Raises:
             Conflict: a row to remove is not there, or one to add is.
+            ActionrecError: a video would have two groups.
         """
         present = {example.part: example for example in table.examples}
         for example in self.removed:
@@ -154,6 +155,7 @@ class Edit:
         kept = [present[x.part] for x in table.examples if x.part in present]
         old = {example.part for example in table.examples}
         new = [example for part, example in added.items() if part not in old]
+        require_one_group(kept + new)
         return Table(
             tuple(kept + new),
             self.classes[1] if self.classes else table.classes,
@@ -435,7 +437,22 @@ def read_examples(path: Path) -> tuple[Example, ...]:
         if example.part in examples:
             raise ActionrecError(f"{path}, line {reader.line_num}: {example} is there twice.")
         examples[example.part] = example
+    try:
+        require_one_group(examples.values())
+    except ActionrecError as error:
+        raise ActionrecError(f"{path}: {error}") from error
     return tuple(examples.values())
+
+
+def require_one_group(examples: Iterable[Example]) -> None:
+    """Raise ActionrecError if parts of one video have different groups."""
+    groups: dict[str, str] = {}
+    for example in examples:
+        if groups.setdefault(example.path, example.group) != example.group:
+            raise ActionrecError(
+                f"Parts of {example.path} have the groups {groups[example.path]!r} and "
+                f"{example.group!r}; all parts of a video are of one group."
+            )
 
 
 def examples_as_csv(examples: Iterable[Example]) -> str:

@@ -5,7 +5,7 @@ somebody else was first, 413 for a file that is too large.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,8 @@ def routes(room: Classroom) -> list[Route]:
                 received, _ = await receive(request, "previews")
                 video = received
             prediction = await run_in_threadpool(room.teacher.predict, video)
+            shown = chosen or request.query_params.get("name", "a video")
+            prediction = replace(prediction, video=shown)
             return Response(json_text(asdict(prediction)), media_type="application/json")
         except ActionrecError as error:
             sentence = str(error)

@@ -22,11 +22,12 @@ from actionrec.errors import ActionrecError, VideoError
 from actionrec.explanation.heat_maps import Explanation
 from actionrec.explanation.pictures import write_overlay
 from actionrec.prediction.rendering import frame_size
-from actionrec.prediction.timeline import SlidingWindows, Timeline
+from actionrec.prediction.timeline import Timeline, default_settings, score_timeline
 from actionrec.recognizer import Recognizer
 from actionrec.text import clock_time
 from actionrec.video.container import opened
 from actionrec.video.reader import VideoReader
+from actionrec.video.windows import SlidingWindows
 from actionrec.video.writer import TIME_BASE, VideoWriter
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ class Service:
         report(Playable(path if playable else None))
         clips = len(windows_of(self.recognizer, video))
         reporting = with_progress(self.recognizer, clips, report)
-        timeline = reporting.timeline(path)
+        timeline = score_timeline(reporting, path, default_settings(reporting))
         report(timeline)
         if not playable:
             convert(video, folder / "video.mp4", report)

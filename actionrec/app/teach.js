@@ -166,8 +166,7 @@ function showExamples() {
           names().map((name) => make("option", { selected: name === each.label }, name)))),
       each.label && make("label", {}, make("span", { class: "unseen" }, `Group of ${each.name}`),
         make("input", { id: `group-${number}`, value: each.group, size: 12, maxlength: 100,
-          onchange: (event) => edit(`group of ${each.name}`, [row(each)],
-            [{ ...row(each), group: event.target.value }]) })),
+          onchange: (event) => regroup(each, event.target.value) })),
       make("button", { type: "button", id: `mark-${number}`, "aria-label": `Play ${each.name}`,
         onclick: () => play(each) }, "Play"),
       make("button", { type: "button", id: `drop-${number}`, "aria-label": `Drop ${each.name}`,
@@ -175,6 +174,11 @@ function showExamples() {
   find("#more").hidden = all.length <= shown;
 }
 
+// All parts of a video are of one group.
+function regroup({ path, name }, group) {
+  const parts = project.examples.filter((each) => each.path === path).map(row);
+  return edit(`group of ${name}`, parts, parts.map((each) => ({ ...each, group })));
+}
 const relabel = (each, label) => each.label
   ? edit(`${each.name} is ${label}`, [row(each)], [{ ...row(each), label }])
   : edit(`${each.name} is ${label}`, [], [{ path: each.path, label, group: groupOf(each.path) }]);

@@ -6,6 +6,7 @@ Runs actionrec with the arguments. When standard input ends, which it does with 
 command is asked to stop as Ctrl-C would, so that it can go on later.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -20,7 +21,9 @@ def main() -> int:
             signal.signal(number, lambda *_: process.send_signal(signal.SIGTERM))
 
         def watch() -> None:
-            sys.stdin.buffer.read()
+            # Not by sys.stdin, which a thread must not hold when Python ends.
+            while os.read(0, 1024):
+                pass
             process.send_signal(signal.SIGTERM)
 
         threading.Thread(target=watch, daemon=True).start()

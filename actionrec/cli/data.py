@@ -1,4 +1,4 @@
-"""`actionrec data`: list, download, check and shrink data sets."""
+"""`actionrec data`: list, download, import, check, index and shrink data sets."""
 
 import shlex
 from collections import Counter
@@ -10,7 +10,9 @@ from jsonargparse.typing import PositiveInt
 from actionrec.cli.parser import complain
 from actionrec.cli.printing import Format, print_csv, print_json, print_rows, print_table, say
 from actionrec.config import DatasetName, Positive
+from actionrec.datasets.annotations.registry import FORMATS
 from actionrec.datasets.registry import DATASETS, open_dataset
+from actionrec.files import require_free, require_suffix
 
 
 def data_list(
@@ -97,6 +99,46 @@ def data_download(dataset: Literal["ucf101"], root: str) -> int:
     return 0
 
 
+def data_import(
+    files: list[str],
+    output: str,
+    format: Literal["auto", *FORMATS] = "auto",
+    videos: str | None = None,
+) -> int:
+    """Turn the annotations of other tools into a CSV file to train on.
+
+    The CSV file has a row a segment: path, label, start and end in seconds, and the split of the
+    format or a group a video. What has no place in it is told.
+
+    Examples:
+        actionrec data import project.json --output data.csv
+        actionrec data import annotations/*.eaf --output data.csv --videos footage
+        actionrec train --dataset csv --root data.csv
+
+    Args:
+        files: Files of ActivityNet (JSON), CVAT (video XML), Label Studio (JSON), VIA 3 (JSON),
+            ELAN (EAF), Kinetics (CSV) or HACS (CSV or JSON).
+        output: The CSV file, *.csv.
+        format: Format of the files; auto finds it by their content.
+        videos: Folder with the videos, at any depth; by default that of each file.
+    """
+    require_suffix(Path(output), [".csv"], "--output")
+    require_free(Path(output))
+
+    from actionrec.datasets.annotations.importing import import_annotations
+
+    found = import_annotations(
+        [Path(file) for file in files], Path(output), format, videos and Path(videos)
+    )
+    for note in found.notes:
+        say(note)
+    for failure in found.failures:
+        complain(failure)
+    say(f"{output}: {found.rows} rows of {found.videos} videos, {found.labels} labels")
+    say(f"train with: actionrec train --dataset csv --root {shlex.quote(output)}")
+    return 1 if found.failures else 0
+
+
 def data_check(
     dataset: DatasetName,
     root: str | None = None,
@@ -140,6 +182,37 @@ def data_check(
         if result.file is not None:
             say(f"report: {result.file}")
     return 1 if bad else 0
+
+
+def data_index(sources: list[str], output: str, label_key: str = "label") -> int:
+    """List the videos of shards, buckets and data sets of the hub in a CSV file.
+
+    The videos stay where they are. Labels come from the .cls, .txt or .json in WebDataset's shards,
+    and from metadata.csv or the names of folders elsewhere; splits from names that begin with
+    train, val or test.
+
+    Examples:
+        actionrec data index 'shards/train-{000..007}.tar' 'shards/val-*.tar' --output data.csv
+        actionrec data index s3://bucket/actions/ --output data.csv
+        actionrec data index hf://datasets/USER/NAME --output data.csv
+
+    Args:
+        sources: Tar archives and folders: paths, patterns in quotes, or addresses.
+        output: New CSV file, for --dataset csv.
+        label_key: Where the label stands in the .json of a sample.
+    """
+    from actionrec.datasets.storage import index_storage
+
+    listed = index_storage(sources, Path(output), label_key)
+    sides = Counter(each.split for each in listed)
+    parts = ", ".join(f"{count} {side}" for side, count in sides.items() if side)
+    labels = len({each.label for each in listed})
+    say(f"{output}: {len(listed)} videos of {labels} labels{f' ({parts})' if parts else ''}")
+    if parts:
+        say(f"train with: actionrec train --dataset csv --root {shlex.quote(output)}")
+    else:
+        say("to train with it, add a column split (train, val) or group (the recording)")
+    return 0
 
 
 def data_shrink(

@@ -1,16 +1,23 @@
 """`actionrec evaluate` and `actionrec compare`: the accuracy of models, and their difference."""
 
+import logging
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from actionrec.cli.parser import complain
 from actionrec.cli.printing import Format, print_comparison, print_evaluation
 from actionrec.config import DatasetName, DecoderName
-from actionrec.errors import UsageError
+from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import require_free, require_suffix
 from actionrec.models.registry import EngineName, PrecisionName
+
+if TYPE_CHECKING:
+    from actionrec.evaluation.detection import Detection
+    from actionrec.prediction.timeline_settings import TimelineSettings
+
+logger = logging.getLogger("actionrec")
 
 
 def evaluate(
@@ -28,6 +35,7 @@ def evaluate(
     nodes: PositiveInt = 1,
     output: str | None = None,
     save_logits: str | None = None,
+    timeline: bool = False,
     format: Format = "table",
 ) -> int:
     """Measure the accuracy of a model on the validation videos of a data set.
@@ -45,11 +53,11 @@ def evaluate(
         workers: Number of processes that read videos.
         precision: Number format; published results are in float32, auto is bfloat16 on hardware
             that supports it.
-        devices: GPUs (or, without a GPU, processes) of this machine; the results do not depend on
-            the number.
+        devices: GPUs or, without one, processes of this machine; no result depends on it.
         nodes: Number of machines; start the command with torchrun or Slurm.
         output: Folder for a report: figures, tables, pictures, and report.html with the mistakes.
         save_logits: File, *.safetensors, for the logits of all clips, for `actionrec compare`.
+        timeline: Find the segments too, and tune `actionrec timeline` for the model.
     """
     from actionrec.datasets.check import without_damaged_videos
     from actionrec.datasets.registry import open_dataset
@@ -57,16 +65,28 @@ def evaluate(
     from actionrec.evaluation.accuracy import evaluation_of
     from actionrec.evaluation.report import require_same_evaluation, write_report
     from actionrec.evaluation.scoring import describe_protocol, score_dataset
+    from actionrec.evaluation.timeline import EvaluationInTime, evaluate_timelines
     from actionrec.models.inference import InferenceModel
+    from actionrec.prediction.timeline_settings import stored_settings
 
     if save_logits is not None:
         require_suffix(Path(save_logits), [".safetensors"], "--save-logits")
         require_free(Path(save_logits))
+    if timeline and devices * nodes > 1:
+        raise UsageError("--timeline works in one process; leave out --devices and --nodes.")
     device = join(devices, nodes)
     ready = InferenceModel.load(model, device, precision, decoder, engine=engine)
     several = ready.decision.multi_label
+    if timeline and several:
+        raise UsageError("--timeline is for models with one label a video; leave it out.")
     data = open_dataset(dataset, root, split, to_train=False, multi_label=several)
-    _, known_bad = without_damaged_videos(data, sides=("val",))
+    if timeline and not data.has_segments:
+        raise UsageError(
+            f"--timeline needs segments, and {data.root} has none: give a CSV file with the "
+            "columns start and end."
+        )
+    sides = ("train", "val") if timeline and data.train else ("val",)
+    good, known_bad = without_damaged_videos(data, sides)
     request = {"model": model, "split": split}
     # Protocols without a precision are float32, as all were before there was a choice.
     if ready.precision != "float32":
@@ -81,6 +101,18 @@ def evaluate(
         return 0
     logits.protocol.update(request)
     result = evaluation_of(logits)
+    found: list[Detection] = []
+    if timeline:
+        stored = stored_settings(model)
+        evaluated, found, failures = evaluate_timelines(
+            ready, good.train, good.val, data.labels, stored
+        )
+        known = {failure.video for failure in result.skipped}
+        more = [failure for failure in failures if failure.video not in known]
+        result.skipped.extend(more)
+        result = EvaluationInTime(**vars(result), timeline=evaluated)
+        if evaluated.tuned_on:
+            store_timeline_settings(model, evaluated.settings, evaluated.tuned_on)
     for failure in result.skipped:
         complain(failure.error)
     # A full disk must not cost the printed accuracies.
@@ -90,10 +122,25 @@ def evaluate(
         if output is not None:
             skipped = {failure.video for failure in result.skipped}
             sources = [each.source for each in data.val if str(each.source) not in skipped]
-            write_report(Path(output), logits, result, sources)
+            write_report(Path(output), logits, result, found, sources)
     finally:
         print_evaluation(result, format)
     return 1 if result.skipped else 0
+
+
+def store_timeline_settings(model: str, settings: "TimelineSettings", tuned_on: str) -> None:
+    """Keep settings for `actionrec timeline` and tell where; figures are not lost if that fails."""
+    from actionrec.prediction.timeline_settings import store_settings
+
+    try:
+        file = store_settings(model, settings, tuned_on)
+    except ActionrecError as error:
+        complain(f"The settings of the timeline are not kept: {error}")
+        return
+    if file is None:
+        logger.info("%s is no file, so the settings of its timeline are not kept.", model)
+    else:
+        logger.info("%s: `actionrec timeline` uses these settings from now on", file)
 
 
 def compare(

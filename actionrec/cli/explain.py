@@ -5,8 +5,6 @@ from typing import Literal
 
 from actionrec.cli.printing import say
 from actionrec.config import DecoderName
-from actionrec.errors import UsageError
-from actionrec.files import remote_failure
 
 
 def explain(
@@ -50,8 +48,6 @@ def explain(
     from actionrec.explanation.pictures import WRITERS, picture_paths
     from actionrec.recognizer import Recognizer
 
-    if (remote := remote_failure(video)) is not None:
-        raise UsageError(remote.error)
     paths = picture_paths(output, video)
     recognizers = [
         Recognizer.load(name, precision="float32", decoder=decoder)

@@ -16,7 +16,14 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 
 from actionrec.cli.app import app
-from actionrec.cli.data import data_check, data_download, data_list, data_shrink
+from actionrec.cli.data import (
+    data_check,
+    data_download,
+    data_import,
+    data_index,
+    data_list,
+    data_shrink,
+)
 from actionrec.cli.evaluate import compare, evaluate
 from actionrec.cli.explain import explain
 from actionrec.cli.models import calibrate, export, info, weights_download, weights_list
@@ -29,12 +36,21 @@ from actionrec.cli.parser import (
     train_settings_parser,
     verb_parser,
 )
-from actionrec.cli.predict import PREDICT_OUTPUT, TIMELINE_OUTPUT, predict, timeline, watch
+from actionrec.cli.predict import (
+    PREDICT_OUTPUT,
+    TIMELINE_OUTPUT,
+    features,
+    predict,
+    timeline,
+    watch,
+)
 from actionrec.cli.train import train, tune
 from actionrec.config import DatasetName, TrainConfig
 from actionrec.errors import ActionrecError
 from actionrec.files import VIDEO_SUFFIXES
 from actionrec.text import VisibleFormatter, use_utf8
+from actionrec.video.block_cache import cache_size
+from actionrec.video.pictures import frame_rate
 
 
 @dataclass(frozen=True)
@@ -49,11 +65,17 @@ def _verb(function: Callable[..., int], *positional: str, **special: dict) -> Ve
     return Verb(function, lambda: verb_parser(function, *positional, **special))
 
 
+# Flags that hold for the processes that a verb starts, too, and what tells these.
+OF_EVERY_VERB = {
+    "--cache-size": "ACTIONREC_CACHE_SIZE",
+    "--frame-rate": "ACTIONREC_FRAME_RATE",
+}
 SWITCH = {"action": "store_true"}
 DATASET = {"type": DatasetName}
 
 VERBS = {
     "predict": _verb(predict, "paths", paths={"nargs": "*", "default": []}, output=PREDICT_OUTPUT),
+    "features": _verb(features, "paths", paths={"nargs": "*", "default": []}),
     "timeline": _verb(timeline, "paths", paths={"nargs": "+"}, output=TIMELINE_OUTPUT),
     "watch": _verb(watch, "source"),
     "train": Verb(train, lambda: train_settings_parser(train)),
@@ -63,7 +85,7 @@ VERBS = {
             tune, what={"type": Literal["lr", "batch_size"], "help": "Setting to find."}
         ),
     ),
-    "evaluate": _verb(evaluate),
+    "evaluate": _verb(evaluate, timeline=SWITCH),
     "compare": _verb(
         compare,
         "files",
@@ -80,12 +102,14 @@ VERBS = {
     "weights download": _verb(weights_download, "name"),
     "data list": _verb(data_list, "dataset", dataset=DATASET | {"nargs": "?"}),
     "data download": _verb(data_download, "dataset", dataset={"type": Literal["ucf101"]}),
+    "data import": _verb(data_import, "files", files={"nargs": "+"}),
     "data check": _verb(data_check, "dataset", dataset=DATASET, again=SWITCH),
+    "data index": _verb(data_index, "sources", sources={"nargs": "+"}),
     "data shrink": _verb(data_shrink, "dataset", dataset=DATASET),
 }
 FAMILIES = {
     "weights": "List and download pretrained weights.",
-    "data": "List, download, check and shrink data sets.",
+    "data": "List, download, import, check, index and shrink data sets.",
 }
 
 
@@ -94,7 +118,9 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="actionrec",
         description="Recognise human actions in video.",
-        epilog="`actionrec VERB --help` shows examples. --debug shows the traceback of an error.",
+        epilog="`actionrec VERB --help` shows examples. --debug shows the traceback of an error; "
+        "--cache-size GB limits what is kept of remote videos; --frame-rate FPS is the rate of "
+        "folders of frames.",
         version=f"actionrec {version('actionrec')}",
         formatter_class=HelpFormatter,
     )
@@ -145,12 +171,19 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     words = [_dashed_file_as_path(word) for word in arguments if word != "--debug"]
+    for flag, variable in OF_EVERY_VERB.items():
+        if flag in words[:-1]:
+            place = words.index(flag)
+            os.environ[variable] = words[place + 1]
+            del words[place : place + 2]
     options = build_parser().parse_args(words)
     handler = logging.StreamHandler()
     handler.setFormatter(VisibleFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("actionrec").setLevel(logging.INFO)
     try:
+        cache_size()
+        frame_rate()
         return run(options)
     except ActionrecError as error:
         if debug:

@@ -1,7 +1,8 @@
-"""`actionrec predict`, `actionrec timeline` and `actionrec watch`: actions in files and streams."""
+"""`actionrec predict`, `features`, `timeline` and `watch`: actions in files and streams."""
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -9,17 +10,25 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from actionrec.cli.parser import complain
 from actionrec.cli.printing import Format, print_predictions, print_timelines
-from actionrec.config import DecoderName, Positive
+from actionrec.config import DecoderName, NotNegative, Positive
 from actionrec.errors import ActionrecError, Failure, UsageError, VideoError
-from actionrec.files import find_videos, require_free, require_suffix
+from actionrec.files import require_free, require_suffix
 from actionrec.models.registry import EngineName, PrecisionName
-from actionrec.prediction.formats import PREDICTION_FORMATS, TIMELINE_FORMATS, write_timeline
+from actionrec.prediction.formats import (
+    FEATURE_FILES,
+    PREDICTION_FORMATS,
+    TIMELINE_FORMATS,
+    write_timeline,
+)
 from actionrec.progress import track
 from actionrec.text import json_text
+from actionrec.video.sources import find_videos
 
 if TYPE_CHECKING:
     from actionrec.prediction.timeline import Timeline
     from actionrec.prediction.videos import Prediction
+
+logger = logging.getLogger("actionrec")
 
 # How argparse reads --output; help names the formats.
 PREDICT_OUTPUT = {"metavar": f"FILE{{{','.join(PREDICTION_FORMATS)}}}"}
@@ -58,7 +67,7 @@ def predict(
         paths: Video files, folders with videos, or patterns in quotes.
         clips: Clips of each video; by default enough to cover it, at most ten.
         precision: Number format; bfloat16 changes scores by up to 0.02, auto uses it in hardware.
-        sort: uncertainty: the videos whose label would teach most come first, once all are done.
+        sort: uncertainty: videos whose label would teach most come first, once all are done.
         files_from: Text file with one path on each line, or - for standard input.
         output: File for the results; the suffix selects the format.
         workers: Processes that read for --output; by default one a core.
@@ -116,11 +125,72 @@ def predict(
     return 1 if failures else 0
 
 
+def features(
+    paths: list[str],
+    output: str,
+    model: str = "kinetics400-i3d",
+    hop: Positive | None = None,
+    clips: PositiveInt | None = None,
+    precision: PrecisionName = "auto",
+    engine: EngineName = "auto",
+    decoder: DecoderName = "pyav",
+    files_from: str | None = None,
+    workers: PositiveInt | None = None,
+    shard: str = "1/1",
+    timeout: Positive | None = None,
+    memory: PositiveInt | None = None,
+) -> int:
+    """Write the features of videos, for a classifier, search or clustering of your own.
+
+    Features are the network's last feature map, averaged over time and space: a row of numbers for
+    each clip. After an interruption, the same command continues.
+
+    Examples:
+        actionrec features holiday/ --output features.npz
+        actionrec features --files-from videos.txt --hop 0.5 --output features/
+        actionrec features 'more/*.avi' --model r2plus1d_r50 --output features.parquet
+
+    Args:
+        paths: Video files, folders with videos, or patterns in quotes.
+        output: FILE.npz, FILE.parquet, or a folder, which gets a file NAME.npy for each video.
+        hop: Seconds from one clip to the next, for clips that slide over the whole video.
+        clips: Clips spread over each video; by default enough to cover it, at most ten.
+        files_from: Text file with one path on each line, or - for standard input.
+        workers: Processes that read videos; by default one a core.
+        shard: Part of the list, such as 3/8 on the third of eight machines.
+        timeout: Limit for reading one video, in seconds; by default 300.
+        memory: Limit for reading one video, in MiB; by default 4096.
+    """
+    if not paths and files_from is None:
+        raise UsageError("No paths are given; name videos or folders, or a list with --files-from.")
+    if hop is not None and clips is not None:
+        raise UsageError("--hop and --clips are two ways to choose clips; leave out one of them.")
+    is_folder = output.endswith("/") or Path(output).is_dir() or not Path(output).suffix
+    if not is_folder and Path(output).suffix.lower() not in FEATURE_FILES:
+        raise UsageError(
+            f"--output {output} must end in {' or '.join(FEATURE_FILES)}, or in / for a folder."
+        )
+
+    from actionrec.prediction.batch import list_videos
+    from actionrec.prediction.features import features_to_file
+    from actionrec.prediction.journal import FeatureSettings
+    from actionrec.processes import STANDARD_LIMITS, Limits
+
+    videos = list_videos(paths, files_from, shard)
+    settings = FeatureSettings(model, None, clips, hop, precision, decoder, shard)
+    limits = Limits(timeout or STANDARD_LIMITS.timeout, memory or STANDARD_LIMITS.memory)
+    failed = features_to_file(videos, Path(output), settings, workers, limits, engine, complain)
+    return 1 if failed else 0
+
+
 def timeline(
     paths: list[str],
     model: str = "kinetics400-i3d",
     hop: Positive | None = None,
+    smoothing: NotNegative | None = None,
     min_score: ClosedUnitInterval | None = None,
+    min_length: NotNegative | None = None,
+    bridge: NotNegative | None = None,
     topk: PositiveInt = 5,
     precision: PrecisionName = "auto",
     engine: EngineName = "auto",
@@ -131,7 +201,8 @@ def timeline(
     """Find the actions in long videos, with their start and end.
 
     A window slides over the whole video; neighbouring windows with the same best class form a
-    segment. Ctrl-C ends the scoring and keeps the results so far.
+    segment. Ctrl-C ends the scoring and keeps the results so far. Defaults are those that
+    `evaluate --timeline` chose for the model.
 
     Examples:
         actionrec timeline match.mp4
@@ -141,7 +212,10 @@ def timeline(
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
         hop: Seconds from one window to the next; by default half a clip.
+        smoothing: Seconds over which scores are averaged.
         min_score: Lowest score of a segment; by default 0.2, or a label's stored threshold.
+        min_length: Shortest segment, in seconds.
+        bridge: Longest gap between two segments of one class that makes them one, in seconds.
         topk: Number of best classes kept for each window.
         output: Files for the timeline of one video; the suffix selects the format.
         render: File, *.mp4, *.mov or *.mkv, for the video with the timeline drawn on it.
@@ -155,12 +229,24 @@ def timeline(
 
     from actionrec.models.inference import InferenceModel
     from actionrec.prediction import rendering
-    from actionrec.prediction.timeline import INTERRUPTED, default_min_score, score_timeline
+    from actionrec.prediction.timeline import INTERRUPTED, default_settings, score_timeline
+    from actionrec.prediction.timeline_settings import stored_settings
 
     if render and not isinstance(found[0], Failure):
         rendering.require_rendering(found[0], Path(render))
     ready = InferenceModel.load(model, precision=precision, topk=topk, engine=engine)
-    min_score = default_min_score(ready) if min_score is None else min_score
+    given = {
+        "hop": hop,
+        "smoothing": smoothing,
+        "min_score": min_score,
+        "min_length": min_length,
+        "bridge": bridge,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    stored = stored_settings(model)
+    settings = replace(stored or default_settings(ready), **given)
+    if stored:
+        logger.info("tuned for this model: %s", settings)
     problems: list[str] = []
     scored: Timeline | None = None
 
@@ -174,7 +260,7 @@ def timeline(
             try:
                 if isinstance(video, Failure):
                     raise VideoError(video.error)
-                scored = score_timeline(ready, video, hop, min_score)
+                scored = score_timeline(ready, video, settings)
             except VideoError as error:
                 report(str(error))
                 yield Failure(video.video if isinstance(video, Failure) else str(video), str(error))
@@ -198,7 +284,7 @@ def timeline(
     print_timelines(results(), format)
     reason = scored and scored.incomplete
     if render and scored and reason != INTERRUPTED:
-        reason = rendering.render(scored, Path(render), min_score)
+        reason = rendering.render(scored, Path(render), settings.min_score)
         if reason is not None:
             report(f"{reason}; {render} holds the frames up to there.")
     return 130 if reason == INTERRUPTED else 1 if problems else 0

@@ -25,6 +25,7 @@ from actionrec.text import (
 if TYPE_CHECKING:
     from actionrec.evaluation.accuracy import Evaluation
     from actionrec.evaluation.compare import Comparison
+    from actionrec.evaluation.detection import TimelineEvaluation
     from actionrec.prediction.timeline import Timeline
     from actionrec.prediction.videos import Prediction
     from actionrec.quantize import Comparison as QuantizationComparison
@@ -174,6 +175,12 @@ def print_evaluation(result: "Evaluation", format: Format) -> None:
             head.append("average_precision")
             for row, value in zip(rows, [precision, *_average_precisions(result)], strict=True):
                 row.append(value)
+        if timeline := getattr(result, "timeline", None):
+            head.append("mean_ap")
+            of_classes = [timeline.per_class.get(name, "") for name in classes]
+            rows = [
+                [*row, value] for row, value in zip(rows, [timeline.mean, *of_classes], strict=True)
+            ]
         print_csv(head, rows)
     else:
         print(
@@ -201,10 +208,37 @@ def print_evaluation(result: "Evaluation", format: Format) -> None:
                 row += [f"{each.average_precision:.1%}", f"{each.threshold:.3f}", right]
                 row.append(f"{each.recall:.1%}")
         print_table(rows, head)
+        if timeline := getattr(result, "timeline", None):
+            print()
+            print_timeline_figures(timeline)
 
 
 def _average_precisions(result: "Evaluation") -> list[float]:
     return [each.average_precision for each in result.per_class.values()]
+
+
+def print_timeline_figures(result: "TimelineEvaluation") -> None:
+    """Print how well segments are found in time, beside what the default settings give."""
+    tuned = f"tuned on {result.tuned_on}" if result.tuned_on else "not tuned now"
+    say(f"timeline, {tuned}: {result.settings}")
+    columns = [result, result.with_defaults]
+    rows = [
+        [f"mean AP at tIoU {threshold}", *(f"{each.mean_ap[threshold]:.1%}" for each in columns)]
+        for threshold in result.mean_ap
+    ]
+    rows += [
+        [name, *(f"{getattr(each, key):.1%}" for each in columns)]
+        for name, key in (
+            ("mean of these", "mean"),
+            ("frames with the right label", "frame_accuracy"),
+            ("those in segments", "annotated_frame_accuracy"),
+        )
+    ]
+    annotated = result.segments["annotated"]
+    rows.append(
+        [f"segments found, of {annotated} annotated", *(each.segments["found"] for each in columns)]
+    )
+    print_table(rows, ["", "timeline", "by defaults"])
 
 
 def print_comparison(result: "Comparison", format: Format) -> None:

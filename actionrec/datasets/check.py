@@ -13,7 +13,8 @@ the data set's folder, for a CSV file NAME.check.json beside it. It is JSON:
 
 Paths are relative to the report's folder, or absolute where the video lies elsewhere. Good videos
 have their size in bytes, modification time in ns, and number of frames. `size` and `mtime_ns` are
-null where there is no file; `given_up` means that the process which read the file was killed or
+null where there is no file, and `mtime_ns` stands for the version of a file at an address;
+`given_up` means that the process which read the file was killed or
 died. Good videos that are damaged but readable are in `damaged` as well; training, evaluation and
 prediction read them.
 
@@ -28,6 +29,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +41,7 @@ from actionrec.errors import ActionrecError, Failure, VideoError
 from actionrec.files import short_enough, write_whole
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
 from actionrec.text import json_text
+from actionrec.video.address import Address, VideoPath, beside, video_path
 from actionrec.video.reader import VideoReader
 from actionrec.video.segments import VideoSegment, frames_of
 
@@ -46,6 +49,7 @@ logger = logging.getLogger("actionrec")
 
 VERSION = 1
 REPORT = "actionrec_check.json"
+THREADS = 16
 
 Content = TypeVar("Content")
 
@@ -57,10 +61,10 @@ class FileState(NamedTuple):
     mtime_ns: int | None = None
 
     @classmethod
-    def of(cls, path: Path) -> "FileState":
+    def of(cls, path: VideoPath) -> "FileState":
         try:
             found = path.stat()
-        except OSError:
+        except (OSError, VideoError):
             return cls()
         return cls(found.st_size, found.st_mtime_ns)
 
@@ -185,7 +189,9 @@ def check(
     old = Report.load(file) or Report(name)
     paths = {relative_path(path, folder).as_posix(): path for path in videos}
     # Taken before decoding, so that a file that changes meanwhile counts as changed.
-    states = {key: FileState.of(path) for key, path in paths.items()}
+    # By threads: a server takes a while to answer for each.
+    with ThreadPoolExecutor(THREADS) as threads:
+        states = dict(zip(paths, threads.map(FileState.of, paths.values()), strict=True))
     known = {
         key: found
         for key, found in old.findings.items()
@@ -200,7 +206,7 @@ def check(
     others = {
         key: found
         for key, found in old.findings.items()
-        if key not in paths and found.file == FileState.of(folder / key) != FileState()
+        if key not in paths and found.file == FileState.of(beside(folder, key)) != FileState()
     }
     report = Report(name, others | known)
     writable = True
@@ -237,7 +243,7 @@ def _check_segments(
     """The findings on segments that are not in their videos, of those videos that can be read."""
     videos = (video for dataset in datasets for video in dataset.train + dataset.val)
     findings = {}
-    for source in sorted({video.source for video in videos if video.segment}):
+    for source in sorted({video.source for video in videos if video.segment}, key=str):
         key = relative_path(source.path, folder).as_posix()
         video = report.findings.get(key)
         if video is None or video.reason is not None:
@@ -246,11 +252,11 @@ def _check_segments(
             frames_of(VideoReader(source.path), source)
         except VideoError as error:
             bad = Finding(video.file, None, str(error))
-            findings[str(replace(source, path=Path(key)))] = bad
+            findings[str(replace(source, path=video_path(key)))] = bad
     return findings
 
 
-def count_frames(path: Path) -> tuple[int, str]:
+def count_frames(path: VideoPath) -> tuple[int, str]:
     """Decode a whole video; returns its number of frames, and what is damaged in it, "" if nothing.
 
     Raises:
@@ -263,7 +269,7 @@ def count_frames(path: Path) -> tuple[int, str]:
 
 def every_video(
     name: str, root: str | Path | None, split: str | None = None
-) -> tuple[VideoDataset, list[Path]]:
+) -> tuple[VideoDataset, list[VideoPath]]:
     """The data set and the paths of its videos: of one split, or without one of all together,
     with those that no split trains or validates on.
     """
@@ -339,7 +345,9 @@ def without_damaged_videos(
     return left, failures
 
 
-def relative_path(path: Path, folder: Path) -> Path:
-    """The path relative to `folder`, or absolute where it lies elsewhere."""
+def relative_path(path: VideoPath, folder: Path) -> VideoPath:
+    """The path relative to `folder`, or absolute where it lies elsewhere; an address as it is."""
+    if isinstance(path, Address):
+        return path
     path, folder = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
     return path.relative_to(folder) if path.is_relative_to(folder) else path

@@ -2,10 +2,12 @@
 
     actionrec train --dataset csv --root my_videos.csv
 
-Paths are relative to the folder of the CSV file. `split` says train or val. `group` names the
+Paths are relative to the folder of the CSV file; addresses (https://, s3://, ...) may stand in
+their place. `split` says train or val. `group` names the
 recording that a clip was cut from: clips of one recording must not be on both sides, or the
 validation figures only tell how well the recording is recognised again. Without a `split`
-column the groups are dealt into five folds, and fold N validates: `--split 1` to `--split 5`.
+column the groups are dealt into five folds, or as many as there are groups if those are fewer, and
+fold N validates: `--split 1` to `--split 5`.
 
 `start` and `end` make a row a segment of its file, in seconds; both empty mean all of it. A file
 may then have many rows, and all of them are on one side; where no group is known, the file is it.
@@ -30,7 +32,9 @@ from unicodedata import normalize
 
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset, deal_groups
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.files import remote_failure, replacing
+from actionrec.files import replacing
+from actionrec.video.address import VideoPath, beside, is_address
+from actionrec.video.pictures import is_frame_folder
 
 logger = logging.getLogger("actionrec")
 
@@ -67,9 +71,10 @@ def open_csv(
 
     With a `split` column, train trains and val (also valid, validate, validation) validates;
     test validates where no row is val, and is left out otherwise. Without, `split` is the fold,
-    "1" to "5": whole groups, dealt so that folds are alike in size and labels, always the same for
-    the same rows. Videos whose group is empty or "unknown" could be of any recording, so they
-    train in every fold. Without training `to_train`, no video needs the split train, and without
+    "1" to "5" (with fewer groups, to their number): whole groups, dealt so that folds are alike in
+    size and labels, always the same for the same rows. Videos whose group is empty or "unknown"
+    could be of any recording, so they train in every fold. Without training `to_train`, no video
+    needs the split train, and without
     `split` and `group` all videos validate.
 
     A row with `start` and `end` is a segment. All segments of a file must be on one side; segments
@@ -121,11 +126,11 @@ def open_csv(
     def video(row: Row) -> LabelledVideo:
         own = tuple(index[label] for label in _labels_of(row, multi_label))
         first, several = own[0] if own else -1, own if multi_label else None
-        path_here, part = path.parent / row["path"], _segment_of(row)
-        return LabelledVideo(path_here, first, _group_of(row), part, several)
+        place, part = beside(path.parent, row["path"]), _segment_of(row)
+        return LabelledVideo(place, first, _group_of(row), part, several)
 
     sides = [tuple(map(video, side)) for side in (train, val)]
-    others = tuple(path.parent / row["path"] for row in rest)
+    others = tuple(beside(path.parent, row["path"]) for row in rest)
     return VideoDataset("csv", labels, *sides, others=others, multi_label=multi_label)
 
 
@@ -158,9 +163,9 @@ def _check_labels(path: Path, rows: list[Row], multi_label: bool) -> None:
             raise ActionrecError(f"{where} has the label {twice[0]!r} twice; remove one of them.")
 
 
-def rewrite_csv(source: Path, new_path: Callable[[Path], str], target: Path) -> None:
+def rewrite_csv(source: Path, new_path: Callable[[VideoPath], str], target: Path) -> None:
     """Write a CSV file that `open_csv` has accepted anew, with other paths of the videos."""
-    rows = [row | {"path": new_path(source.parent / row["path"])} for row in _read(source)]
+    rows = [row | {"path": new_path(beside(source.parent, row["path"]))} for row in _read(source)]
     columns = [name for name in rows[0] if name in COLUMNS]
     with replacing(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
@@ -206,10 +211,9 @@ def _read(path: Path) -> list[Row]:
             # Whether a label may be empty is known once all rows are.
             if name in row and name not in ("group", "label", *TIMES) and not row[name]:
                 raise ActionrecError(f"{where} has no {name}; fill it in.")
-        if (remote := remote_failure(record[names.index("path")])) is not None:
-            raise ActionrecError(f"{where}: {remote.error}")
         row["path"] = _path_here(path.parent, record[names.index("path")])
-        row["file"] = os.path.normpath(row["path"])
+        file = row["path"]
+        row["file"] = file if is_address(file) else os.path.normpath(file)
         _check_segment(where, row)
         same: tuple[str, ...] = (row["file"],)
         if (segment := _segment_of(row)) is not None:
@@ -331,7 +335,9 @@ def _records(path: Path) -> list[tuple[int, list[str]]]:
 
 def _path_here(folder: Path, path: str) -> str:
     """A listed path as this machine writes it: backslashes from Windows become slashes, ~ the home
-    folder."""
+    folder. Addresses stay as they are."""
+    if is_address(path):
+        return path
     if os.sep == "/" and "\\" in path and not (folder / path).exists():
         path = path.replace("\\", "/")
     return os.path.expanduser(path) if path.startswith("~/") else path
@@ -411,12 +417,17 @@ def _divide_by_fold(path: Path, rows: list[Row], fold: int) -> tuple[list[Row], 
         )
     groups = [_group_of(row) for row in rows]
     known = len(set(groups) - {None})
-    if known < len(FOLDS):
+    if known < 2:
         raise ActionrecError(
-            f"{path} has {known} known groups, too few for {len(FOLDS)} folds; add a split "
-            "column (train, val) that keeps each group on one side."
+            f"{path} has {known or 'no'} known group{'' if known == 1 else 's'}, too few for "
+            "folds; add videos of another group, or a split column (train, val)."
         )
-    folds = deal_groups(groups, [row["label"] for row in rows], len(FOLDS))
+    if fold >= known:
+        raise UsageError(
+            f"{path} has {known} known groups, so there are folds 1 to {known}, and no --split "
+            f"{fold + 1}."
+        )
+    folds = deal_groups(groups, [row["label"] for row in rows], min(known, len(FOLDS)))
     val = [row for row, its in zip(rows, folds, strict=True) if its == fold]
     train = [row for row, its in zip(rows, folds, strict=True) if its != fold]
     return train, val
@@ -425,12 +436,16 @@ def _divide_by_fold(path: Path, rows: list[Row], fold: int) -> tuple[list[Row], 
 def _check_files(path: Path, rows: list[Row]) -> None:
     # A listing of each folder answers for thousands of files at once. Files that it lacks are
     # looked at one by one: a disk may accept another case or form of an accent in a name.
-    paths = [path.parent / row["path"] for row in rows]
+    # Whether an address leads anywhere shows when it is read.
+    named = [beside(path.parent, row["path"]) for row in rows]
+    paths = [each for each in named if isinstance(each, Path)]
     files: set[Path] = set()
     for folder in {path.parent for path in paths}:
         with suppress(OSError, ValueError), os.scandir(folder) as entries:
             files |= {folder / entry.name for entry in entries if entry.is_file()}
-    missing = [each for each in paths if each not in files and not each.is_file()]
+    missing = [
+        each for each in paths if not (each in files or each.is_file() or is_frame_folder(each))
+    ]
     if missing:
         message = (
             f"{len(missing)} of the {len(rows)} videos of {path} don't exist, the first is "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from actionrec.errors import ActionrecError
 from actionrec.files import VIDEO_SUFFIXES, scan
+from actionrec.video.address import VideoPath
 from actionrec.video.segments import VideoSegment, VideoSource
 
 logger = logging.getLogger("actionrec")
@@ -16,7 +17,7 @@ logger = logging.getLogger("actionrec")
 
 @dataclass(frozen=True)
 class LabelledVideo:
-    """A video file, or a part of one, and its class.
+    """A video, a file or an address, or a part of one, and its class.
 
     `segment` is the part, from its start to its end in seconds; None for the whole file. `label` is
     the index into the data set's `labels`. `group` names the recording that the video was cut from,
@@ -25,7 +26,7 @@ class LabelledVideo:
     has none.
     """
 
-    path: Path
+    path: VideoPath
     label: int
     group: str | None = None
     segment: tuple[float, float] | None = None
@@ -60,7 +61,7 @@ class VideoDataset:
     val: tuple[LabelledVideo, ...]
     flip: bool = True
     root: Path | None = None
-    others: tuple[Path, ...] = ()
+    others: tuple[VideoPath, ...] = ()
     multi_label: bool = False
 
     @property

@@ -20,6 +20,7 @@ The copy's actionrec_shrink.json records the finished videos, and the next run g
 import filecmp
 import logging
 import os
+import re
 import shutil
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -44,6 +45,7 @@ from actionrec.errors import ActionrecError, UsageError, VideoError
 from actionrec.files import exclusive, remove_leftovers, replacing, write_whole
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
 from actionrec.text import json_text
+from actionrec.video.address import Address, VideoPath
 from actionrec.video.reader import VideoReader
 from actionrec.video.writer import CONTAINERS, VideoWriter
 
@@ -183,15 +185,16 @@ def shrink(
         )
 
 
-def shrink_video(path: Path, folder: Path, output: Path, short_side: int) -> Copy:
+def shrink_video(path: VideoPath, folder: Path, output: Path, short_side: int) -> Copy:
     """Write the smaller copy of one video of the data set in `folder`."""
     video = VideoReader(path)
     found = path.stat()
     target = output / path_in_copy(path, folder)
     if min(video.size) <= short_side:
         video.verify()
-        with replacing(target) as temporary:
-            shutil.copyfile(path, temporary)
+        with replacing(target) as temporary, path.open("rb") as source:
+            with temporary.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
     else:
         # In these, MPEG-4 keeps every frame and its time, but AVI has no times.
         if target.suffix.lower() == ".avi" and not video.index.is_regular:
@@ -231,16 +234,21 @@ def encode(video: VideoReader, short_side: int, path: Path) -> None:
                 writer.write(picture, seconds if unit else None)
 
 
-def path_in_copy(path: Path, folder: Path) -> Path:
+def path_in_copy(path: VideoPath, folder: Path) -> Path:
     """The path in the copy of a video of the data set in `folder`: the same relative path.
 
-    A CSV file may list videos that lie elsewhere; they get their whole path, without the root.
+    A CSV file may list videos that lie elsewhere; they get their whole path, without the root, or
+    the server and path of their address.
     """
     path = relative_path(path, folder)
+    if isinstance(path, Address):
+        server_and_folders = re.split(r"/+|::", path.url.partition("?")[0].replace("://", "/"))
+        parents = [part for part in server_and_folders[1:-1] if part not in (".", "..")]
+        return Path(*parents, path.name)
     return path.relative_to(path.anchor)
 
 
-def _unfinished(targets: dict[Path, Path], record: Record, output: Path) -> list[Path]:
+def _unfinished(targets: dict[VideoPath, Path], record: Record, output: Path) -> list[VideoPath]:
     """The videos that are still to be copied; removes outdated copies."""
     todo = []
     changed = 0

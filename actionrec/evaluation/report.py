@@ -9,6 +9,7 @@ writes into the folder `report`
     predictions.csv        each video's true class, its rank, and the five best classes
     confusion_matrix.png   the share of each class that was predicted as each other class
     per_class.png          the classes in the order of their accuracy
+    segments.csv           with --timeline: the segments that were found
     report.html            surest mistakes, least sure hits, confusions and labels that look wrong,
                            with frames of their videos and links to them
 
@@ -32,6 +33,7 @@ from actionrec.evaluation.accuracy import (
     EvaluationOfSeveralLabels,
     LabelAccuracy,
 )
+from actionrec.evaluation.detection import Detection
 from actionrec.evaluation.gallery import (
     MOST_OF_PAIR,
     Case,
@@ -47,6 +49,7 @@ from actionrec.evaluation.plots import (
     per_class_figure,
 )
 from actionrec.evaluation.several_labels import average_precisions
+from actionrec.evaluation.timeline import EvaluationInTime
 from actionrec.files import replacing, write_whole
 from actionrec.text import csv_text, json_text, visible
 from actionrec.video.segments import VideoSegment, VideoSource, path_of, plain_number
@@ -56,6 +59,7 @@ PER_CLASS = "per_class.csv"
 PREDICTIONS = "predictions.csv"
 CONFUSION_PLOT = "confusion_matrix.png"
 PER_CLASS_PLOT = "per_class.png"
+SEGMENTS = "segments.csv"
 PAGE = "report.html"
 MOST_SCORES = 4  # of a video on the page
 
@@ -68,7 +72,7 @@ def require_same_evaluation(folder: Path, protocol: dict[str, Any]) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; choose another --output.")
-    names = (RESULTS, PER_CLASS, PREDICTIONS, CONFUSION_PLOT, PER_CLASS_PLOT, PAGE)
+    names = (RESULTS, PER_CLASS, PREDICTIONS, CONFUSION_PLOT, PER_CLASS_PLOT, SEGMENTS, PAGE)
     existing = [name for name in names if (folder / name).exists()]
     if not existing:
         return
@@ -91,6 +95,7 @@ def write_report(
     folder: Path,
     logits: ClipLogits,
     evaluation: Evaluation,
+    found: Sequence[Detection] = (),
     sources: Sequence[VideoSource] | None = None,
 ) -> None:
     """Write the files of a report into `folder`, each whole or not at all.
@@ -99,6 +104,7 @@ def write_report(
         folder: New, or with a report of the same evaluation.
         logits: Those of the evaluation.
         evaluation: What follows from them.
+        found: The segments that were found, if timelines were evaluated.
         sources: The files of the videos, or their parts, for frames and links on the page.
 
     Raises:
@@ -124,6 +130,8 @@ def write_report(
             CONFUSION_PLOT: confusion_matrix_figure(truths, predictions, labels),
             PER_CLASS_PLOT: per_class_figure(truths, predictions, labels),
         }
+    if isinstance(evaluation, EvaluationInTime):
+        write_whole(folder / SEGMENTS, csv_text(segment_rows(found)))
     for name, plot in plots.items():
         with replacing(folder / name) as temporary:
             plot.savefig(temporary)
@@ -208,13 +216,16 @@ def name_of(logits: ClipLogits, video: int) -> str:
     return visible(logits.videos[video]) + part
 
 
-def link_to(source: VideoSource, folder: Path) -> str:
-    """The address of a video from a page in `folder`, and of its part as a media fragment."""
-    path = path_of(source).absolute()
+def link_to(source: VideoSource, folder: Path) -> str | None:
+    """The address of a video from a page in `folder`, and of its part as a media fragment; None for
+    one that browsers don't open."""
+    path = path_of(source)
+    if not isinstance(path, Path):
+        return str(source) if path.scheme in ("http", "https") else None
     try:
-        address = quote(Path(os.path.relpath(path, folder.absolute())).as_posix())
+        address = quote(Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix())
     except ValueError:  # Another drive.
-        address = path.as_uri()
+        address = path.absolute().as_uri()
     fragment = f"#t={source.start:g},{source.end:g}" if isinstance(source, VideoSegment) else ""
     # A colon in the first part would be taken for a scheme.
     return f"./{address}{fragment}" if ":" in address.split("/")[0] else address + fragment
@@ -249,6 +260,14 @@ def per_class_rows(
         counts = np.bincount(wrong, minlength=len(labels))
         confusion = [labels[counts.argmax()], int(counts.max())] if len(wrong) else ["", ""]
         yield [name, *asdict(accuracy).values(), *confusion]
+
+
+def segment_rows(found: Sequence[Detection]) -> Iterator[Sequence[Any]]:
+    """The head, and a row for each segment that was found, times in seconds."""
+    yield ["video", "start", "end", "label", "score"]
+    for each in found:
+        times = plain_number(each.start), plain_number(each.end)
+        yield [each.video, *times, each.label, f"{each.score:.6f}"]
 
 
 def prediction_rows(logits: ClipLogits) -> Iterator[Sequence[Any]]:

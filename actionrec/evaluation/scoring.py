@@ -25,6 +25,7 @@ from actionrec.models.inference import InferenceModel
 from actionrec.models.shared_batches import threads_of
 from actionrec.processes import WorkerError
 from actionrec.progress import track
+from actionrec.video.address import Address
 from actionrec.video.decoders import require_decoder
 from actionrec.video.segments import VideoSource
 
@@ -146,8 +147,10 @@ def relative_names(videos: Sequence[LabelledVideo], dataset: VideoDataset) -> tu
     """The files of `videos`, relative to the deepest folder that holds the whole data set.
 
     The names are then the same wherever the data set lies. A data set of both absolute and
-    relative paths has no such folder; its paths stay as they are.
+    relative paths, or with addresses, has no such folder; its paths stay as they are.
     """
+    if any(isinstance(each.path, Address) for each in dataset.train + dataset.val):
+        return tuple(str(video.path) for video in videos)
     try:
         folder = os.path.commonpath([each.path.parent for each in dataset.train + dataset.val])
     except ValueError:

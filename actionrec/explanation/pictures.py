@@ -21,6 +21,7 @@ from actionrec.explanation.heat_maps import Explanation, HeatMap
 from actionrec.files import replacing, require_free, short_enough
 from actionrec.progress import track
 from actionrec.text import fonts_for, shorten, visible
+from actionrec.video.address import VideoPath, video_path
 from actionrec.video.writer import TIME_BASE, VideoWriter
 
 DPI = 120
@@ -31,7 +32,7 @@ OPACITY = (0.1, 0.75)
 OUTSIDE = 0.35  # brightness
 
 
-def picture_paths(output: str | Path, video: str | Path) -> list[Path]:
+def picture_paths(output: str | Path, video: str | VideoPath) -> list[Path]:
     """The files to write: `output` if it ends in .png or .mp4, else one of each in the folder
     `output`, named after the video.
 
@@ -44,7 +45,7 @@ def picture_paths(output: str | Path, video: str | Path) -> list[Path]:
     elif output.is_file() or (output.suffix and not output.is_dir()):
         raise UsageError(f"{output} must end in .png (a sheet) or .mp4 (a video), or be a folder.")
     else:
-        name = f"{Path(video).stem}_explanation"
+        name = f"{video_path(video).stem}_explanation"
         paths = [output / short_enough(f"{name}{suffix}") for suffix in WRITERS]
     for path in paths:
         require_free(path)
@@ -210,7 +211,7 @@ def _figure(
     row_height = panel_width * height / width + 0.3
     size = columns * panel_width + 1.3, rows * row_height + 0.35 + 0.2 * len(explanations)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    heading = [visible(Path(explanations[0].video).name)] + [
+    heading = [visible(video_path(explanations[0].video).name)] + [
         f"{_model_name(each)}: “{shorten(each.label)}” {each.score:.1%} "
         f"from {each.start:.2f} to {each.end:.2f} s"
         for each in explanations

@@ -153,7 +153,7 @@ class InferenceModel:
             raise ActionrecError(
                 f"{self.name} gives no features; give the model that it was made from."
             )
-        return features.numpy()
+        return self._finite(features).numpy()
 
     def logits_and_features(self, clips: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """`logits` (B, classes) and `clip_features` (B, features) in one pass."""

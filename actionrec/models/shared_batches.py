@@ -102,6 +102,7 @@ def score_videos(
     crops: int = 1,
     workers: int | None = None,
     limits: Limits = STANDARD_LIMITS,
+    hop: float | None = None,
 ) -> Iterator[tuple[VideoSource, ScoredVideo | ActionrecError]]:
     """Each video with what the networks say of it, or why it can't be read, as soon as it is known.
 
@@ -116,12 +117,13 @@ def score_videos(
         crops: Squares of each clip: 1, the centre, or 3 along the longer side.
         workers: Processes that read; by default one a core.
         limits: Time and memory for reading one video.
+        hop: Seconds from one clip to the next, in place of a number of clips.
 
     Raises:
         UsageError: `workers` is below 1.
         ActionrecError: a network raises it, or no process can be started.
     """
-    read = partial(read_frames, reader=reader, clips=clips, crops=crops)
+    read = partial(read_frames, reader=reader, clips=clips, crops=crops, hop=hop)
     files = [_OfOneFile(tuple(each)) for each in by_file(sources, MOST_SEGMENTS)]
     killed = []
     with closing(_score(networks, Workers(read, files, workers, limits))) as results:
@@ -154,12 +156,17 @@ class _ReadClip:
 
 
 def read_frames(
-    file: _OfOneFile, reader: ClipReader, clips: int | None, crops: int
+    file: _OfOneFile, reader: ClipReader, clips: int | None, crops: int, hop: float | None = None
 ) -> Iterator[tuple[VideoSource, _ReadClip | VideoError]]:
     """The clips of the sources of one file, or why a source has none."""
     # Each core has a process of its own.
     torch.set_num_threads(1)
-    for number, clip in reader.stream_together(file.sources, clips, crops):
+    if hop is None:
+        read = reader.stream_together(file.sources, clips, crops)
+    else:
+        windows = (reader.windows(path_of(source), hop) for source in file.sources)
+        read = ((number, clip) for number, each in enumerate(windows) for clip in each)
+    for number, clip in read:
         if not isinstance(clip, VideoError):
             frames = clip.pixels.permute(0, 2, 3, 4, 1).numpy()
             clip = _ReadClip(frames, clip.seconds, clip.last)

@@ -25,17 +25,19 @@ import numpy as np
 import torch
 
 from actionrec.errors import ActionrecError, Failure, Stopped, UsageError, VideoError
-from actionrec.files import exclusive, find_videos, remote_failure, short_enough
+from actionrec.files import exclusive, short_enough
 from actionrec.models.inference import InferenceModel, read_model
 from actionrec.models.registry import EngineName
 from actionrec.models.shared_batches import ScoredVideo, score_videos, threads_of
 from actionrec.prediction import parquet
-from actionrec.prediction.journal import Journal, Settings
+from actionrec.prediction.journal import FeatureSettings, Journal, Settings
 from actionrec.prediction.videos import prediction
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError
 from actionrec.progress import track
 from actionrec.signals import sigterm_as_interrupt
 from actionrec.text import json_text
+from actionrec.video.address import video_path
+from actionrec.video.sources import find_videos
 
 logger = logging.getLogger("actionrec")
 
@@ -45,11 +47,11 @@ def list_videos(
 ) -> list[str | Failure]:
     """The videos that `paths` name (see `find_videos`), then those of a list, in order.
 
-    Lines of the list are taken literally, as files; blank lines are skipped.
+    Lines of the list are taken literally, as files or addresses; blank lines are skipped.
 
     Args:
-        paths: Files, folders and patterns.
-        files_from: A text file with a path on each line, or - for standard input.
+        paths: Files, folders, patterns and addresses.
+        files_from: A text file with a path or address on each line, or - for standard input.
         shard: The part to take: 3/8 is every eighth video from the third on.
 
     Raises:
@@ -81,7 +83,7 @@ def list_videos(
     lines = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
     # As Path writes a name: ./a.mp4 and a.mp4 are one video.
     names = [os.fsdecode(line.rstrip(b"\r")) for line in lines if line.strip()]
-    listed = [remote_failure(name) or str(Path(name)) for name in names]
+    listed = [str(video_path(name)) for name in names]
     return (found + listed)[int(part[1]) - 1 :: int(part[2])]
 
 
@@ -130,7 +132,10 @@ def predict_to_file(
             return parquet.check_finished(by_name, output, lines, settings)
         with closing(Journal(lines, settings)) as journal:
             try:
-                _predict_missing(by_name, journal, settings, workers, limits, engine, complain)
+                lines_of = partial(
+                    _lines, settings=settings, workers=workers, limits=limits, engine=engine
+                )
+                complete(by_name, journal, lines_of, complain)
                 if to_parquet:
                     parquet.write(lines, output, settings, journal.rows)
                     journal.delete()
@@ -143,23 +148,33 @@ def predict_to_file(
             return journal.failed
 
 
-def _predict_missing(
+def complete(
     videos: dict[str, str | Failure],
     journal: Journal,
-    settings: Settings,
-    workers: int | None,
-    limits: Limits,
-    engine: EngineName,
+    lines_of: Callable[[list[str | Failure]], Iterator[tuple[str, str | ActionrecError]]],
     complain: Callable[[str], None],
+    title: str = "predicting",
 ) -> None:
+    """Append a line to the journal for each video that has none.
+
+    Args:
+        videos: By name.
+        journal: Holds the results.
+        lines_of: Gives each of some videos with its line or the error, in any order.
+        complain: Called with the reason of each failure.
+        title: Words before the bar of progress.
+
+    Raises:
+        ActionrecError: one came that is no fault of a video, or the journal can't be written.
+    """
     missing = [video for name, video in videos.items() if name not in journal.videos]
     completed, before, begin = len(videos) - len(missing), journal.rows, time.monotonic()
     if before:
         logger.info("%d of %d videos are done already.", completed, len(videos))
     if not missing:
         return
-    with closing(_lines(missing, settings, workers, limits, engine)) as lines:
-        for video, line in track(lines, "predicting", len(videos), completed):
+    with closing(lines_of(missing)) as lines:
+        for video, line in track(lines, title, len(videos), completed):
             if isinstance(line, VideoError | WorkerError):
                 complain(str(line))
                 failure = Failure(video, str(line))
@@ -170,7 +185,7 @@ def _predict_missing(
                 journal.append(line)
     new, seconds = journal.rows - before, max(time.monotonic() - begin, 1e-9)
     logger.info(
-        f"{journal.rows} videos are done, {journal.failed} of them failed; {new} predicted in "
+        f"{journal.rows} videos are done, {journal.failed} of them failed; {new} of them new in "
         f"{seconds:.0f} s, {new / seconds:.3g} videos/s."
     )
 
@@ -183,26 +198,53 @@ def _lines(
     engine: EngineName,
 ) -> Iterator[tuple[str, str | ActionrecError]]:
     """Each video with its line or the error, as soon as it is known."""
-    paths = [Path(video) for video in videos if not isinstance(video, Failure)]
+    results = score_each(
+        videos, settings, InferenceModel.scores, workers, limits, engine, settings.topk
+    )
+    with closing(results):
+        for model, video, result in results:
+            if isinstance(result, ScoredVideo):
+                result = prediction(model, video, result.seconds, result.answers[:, 0])
+                yield video, json_text(asdict(result))
+            else:
+                yield video, result
+
+
+def score_each(
+    videos: list[str | Failure],
+    settings: Settings | FeatureSettings,
+    network: Callable[[InferenceModel, torch.Tensor], np.ndarray],
+    workers: int | None,
+    limits: Limits,
+    engine: EngineName,
+    topk: int = 1,
+    hop: float | None = None,
+) -> Iterator[tuple[InferenceModel | None, str, ScoredVideo | ActionrecError]]:
+    """Each video with what the network says of its clips or the error, as soon as it is known, and
+    the model.
+
+    Args:
+        network: What is asked of the model: a method of it that takes clips.
+        hop: Seconds from one window to the next, in place of a number of clips.
+    """
+    paths = [video_path(video) for video in videos if not isinstance(video, Failure)]
     for video in videos:
         if isinstance(video, Failure):
-            yield video.video, VideoError(video.error)
+            yield None, video.video, VideoError(video.error)
     if not paths:
         return
-    models = _load(settings, engine)
-    networks = [partial(_scores, model) for model in models]
+    models = _load(settings, engine, topk)
+    networks = [partial(_answers, network, model) for model in models]
     reader = models[0].clips
-    scored = score_videos(networks, reader, paths, settings.clips, 1, workers, limits)
+    scored = score_videos(networks, reader, paths, settings.clips, 1, workers, limits, hop)
     with closing(scored) as results:
         for path, result in results:
-            if isinstance(result, ScoredVideo):
-                result = prediction(models[0], path, result.seconds, result.answers[:, 0])
-                yield str(path), json_text(asdict(result))
-            else:
-                yield str(path), result
+            yield models[0], str(path), result
 
 
-def _load(settings: Settings, engine: EngineName) -> list[InferenceModel]:
+def _load(
+    settings: Settings | FeatureSettings, engine: EngineName, topk: int
+) -> list[InferenceModel]:
     """The model for each thread, on each of the GPUs."""
     gpus = torch.cuda.device_count()
     models = []
@@ -213,16 +255,20 @@ def _load(settings: Settings, engine: EngineName) -> list[InferenceModel]:
                 device,
                 settings.precision,
                 settings.decoder,
-                settings.topk,
+                topk,
                 engine,
             )
         models += [model] * threads_of(model)
     return models
 
 
-def _scores(model: InferenceModel, clips: torch.Tensor) -> np.ndarray:
+def _answers(
+    network: Callable[[InferenceModel, torch.Tensor], np.ndarray],
+    model: InferenceModel,
+    clips: torch.Tensor,
+) -> np.ndarray:
     with _failures_explained(str(model.device)):
-        return model.scores(clips)
+        return network(model, clips)
 
 
 @contextmanager

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # Of `actionrec predict --output`: lines of JSON, appended one by one, and Parquet, written at the
 # end (see `prediction.batch`).
 PREDICTION_FORMATS = (".jsonl", ".parquet")
+# Of `actionrec features --output`, which otherwise is a folder (see `prediction.features`).
+FEATURE_FILES = (".npz", ".parquet")
 
 
 def write_timeline(timeline: "Timeline", path: Path) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -27,29 +27,13 @@ from actionrec.progress import track
 from actionrec.text import json_text
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The settings that results depend on; all results in a file have the same.
-
-    Attributes:
-        model: A pretrained model or a model file.
-        sha256: That of the model file; None for a pretrained model, whose name identifies it.
-        topk: Classes of each prediction.
-        clips: Clips spread over each video; None for as many as cover it, ten at most.
-        precision: Numbers that the network computes with.
-        decoder: Library that decodes videos.
-        shard: The part of the list of videos.
-    """
+class RunSettings:
+    """What the data classes of settings have in common; all results in a file have the same."""
 
     model: str
-    sha256: str | None = None
-    topk: int = 5
-    clips: int | None = None
-    precision: PrecisionName = "auto"
-    decoder: DecoderName = "pyav"
-    shard: str = "1/1"
+    precision: PrecisionName
 
-    def resolved(self) -> "Settings":
+    def resolved(self) -> Self:
         """The same with the hash of the model file, and with the precision that auto stands for
         on this machine."""
         precision, sha256 = self.precision, None
@@ -74,6 +58,43 @@ class Settings:
                 )
 
 
+@dataclass(frozen=True)
+class Settings(RunSettings):
+    """The settings that predictions depend on.
+
+    Attributes:
+        model: A pretrained model or a model file.
+        sha256: That of the model file; None for a pretrained model, whose name identifies it.
+        topk: Classes of each prediction.
+        clips: Clips spread over each video; None for as many as cover it, ten at most.
+        precision: Numbers that the network computes with.
+        decoder: Library that decodes videos.
+        shard: The part of the list of videos.
+    """
+
+    model: str
+    sha256: str | None = None
+    topk: int = 5
+    clips: int | None = None
+    precision: PrecisionName = "auto"
+    decoder: DecoderName = "pyav"
+    shard: str = "1/1"
+
+
+@dataclass(frozen=True)
+class FeatureSettings(RunSettings):
+    """The settings that features depend on; those of `Settings`, and `hop`, the seconds from one
+    window to the next (None: clips spread over the video)."""
+
+    model: str
+    sha256: str | None = None
+    clips: int | None = None
+    hop: float | None = None
+    precision: PrecisionName = "auto"
+    decoder: DecoderName = "pyav"
+    shard: str = "1/1"
+
+
 class Journal:
     """The lines of a file: read once, then appended to.
 
@@ -87,7 +108,7 @@ class Journal:
         ActionrecError: the file can't be written.
     """
 
-    def __init__(self, path: Path, settings: Settings) -> None:
+    def __init__(self, path: Path, settings: RunSettings) -> None:
         self.path = path
         self.settings_path = path.with_name(short_enough(f"{path.name}.settings.json"))
         self.rows = self.failed = self._size = 0
@@ -101,7 +122,7 @@ class Journal:
         # Removes a line that was torn off when the last run ended.
         self._file.truncate(self._size)
 
-    def _read(self, settings: Settings) -> None:
+    def _read(self, settings: RunSettings) -> None:
         try:
             others = dict(json.loads(self.settings_path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:

@@ -13,7 +13,7 @@ from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
 from actionrec.prediction.journal import Journal, Settings
 from actionrec.progress import track
-from actionrec.text import json_text
+from actionrec.text import json_text, valid_utf8
 
 if TYPE_CHECKING:
     import pyarrow
@@ -79,12 +79,12 @@ def write(lines: Path, output: Path, settings: Settings, rows: int) -> None:
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
     if "error" in result:
-        return {name: _valid(text) for name, text in result.items()}
+        return {name: valid_utf8(text) for name, text in result.items()}
     # Lines of earlier versions have no labels that are given.
     if "labels" in result:
         result["given"] = [entry["label"] for entry in result["labels"]]
     clips = [_columns(clip) for clip in result["clips"]]
-    return _columns(result) | {"video": _valid(result["video"]), "clips": clips}
+    return _columns(result) | {"video": valid_utf8(result["video"]), "clips": clips}
 
 
 def _columns(result: dict[str, Any]) -> dict[str, Any]:
@@ -92,11 +92,6 @@ def _columns(result: dict[str, Any]) -> dict[str, Any]:
     top = result.pop("top")
     lists = {f"{name}s": [entry[name] for entry in top] for name in ("label", "score")}
     return result | lists
-
-
-def _valid(name: str) -> str:
-    """A file's name without bytes that are no UTF-8, which Parquet refuses."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 def check_finished(videos: Iterable[str], output: Path, lines: Path, settings: Settings) -> int:
@@ -121,7 +116,7 @@ def check_finished(videos: Iterable[str], output: Path, lines: Path, settings: S
             f"{output} is there already and was not written by actionrec; choose another "
             "--output, or move that file away."
         ) from error
-    names = {_valid(video) for video in videos}
+    names = {valid_utf8(video) for video in videos}
     if missing := len(names - done):
         raise UsageError(
             f"{output} is finished and lacks {missing} of these {len(names)} videos; Parquet can't "
@@ -131,6 +126,6 @@ def check_finished(videos: Iterable[str], output: Path, lines: Path, settings: S
     if lines.exists():
         # The last run ended between writing the file and deleting its lines.
         with closing(Journal(lines, settings)) as journal:
-            if {_valid(video) for video in journal.videos} <= done:
+            if {valid_utf8(video) for video in journal.videos} <= done:
                 journal.delete()
     return failed

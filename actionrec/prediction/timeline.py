@@ -3,22 +3,22 @@
 A window, one clip long, slides over the video in steps of one hop. The video is decoded once, in
 order, and only the windows that are being read and scored are in memory. A step is as long as a
 hop and gets the mean score of the windows that contain its middle; the last window ends with the
-video. Steps in a row with the same best class are a segment. Where a video may have several labels,
-steps in a row with a label above its threshold are one, and segments of two labels may overlap.
+video. Scores may be smoothed over time. Steps in a row with the same best class are a segment;
+short ones may be left out, and gaps bridged (`TimelineSettings`). Where a video may have several
+labels, steps in a row with a label above its threshold are one, and segments of two may overlap.
 """
 
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from actionrec.errors import UsageError, VideoError
+from actionrec.errors import VideoError
 from actionrec.models.inference import BATCH_SIZE, InferenceModel
+from actionrec.prediction.timeline_settings import DEFAULTS, TimelineSettings
 from actionrec.prediction.videos import (
     ClipPrediction,
     LabelScore,
@@ -29,12 +29,12 @@ from actionrec.prediction.videos import (
 )
 from actionrec.progress import track
 from actionrec.signals import stop_requests
+from actionrec.video.address import VideoPath, video_path
 from actionrec.video.clips import read_ahead
 from actionrec.video.reader import VideoReader
-from actionrec.video.sampling import ClipSampling, FrameGrid, nearest
 from actionrec.video.transforms import channels_first, stack_clips
+from actionrec.video.windows import SlidingWindows
 
-MIN_SCORE = 0.2
 STEP_TOPK = 3  # classes kept of each step, for `--render` to draw
 INTERRUPTED = "interrupted"
 
@@ -88,9 +88,8 @@ class Timeline(Prediction):
 
 def score_timeline(
     model: InferenceModel,
-    path: str | Path,
-    hop: float | None = None,
-    min_score: float | None = None,
+    path: str | VideoPath,
+    settings: TimelineSettings = TimelineSettings(min_score=0),  # noqa: B008
 ) -> Timeline:
     """The classes of a video through time, with a progress bar on stderr.
 
@@ -100,32 +99,24 @@ def score_timeline(
     Args:
         model: Its `topk` is the number of classes that are kept of each window.
         path: Video file.
-        hop: Seconds from one window to the next; by default half a window. A hop longer than a
-            window is quicker and skips the frames between windows: a step whose middle no window
-            contains gets the scores of the window that it begins with.
-        min_score: Labels that score less in a step have no segment there; by default that of
-            `default_min_score`.
+        settings: A hop longer than a window is quicker and skips the frames between windows: a step
+            whose middle no window contains gets the scores of the window that it begins with.
 
     Raises:
         VideoError: the video can't be read at all.
     """
-    if min_score is None:
-        min_score = default_min_score(model)
     video = VideoReader(path)
-    sliding = SlidingWindows(model.config.sampling, video, hop)
-    clock = video.clock()
+    sliding = SlidingWindows(model.config.sampling, video, settings.hop)
+    seconds = rounded_clock(video)
     clips: list[ClipPrediction] = []
     total = np.zeros(len(model.labels))
     incomplete = None
-
-    def seconds(frame: int) -> float:
-        return round(clock(frame), 3)
 
     def windows() -> Iterator[tuple[int, int, np.ndarray]]:
         nonlocal total, incomplete
         batches = track(
             score_windows(model, video, sliding),
-            Path(path).name,
+            video_path(path).name,
             total=-(-len(sliding) // BATCH_SIZE),
             transient=True,
         )
@@ -145,11 +136,11 @@ def score_timeline(
             incomplete = str(error)
 
     with stop_requests() as stop_requested:
+        scored = step_scores(windows(), sliding.steps)
+        timed = ((seconds(start), seconds(end), row) for start, end, row in scored)
         steps = [
-            Step(
-                seconds(start), seconds(end), best(row, model.labels, STEP_TOPK), given(model, row)
-            )
-            for start, end, row in step_scores(windows(), sliding.steps)
+            Step(start, end, best(row, model.labels, STEP_TOPK), given(model, row))
+            for start, end, row in smoothed(timed, settings.smoothing)
         ]
     duration = seconds(len(video))
     if steps[-1].end >= duration and incomplete == INTERRUPTED:
@@ -160,7 +151,7 @@ def score_timeline(
         top=best(total / len(clips), model.labels, model.topk),
         **verdict(model, total / len(clips)),
         clips=clips,
-        segments=merge(steps, min_score),
+        segments=find_segments(steps, settings, model.decision.multi_label),
         duration=duration,
         scored_until=steps[-1].end,
         incomplete=incomplete,
@@ -168,55 +159,20 @@ def score_timeline(
     )
 
 
-def default_min_score(model: InferenceModel) -> float:
-    """The least score of a segment: 0.2, or 0 where each label has a threshold of its own."""
-    return 0.0 if model.decision.multi_label else MIN_SCORE
+def default_settings(model: InferenceModel) -> TimelineSettings:
+    """The settings of a timeline that none were chosen for; where each label has a threshold of its
+    own, there is no least score for all."""
+    return replace(DEFAULTS, min_score=0.0) if model.decision.multi_label else DEFAULTS
 
 
-class SlidingWindows:
-    """The windows that slide over a video, as lists of its frames, and the steps that they score.
-
-    A hop in seconds, or a sampling at a target rate, is measured by the time stamps.
-
-    Attributes:
-        steps: the first frame of each step, and at the end the number of frames.
-
-    Raises:
-        UsageError: the hop is not above 0.
-    """
-
-    def __init__(self, sampling: ClipSampling, video: VideoReader, hop: float | None) -> None:
-        if hop is not None and not 0 < hop < float("inf"):
-            raise UsageError(f"A hop of {hop} seconds is not possible; it must be above 0.")
-        self.grid = grid = FrameGrid(sampling, video)
-        if hop is None:
-            self.starts = list(grid.apart(max(1, grid.sampling.span // 2)))
-        elif grid.rate is None:
-            self.starts = frames_apart(video, hop)
-        else:
-            self.starts = list(grid.apart(max(1, round(hop * grid.rate))))
-        self.steps = [*sorted(set(grid.frames(self.starts))), len(video)]
-
-    def __len__(self) -> int:
-        last = max(self.grid.positions - self.grid.sampling.span, 0)
-        return bisect_left(self.starts, last) + 1
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for clip in self.grid.sampling.sliding(self.grid.positions, self.starts):
-            yield self.grid.frames(clip)
-
-
-def frames_apart(video: VideoReader, hop: float) -> list[int]:
-    """Frames, from the first one on, each the one nearest to `hop` seconds after the one before."""
-    frames, times, following = [], video.times, 0
-    while following < len(video):
-        frames.append(following)
-        following = max(following + 1, int(nearest(times, times[following] + hop)))
-    return frames
+def rounded_clock(video: VideoReader) -> Callable[[int], float]:
+    """A function from a frame's index to when it is shown, in seconds, rounded to milliseconds."""
+    clock = video.clock()
+    return lambda frame: round(clock(frame), 3)
 
 
 def score_windows(
-    model: InferenceModel, video: VideoReader, sliding: SlidingWindows
+    model: InferenceModel, video: VideoReader, sliding: Iterable[list[int]]
 ) -> Iterator[tuple[list[tuple[int, int]], np.ndarray]]:
     """The first frame of some windows and the one after their last, and their scores
     (windows, classes), in order."""
@@ -265,6 +221,72 @@ def step_scores(
     until = recent[-1][1]
     while waiting and waiting[0][0] < until:
         yield step(until)
+
+
+# Start and end in seconds, and scores (classes,).
+TimedScores = tuple[float, float, np.ndarray]
+
+
+def smoothed(steps: Iterable[TimedScores], seconds: float) -> Iterator[TimedScores]:
+    """The steps, in order, with the mean scores of those whose middle is at most half of `seconds`
+    from theirs, weighted by how long these last; each comes as soon as they are known."""
+    if seconds == 0:
+        yield from steps
+        return
+    near: deque[TimedScores] = deque()
+    waiting: deque[TimedScores] = deque()
+
+    def middle(step: TimedScores) -> float:
+        return (step[0] + step[1]) / 2
+
+    def mean() -> TimedScores:
+        step = waiting.popleft()
+        begin, end = middle(step) - seconds / 2, middle(step) + seconds / 2
+        while middle(near[0]) < begin - 1e-6:
+            near.popleft()
+        inside = [each for each in near if middle(each) <= end + 1e-6]
+        lengths = [max(each[1] - each[0], 1e-9) for each in inside]
+        row = np.average([each[2] for each in inside], axis=0, weights=lengths)
+        return step[0], step[1], row
+
+    for step in steps:
+        while waiting and middle(waiting[0]) + seconds / 2 + 1e-6 < middle(step):
+            yield mean()
+        near.append(step)
+        waiting.append(step)
+    while waiting:
+        yield mean()
+
+
+def find_segments(
+    steps: Iterable[Step], settings: TimelineSettings, multi_label: bool = False
+) -> list[Segment]:
+    """The segments of steps: gaps are bridged before short segments are left out, and again where
+    these were between two parts of another. With several labels a video, each has its own."""
+    found = merge(steps, settings.min_score)
+    labels = {each.label for each in found} if multi_label else {None}
+    chosen = []
+    for label in labels:
+        own = bridged([each for each in found if label in (None, each.label)], settings.bridge)
+        shortest = settings.min_length - 1e-6
+        long_enough = [each for each in own if each.end - each.start >= shortest]
+        chosen += bridged(long_enough, settings.bridge)
+    return sorted(chosen, key=lambda segment: (segment.start, -segment.score, segment.label))
+
+
+def bridged(segments: Iterable[Segment], gap: float) -> list[Segment]:
+    """The segments, neighbours with the same label and at most `gap` seconds between them as one,
+    whose score is the mean of its parts, weighted by how long they last."""
+    joined: list[Segment] = []
+    for segment in segments:
+        last = joined[-1] if joined else None
+        if last and last.label == segment.label and segment.start - last.end <= gap + 1e-6:
+            lengths = [max(each.end - each.start, 1e-9) for each in (last, segment)]
+            score = np.average([last.score, segment.score], weights=lengths)
+            joined[-1] = replace(last, end=segment.end, score=round(float(score), 6))
+        else:
+            joined.append(segment)
+    return joined
 
 
 def merge(steps: Iterable[Step], min_score: float) -> list[Segment]:

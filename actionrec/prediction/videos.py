@@ -6,13 +6,13 @@ the network scores a clip, a thread reads the next one, of the same video or of 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from actionrec.errors import Failure, VideoError
+from actionrec.errors import Failure, UsageError, VideoError
 from actionrec.models.inference import InferenceModel
+from actionrec.video.address import VideoPath
 from actionrec.video.clips import VideoClip, read_ahead
 
 
@@ -56,12 +56,12 @@ class Prediction:
 
 
 def predict_videos(
-    model: InferenceModel, videos: Iterable[str | Path | Failure], clips: int | None = None
+    model: InferenceModel, videos: Iterable[str | VideoPath | Failure], clips: int | None = None
 ) -> Iterator[Prediction | Failure]:
     """Predict one video after the other, as `Recognizer.predict`; a Failure among them is passed on
     in its place."""
 
-    def read() -> Iterator[tuple[str | Path, VideoClip] | Failure]:
+    def read() -> Iterator[tuple[str | VideoPath, VideoClip] | Failure]:
         for video in videos:
             if isinstance(video, Failure):
                 yield video
@@ -88,7 +88,7 @@ def predict_videos(
 
 def prediction(
     model: InferenceModel,
-    video: str | Path,
+    video: str | VideoPath,
     seconds: Sequence[tuple[float, float]],
     scores: np.ndarray,
 ) -> Prediction:
@@ -115,7 +115,9 @@ def given(model: InferenceModel, scores: np.ndarray) -> list[LabelScore]:
     return label_scores(scores, model.labels, model.decision.given(scores))
 
 
-def predict_video(model: InferenceModel, path: str | Path, clips: int | None = None) -> Prediction:
+def predict_video(
+    model: InferenceModel, path: str | VideoPath, clips: int | None = None
+) -> Prediction:
     """The best classes of a video and of each of its clips.
 
     Raises:
@@ -128,21 +130,31 @@ def predict_video(model: InferenceModel, path: str | Path, clips: int | None = N
 
 
 def video_features(
-    model: InferenceModel, video: str | Path, clips: int | None = None
+    model: InferenceModel,
+    video: str | VideoPath,
+    clips: int | None = None,
+    hop: float | None = None,
 ) -> np.ndarray:
     """An embedding of each clip of a video: float32 (clips, features), the last feature map
     averaged over time and space.
 
+    `actionrec features` writes the same of many videos, with the seconds of each clip.
+
     Args:
         model: The network.
-        video: A file.
+        video: A file or an address.
         clips: Clips spread over the video; by default as many as cover it, ten at most.
+        hop: Seconds from one clip to the next, for clips that slide over the whole video.
 
     Raises:
         VideoError: the video can't be read.
+        UsageError: `clips` and `hop` are both given, or the hop is not above 0.
+        ActionrecError: the model is an exported file, which gives no features.
     """
-    read = read_ahead(model.clips.stream(video, clips))
-    return np.concatenate([model.clip_features(clip.pixels) for clip in read])
+    if clips is not None and hop is not None:
+        raise UsageError("Either a number of clips is given or a hop, not both.")
+    source = model.clips.stream(video, clips) if hop is None else model.clips.windows(video, hop)
+    return np.concatenate([model.clip_features(clip.pixels) for clip in read_ahead(source)])
 
 
 def best(scores: np.ndarray, labels: tuple[str, ...], topk: int) -> list[LabelScore]:

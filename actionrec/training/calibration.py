@@ -41,6 +41,7 @@ from actionrec.models.shared_batches import score_videos, threads_of
 from actionrec.processes import WorkerError
 from actionrec.progress import track
 from actionrec.training.head import PENALTIES, logistic_regression
+from actionrec.video.address import VideoPath
 from actionrec.video.segments import VideoSource
 
 log = logging.getLogger(__name__)
@@ -224,8 +225,12 @@ def negatives_in(folder: str | Path) -> list[Path]:
 
 def require_apart(negatives: Sequence[Path], dataset: VideoDataset) -> None:
     """Raise ActionrecError if a negative is one of the labelled videos."""
-    labelled = {video.path.resolve() for video in dataset.train + dataset.val}
-    if same := [path for path in negatives if path.resolve() in labelled]:
+
+    def place(path: VideoPath) -> VideoPath:
+        return path.resolve() if isinstance(path, Path) else path
+
+    labelled = {place(video.path) for video in dataset.train + dataset.val}
+    if same := [path for path in negatives if place(path) in labelled]:
         raise ActionrecError(
             f"{same[0]} is among the negatives and has a label in {dataset.name} "
             f"({len(same)} such videos); negatives show none of the labels, so remove it there."

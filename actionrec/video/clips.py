@@ -7,17 +7,18 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 from actionrec.errors import VideoError
+from actionrec.video.address import VideoPath, video_path
 from actionrec.video.decoders import open_source, open_video
 from actionrec.video.sampling import ClipSampling, FrameGrid
 from actionrec.video.segments import SegmentReader, VideoSegment, VideoSource, path_of
 from actionrec.video.transforms import Preprocessing, channels_first, random_area, stack_clips
+from actionrec.video.windows import SlidingWindows
 
 MOST_CLIPS = 10
 Item = TypeVar("Item")
@@ -69,7 +70,7 @@ class ClipReader:
         Raises:
             VideoError: the video can't be read.
         """
-        source = source if isinstance(source, VideoSegment) else Path(source)
+        source = source if isinstance(source, VideoSegment) else video_path(source)
         for _, clip in self.stream_together([source], clips, crops):
             if isinstance(clip, VideoError):
                 raise clip
@@ -156,6 +157,29 @@ class ClipReader:
         if flip and generator.random() < 0.5:
             frames = frames[:, :, ::-1]
         return channels_first(frames)
+
+    def windows(self, path: str | VideoPath, hop: float) -> Iterator[VideoClip]:
+        """Clips that slide over the whole video, each as soon as it is read; one crop each.
+
+        Args:
+            path: The file.
+            hop: Seconds from one clip to the next; the last one ends with the video.
+
+        Raises:
+            VideoError: the video can't be read.
+            UsageError: the hop is not above 0.
+        """
+        video = open_video(path, self.decoder)
+        sliding = SlidingWindows(self.sampling, video, hop)
+        size, square = (self.preprocessing.crop,) * 2, self.preprocessing.square(video.size)
+        # Between windows far apart frames needn't be decoded.
+        apart = len(sliding) * sliding.grid.sampling.span < sliding.grid.positions
+        read = video.clips if apart else video.stream
+        clock = video.clock()
+        windows = zip(sliding, read(iter(sliding), size, square), strict=True)
+        for number, (frames, pixels) in enumerate(windows, start=1):
+            seconds = (clock(frames[0]), clock(frames[-1] + 1))
+            yield VideoClip(channels_first(pixels)[None], seconds, last=number == len(sliding))
 
 
 def read_ahead(items: Iterator[Item]) -> Iterator[Item]:

@@ -5,13 +5,14 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO
 
 import av
 from av.stream import Disposition
 
 from actionrec.errors import VideoError
+from actionrec.video.address import Address, VideoPath
+from actionrec.video.remote import RemoteFile
 
 # What FFmpeg can also open: pictures, and texts that name other files or are drawn as letters.
 NOT_VIDEO = ("_pipe", "image2", "concat", "hls", "dash", "tty", "lavfi")
@@ -27,11 +28,10 @@ MOST_PIXELS = LARGEST[0] * LARGEST[1]
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def opened(path: VideoPath) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """Open a file and its first video stream; FFmpeg's errors become VideoErrors."""
     try:
-        # A relative path with a colon, such as 12:30.mp4, would be taken for a URL.
-        with av.open(str(path.absolute()), **OPTIONS) as container:
+        with _file(path) as file, av.open(file, **OPTIONS) as container:
             if container.format.name.endswith(NOT_VIDEO):
                 raise VideoError(
                     f"{path} is not a video: FFmpeg takes it for {container.format.long_name}."
@@ -78,7 +78,28 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
         ) from error
 
 
-def limit_size(source: str | Path, stream: av.VideoStream) -> None:
+@contextmanager
+def _file(path: VideoPath) -> Iterator[str | RemoteFile]:
+    """What PyAV opens: a name of a file, or a remote file, whose errors FFmpeg may have taken for
+    the end of it."""
+    if not isinstance(path, Address):
+        if path.is_dir():
+            raise VideoError(f"{path} is a folder, and this needs a video file; make one of it.")
+        # A relative path with a colon, such as 12:30.mp4, would be taken for a URL.
+        yield str(path.absolute())
+        return
+    with path.open() as file:
+        try:
+            yield file
+        except Exception:
+            if file.error is not None:
+                raise file.error from None
+            raise
+        if file.error is not None:
+            raise file.error
+
+
+def limit_size(source: str | VideoPath, stream: av.VideoStream) -> None:
     """Refuse frames that are too large before memory is taken for one, also those that grow later.
 
     Raises:
@@ -93,7 +114,7 @@ def limit_size(source: str | Path, stream: av.VideoStream) -> None:
         )
 
 
-def is_whole(path: Path, container: str) -> bool:
+def is_whole(path: VideoPath, container: str) -> bool:
     """Whether the sizes that a file states of its parts add up to the size of the file.
 
     False also where the container states none: then nothing is known.
@@ -102,7 +123,7 @@ def is_whole(path: Path, container: str) -> bool:
     if container not in check:
         return False
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+        size = file.seek(0, os.SEEK_END)
         try:
             return check[container](file, size)
         except (struct.error, IndexError, OSError):

@@ -11,13 +11,13 @@ library; a library that counts other frames is an error.
 from abc import abstractmethod
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
 
 from actionrec.errors import UsageError, VideoError
+from actionrec.video.address import Address, VideoPath, video_path
 from actionrec.video.reader import IndexedFrames, VideoReader
 from actionrec.video.segments import SegmentReader, VideoSegment
 
@@ -97,7 +97,7 @@ READERS: dict[str, type[VideoReader]] = {
 
 
 def open_source(
-    source: str | Path | VideoSegment, decoder: str = "pyav"
+    source: str | VideoPath | VideoSegment, decoder: str = "pyav"
 ) -> VideoReader | SegmentReader:
     """A reader of a file or of a segment of one; raises as `open_video` and `SegmentReader`."""
     if isinstance(source, VideoSegment):
@@ -105,7 +105,7 @@ def open_source(
     return open_video(source, decoder)
 
 
-def open_video(path: str | Path, decoder: str = "pyav") -> VideoReader:
+def open_video(path: str | VideoPath, decoder: str = "pyav") -> VideoReader:
     """A reader of `path` that decodes with the library of that name.
 
     Raises:
@@ -113,6 +113,11 @@ def open_video(path: str | Path, decoder: str = "pyav") -> VideoReader:
         UsageError: the decoder is unknown or not installed.
     """
     require_decoder(decoder)
+    path = video_path(path)
+    if decoder != "pyav" and (isinstance(path, Address) or path.is_dir()):
+        raise VideoError(
+            f"{path} can't be read by {decoder}, which needs a file; leave out --decoder."
+        )
     return READERS[decoder](path)
 
 

@@ -29,12 +29,14 @@ from av.sidedata.sidedata import Type as SideDataType
 from actionrec.errors import ActionrecError, VideoError
 from actionrec.files import cache_folder
 from actionrec.text import json_text
+from actionrec.video.address import VideoPath, video_path
 from actionrec.video.container import is_whole, opened
+from actionrec.video.pictures import frame_rate, frames_in, is_frame_folder, size_of
 from actionrec.video.proof import decode_once, prove_parts, prove_shortcut
 
 logger = logging.getLogger(__name__)
 
-Access = Literal["count", "skip", "time", "keys"]
+Access = Literal["count", "skip", "time", "keys", "pictures"]
 
 # Raise it with every change of what a scan finds, so that files are scanned anew.
 VERSION = 6
@@ -94,7 +96,8 @@ class FrameIndex:
     `access` says how frames are found: "count", by decoding from the start and counting; "skip",
     the same, but frames that no other one refers to needn't be decoded on the way; "time", by
     their time stamps, beginning at a key frame, which a decode of the whole file has proven to be
-    exact; "keys", likewise but proven in parts, with checks on the way.
+    exact; "keys", likewise but proven in parts, with checks on the way; "pictures", in files of
+    their own.
 
     `pts` holds the time stamp of every frame in order, where stamps are in the order of the frames;
     else it is empty. `keys` holds that of every key frame and the time to seek it by. Both are in
@@ -143,13 +146,16 @@ class FrameIndex:
         )
 
 
-def index_of(path: str | Path) -> FrameIndex:
-    """The index of a video file, from the cache if the file was scanned before.
+def index_of(path: str | VideoPath) -> FrameIndex:
+    """The index of a video file, from the cache if the file was scanned before, or of a folder of
+    frames.
 
     Raises:
         VideoError: the file is missing, is no video, has no frames, or was cut off.
     """
-    path = Path(path)
+    path = video_path(path)
+    if isinstance(path, Path) and is_frame_folder(path):
+        return index_of_pictures(path)
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -159,7 +165,7 @@ def index_of(path: str | Path) -> FrameIndex:
     if found.st_size == 0:
         raise VideoError(f"{path} is empty (0 bytes); copy or download it again.")
     key = (str(path.absolute()), found.st_size, found.st_mtime_ns, VERSION)
-    content = _fingerprint(path, found.st_size)
+    content = _fingerprint(path, found.st_size) if isinstance(path, Path) else 0
     index = _recall(key, content)
     if index is None:
         index = scan(path)
@@ -168,6 +174,23 @@ def index_of(path: str | Path) -> FrameIndex:
     if index.damage:
         warn_of_damage(path, index.damage)
     return index
+
+
+def index_of_pictures(folder: Path) -> FrameIndex:
+    """The index of a folder of frames.
+
+    Raises:
+        VideoError: a frame is missing, or the first one can't be read.
+    """
+    pictures = frames_in(folder)
+    return FrameIndex(
+        frames=len(pictures),
+        fps=frame_rate(),
+        size=size_of(pictures[0]),
+        orientation=Orientation(),
+        access="pictures",
+        reports_damage=False,
+    )
 
 
 def _fingerprint(path: Path, size: int) -> int:
@@ -185,7 +208,7 @@ def _fingerprint(path: Path, size: int) -> int:
 
 
 @cache
-def warn_of_damage(path: Path, damage: str) -> None:
+def warn_of_damage(path: VideoPath, damage: str) -> None:
     """Tell once in the life of this process that a file is read although it is damaged."""
     logger.warning("%s is read although it is damaged: %s.", path, damage)
 
@@ -280,7 +303,7 @@ class _Survey:
         return (self.container, self.codec) == ("avi", "mpeg4")
 
 
-def scan(path: Path) -> FrameIndex:
+def scan(path: VideoPath) -> FrameIndex:
     """Find the frames of a file, and a way to read them that is exact.
 
     MPEG-4 in AVI, the format of UCF-101, is counted packet by packet, which takes milliseconds.
@@ -348,7 +371,7 @@ def scan(path: Path) -> FrameIndex:
     )
 
 
-def _survey(path: Path) -> _Survey:
+def _survey(path: VideoPath) -> _Survey:
     """Read all packets of a file, and decode its first frame."""
     with opened(path) as (container, stream):
         kind = container.format.name
@@ -383,7 +406,7 @@ def _survey(path: Path) -> _Survey:
     return survey
 
 
-def _first_frame(path: Path, packet: av.Packet, survey: _Survey) -> av.VideoFrame | None:
+def _first_frame(path: VideoPath, packet: av.Packet, survey: _Survey) -> av.VideoFrame | None:
     try:
         return next(iter(packet.decode()), None)
     except av.error.InvalidDataError as error:
@@ -420,7 +443,7 @@ def _count(survey: _Survey, packet: av.Packet, timed: bool) -> None:
             survey.pictures += bytes(packet).count(PICTURE_START)
 
 
-def _require_whole(path: Path, survey: _Survey) -> None:
+def _require_whole(path: VideoPath, survey: _Survey) -> None:
     """Compare what a file's header announces with what the file holds.
 
     Raises:

@@ -14,12 +14,12 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import av
 import numpy as np
 
 from actionrec.errors import VideoError
+from actionrec.video.address import VideoPath
 from actionrec.video.container import opened
 
 # Pictures without the deblocking filter show a missing reference all the same, and cost less.
@@ -37,7 +37,7 @@ class Decoded:
     is_corrupt: bool
 
 
-def decode_once(path: Path, strict: bool = False) -> list[Decoded]:
+def decode_once(path: VideoPath, strict: bool = False) -> list[Decoded]:
     """All frames of a file, decoded from its start.
 
     Raises:
@@ -48,7 +48,9 @@ def decode_once(path: Path, strict: bool = False) -> list[Decoded]:
         return [_decoded(frame) for frame in container.decode(stream)]
 
 
-def prove_shortcut(path: Path, frames: Sequence[Decoded], keys: Sequence[tuple[int, int]]) -> bool:
+def prove_shortcut(
+    path: VideoPath, frames: Sequence[Decoded], keys: Sequence[tuple[int, int]]
+) -> bool:
     """Whether decoding from each key frame on gives the frames of the decode from the start.
 
     Args:
@@ -66,7 +68,7 @@ def prove_shortcut(path: Path, frames: Sequence[Decoded], keys: Sequence[tuple[i
         return False
 
 
-def prove_parts(path: Path, stamps: Sequence[int], keys: Sequence[tuple[int, int]]) -> bool:
+def prove_parts(path: VideoPath, stamps: Sequence[int], keys: Sequence[tuple[int, int]]) -> bool:
     """As `prove_shortcut`, for parts of a long file: its beginning, middle and end.
 
     Args:
@@ -82,7 +84,7 @@ def prove_parts(path: Path, stamps: Sequence[int], keys: Sequence[tuple[int, int
 
 
 def _part_is_exact(
-    path: Path, stamps: Sequence[int], keys: Sequence[tuple[int, int]], part: int
+    path: VideoPath, stamps: Sequence[int], keys: Sequence[tuple[int, int]], part: int
 ) -> bool:
     """Whether the two groups of frames from key frame number `part` on have all their stamps, the
     first of them at the beginning of the file, and the second may be begun at."""
@@ -100,7 +102,7 @@ def _part_is_exact(
     return [frame.pts for frame in frames] == announced and _gives(path, seek_middle, second)
 
 
-def _gives(path: Path, seek: int, frames: Sequence[Decoded]) -> bool:
+def _gives(path: VideoPath, seek: int, frames: Sequence[Decoded]) -> bool:
     """Whether a new decoder that begins at the key frame `seek` gives these frames."""
     expected = deque(frames)
     for frame in _decode_from(path, seek) if expected else ():
@@ -114,7 +116,7 @@ def _gives(path: Path, seek: int, frames: Sequence[Decoded]) -> bool:
     return not expected
 
 
-def _decode_from(path: Path, seek: int | None) -> Iterator[Decoded]:
+def _decode_from(path: VideoPath, seek: int | None) -> Iterator[Decoded]:
     """The frames of a new decoder from a key frame on, or from the start.
 
     Opened anew: some decoders keep pictures beyond a seek.

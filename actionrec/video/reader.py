@@ -12,13 +12,14 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from actionrec.errors import VideoError
+from actionrec.video import pictures
+from actionrec.video.address import VideoPath, video_path
 from actionrec.video.container import opened
 from actionrec.video.index import FrameIndex, index_of, warn_of_damage
 
@@ -54,8 +55,8 @@ class VideoReader:
         VideoError: the file is missing, is no video, has no frames, or was cut off.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | VideoPath) -> None:
+        self.path = video_path(path)
         self.index: FrameIndex = index_of(self.path)
         self.fps = self.index.fps
         self.size = self.index.size
@@ -181,15 +182,19 @@ class VideoReader:
         Raises:
             VideoError: fewer frames could be decoded than the file announces.
         """
-        decoded = damaged = 0
+        if self.index.access == "pictures":
+            for _ in self._decode_pictures(range(len(self))):
+                pass
+            return ""
+        count = damaged = 0
         with opened(self.path) as (container, stream):
             for frame in container.decode(stream):
                 damaged += frame.is_corrupt and self.index.reports_damage
-                decoded += 1
-        if decoded < len(self):
-            raise self._frames_missing(decoded)
+                count += 1
+        if count < len(self):
+            raise self._frames_missing(count)
         if damaged:
-            return f"the decoder had to make up parts of {damaged} of its {decoded} frames"
+            return f"the decoder had to make up parts of {damaged} of its {count} frames"
         return self.index.damage
 
     def _scaled(self, decoded: IndexedFrames, size: Size, crop: Crop | None) -> IndexedFrames:
@@ -246,6 +251,7 @@ class VideoReader:
             "skip": self._decode_skipping,
             "time": self._decode_by_time,
             "keys": self._decode_with_checks,
+            "pictures": self._decode_pictures,
         }
         found = 0
         if self.index.access in shortcuts:
@@ -258,6 +264,9 @@ class VideoReader:
 
     def _decode_counting(self, wanted: Iterable[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode from the start and count."""
+        if self.index.access == "pictures":
+            yield from self._decode_pictures(wanted)
+            return
         index = 0
         following = iter(wanted)
         next_wanted = next(following, None)
@@ -269,6 +278,15 @@ class VideoReader:
                 if next_wanted is None:
                     return
         raise self._frames_missing(index + 1)
+
+    def _decode_pictures(self, wanted: Iterable[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decode the pictures of a folder of frames."""
+        files, chosen = pictures.frames_in(self.path), list(wanted)
+        if len(files) != len(self):
+            raise VideoError(f"{self.path} has changed while it was read; read it again.")
+        frames = pictures.decoded([files[index] for index in chosen], self.size)
+        for index, frame in zip(chosen, frames, strict=True):
+            yield index, av.VideoFrame.from_ndarray(frame, "rgb24")
 
     def _decode_skipping(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode from the start, but before a clip only frames that other frames refer to.

@@ -11,11 +11,11 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
 
 import numpy as np
 
 from actionrec.errors import VideoError
+from actionrec.video.address import VideoPath, video_path
 from actionrec.video.reader import Crop, Size, VideoReader
 
 logger = logging.getLogger("actionrec")
@@ -34,7 +34,7 @@ class VideoSegment:
     As text it is a media fragment of the W3C: match.mp4#t=12.5,15.
     """
 
-    path: Path
+    path: VideoPath
     start: float
     end: float
 
@@ -43,18 +43,18 @@ class VideoSegment:
 
 
 # What clips are read from: a whole file or a part of one.
-VideoSource = Path | VideoSegment
+VideoSource = VideoPath | VideoSegment
 
 
-def path_of(source: str | VideoSource) -> Path:
+def path_of(source: str | VideoSource) -> VideoPath:
     """The file of a source."""
-    return source.path if isinstance(source, VideoSegment) else Path(source)
+    return source.path if isinstance(source, VideoSegment) else video_path(source)
 
 
 def by_file(sources: Iterable[VideoSource], most: int) -> Iterator[list[VideoSource]]:
     """The sources in lists of one file each, of at most `most` sources that lie near each other in
     it."""
-    files: dict[Path, list[VideoSource]] = {}
+    files: dict[VideoPath, list[VideoSource]] = {}
     for source in sources:
         files.setdefault(path_of(source), []).append(source)
     for same in files.values():

@@ -1,0 +1,268 @@
+"""Timelines of whole videos against their annotated segments, and the settings that suit a model.
+
+    actionrec evaluate --timeline --model runs/mine --dataset csv --root data.csv
+
+Every window that any of the tried hops needs is scored once. Hop, smoothing and lowest score are
+chosen together on the training videos, then the shortest length and the gap to bridge, by the mean
+of two figures: the mean average precision, which a low score costs little, and the share of frames
+with the right label, which false segments cost much.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+import numpy as np
+
+from actionrec.datasets.dataset import LabelledVideo
+from actionrec.errors import ActionrecError, Failure, VideoError
+from actionrec.evaluation.accuracy import Evaluation
+from actionrec.evaluation.detection import (
+    THRESHOLDS,
+    Detection,
+    TimelineEvaluation,
+    TimelineFigures,
+    average_precisions,
+    frame_hits,
+)
+from actionrec.models.inference import BATCH_SIZE, InferenceModel
+from actionrec.prediction.timeline import (
+    STEP_TOPK,
+    SlidingWindows,
+    Step,
+    find_segments,
+    rounded_clock,
+    score_windows,
+    smoothed,
+    step_scores,
+)
+from actionrec.prediction.timeline_settings import DEFAULTS, TimelineSettings
+from actionrec.prediction.videos import best
+from actionrec.progress import track
+from actionrec.video.reader import VideoReader
+
+logger = logging.getLogger("actionrec")
+
+# In lengths of a clip.
+HOPS = (0.25, 0.5, 1.0)
+SMOOTHINGS = (0.0, 1.0, 2.0, 4.0)
+LENGTHS = GAPS = (0.0, 0.5, 1.0, 2.0)
+MIN_SCORES = tuple(step / 10 for step in range(10))
+
+
+@dataclass(frozen=True)
+class EvaluationInTime(Evaluation):
+    """The accuracies on segments, and how well these are found in whole videos."""
+
+    timeline: TimelineEvaluation
+
+
+@dataclass
+class WindowScores:
+    """The scores of a video's windows, for several hops, and its true segments."""
+
+    name: str
+    video: VideoReader
+    truths: list[Detection]
+    windows: dict[float | None, SlidingWindows]
+    rows: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
+
+    def steps(self, hop: float | None, smoothing: float, labels: tuple[str, ...]) -> list[Step]:
+        """The steps of the timeline with these settings."""
+        sliding, seconds = self.windows[hop], rounded_clock(self.video)
+        windows = ((clip[0], clip[-1] + 1, self.rows[tuple(clip)]) for clip in sliding)
+        scored = step_scores(windows, sliding.steps)
+        timed = ((seconds(start), seconds(end), row) for start, end, row in scored)
+        return [
+            Step(start, end, best(row, labels, STEP_TOPK))
+            for start, end, row in smoothed(timed, smoothing)
+        ]
+
+
+def score_files(
+    model: InferenceModel,
+    videos: Sequence[LabelledVideo],
+    labels: Sequence[str],
+    hops: Iterable[float | None],
+    title: str,
+) -> tuple[list[WindowScores], list[Failure]]:
+    """The scores of all windows of the files of `videos`, and the files that can't be read.
+
+    Args:
+        model: The network.
+        videos: Segments, or whole videos.
+        labels: The names of their labels.
+        hops: Of the timelines that are to be made.
+        title: Words before the progress bar.
+    """
+    files: dict[str, list[LabelledVideo]] = {}
+    for video in videos:
+        files.setdefault(str(video.path), []).append(video)
+    scored, failures = [], []
+    for name, its in files.items():
+        try:
+            reader = VideoReader(name)
+            whole = (0.0, reader.duration)
+            truths = [Detection(name, labels[each.label], *(each.segment or whole)) for each in its]
+            windows = {hop: SlidingWindows(model.config.sampling, reader, hop) for hop in hops}
+            scores = WindowScores(name, reader, truths, windows)
+            union = {tuple(clip) for sliding in windows.values() for clip in sliding}
+            clips = [list(clip) for clip in sorted(union)]
+            batches = score_windows(model, reader, clips)
+            total = -(-len(clips) // BATCH_SIZE)
+            rows = [row for _, batch in track(batches, title, total) for row in batch]
+            scores.rows = dict(zip(map(tuple, clips), rows, strict=True))
+            scored.append(scores)
+        except VideoError as error:
+            failures.append(Failure(name, str(error)))
+    return scored, failures
+
+
+def figures(
+    scored: Sequence[WindowScores], labels: tuple[str, ...], settings: TimelineSettings
+) -> TimelineFigures:
+    """How well actions are found in videos with these settings."""
+    found = {each.name: detections(each, labels, settings) for each in scored}
+    return _figures(scored, found)
+
+
+def detections(
+    scores: WindowScores, labels: tuple[str, ...], settings: TimelineSettings
+) -> list[Detection]:
+    """The segments of a video's timeline."""
+    steps = scores.steps(settings.hop, settings.smoothing, labels)
+    return _found(scores, steps, settings)
+
+
+def _found(
+    scores: WindowScores, steps: Sequence[Step], settings: TimelineSettings
+) -> list[Detection]:
+    return [
+        Detection(scores.name, each.label, each.start, each.end, each.score)
+        for each in find_segments(steps, settings)
+    ]
+
+
+def _figures(scored: Sequence[WindowScores], found: dict[str, list[Detection]]) -> TimelineFigures:
+    truths = [truth for each in scored for truth in each.truths]
+    everything = [segment for each in found.values() for segment in each]
+    precisions = average_precisions(truths, everything)
+    table = np.array(list(precisions.values()))
+    frames = [frame_hits(each.video.times[:-1], each.truths, found[each.name]) for each in scored]
+    right, annotated = (np.concatenate(each) for each in zip(*frames, strict=True))
+    return TimelineFigures(
+        mean_ap={
+            f"{threshold:g}": round(float(column.mean()), 6)
+            for threshold, column in zip(THRESHOLDS, table.T, strict=True)
+        },
+        mean=round(float(table.mean()), 6),
+        per_class={label: round(float(each.mean()), 6) for label, each in precisions.items()},
+        frame_accuracy=round(float(right.mean()), 6),
+        # A segment can't be without a frame, but the files' videos may.
+        annotated_frame_accuracy=round(float(right[annotated].mean()) if annotated.any() else 0, 6),
+        frames=len(right),
+        segments={"annotated": len(truths), "found": len(everything)},
+    )
+
+
+def tune(scored: Sequence[WindowScores], labels: tuple[str, ...], clip: float) -> TimelineSettings:
+    """The settings with the highest mean of mean average precision and frame accuracy; of equals,
+    the first.
+
+    Args:
+        scored: Training videos, scored with `hops_of(clip)`.
+        labels: Of the scores.
+        clip: Seconds that a clip lasts.
+    """
+    best_settings, highest, best_steps = DEFAULTS, -1.0, []
+    for hop, smoothing in track(
+        list(product(hops_of(clip), SMOOTHINGS)), "tuning the timeline", transient=True
+    ):
+        smoothing = round(smoothing * clip, 3)
+        steps = [each.steps(hop, smoothing, labels) for each in scored]
+        for min_score in MIN_SCORES:
+            settings = TimelineSettings(hop, smoothing, min_score)
+            if (value := _value(scored, steps, settings)) > highest:
+                best_settings, highest, best_steps = settings, value, steps
+    chosen = best_settings
+    for length, gap in product(LENGTHS, GAPS):
+        seconds = {"min_length": round(length * clip, 3), "bridge": round(gap * clip, 3)}
+        settings = replace(chosen, **seconds)
+        if (value := _value(scored, best_steps, settings)) > highest:
+            best_settings, highest = settings, value
+    return best_settings
+
+
+def hops_of(clip: float) -> list[float]:
+    """The hops that are tried, in seconds, for a clip that lasts so long."""
+    return [round(hop * clip, 3) for hop in HOPS]
+
+
+def _value(
+    scored: Sequence[WindowScores], steps: Sequence[list[Step]], settings: TimelineSettings
+) -> float:
+    found = {
+        each.name: _found(each, its, settings) for each, its in zip(scored, steps, strict=True)
+    }
+    result = _figures(scored, found)
+    return (result.mean + result.frame_accuracy) / 2
+
+
+def clip_seconds(model: InferenceModel, videos: Sequence[LabelledVideo]) -> float:
+    """The seconds that a clip of the model lasts in the first of the videos that can be read.
+
+    Raises:
+        ActionrecError: none can be read.
+    """
+    reason = ""
+    for video in videos:
+        try:
+            fps = VideoReader(video.path).fps
+            return model.config.sampling.at(fps).span / fps
+        except VideoError as error:
+            reason = reason or str(error)
+    raise ActionrecError(f"Not one video of the timelines can be read: {reason}")
+
+
+def evaluate_timelines(
+    model: InferenceModel,
+    train: Sequence[LabelledVideo],
+    val: Sequence[LabelledVideo],
+    labels: Sequence[str],
+    stored: TimelineSettings | None = None,
+) -> tuple[TimelineEvaluation, list[Detection], list[Failure]]:
+    """Choose settings on training videos and measure them on validation videos.
+
+    Returns the figures, the segments that were found, and the files that can't be read.
+
+    Args:
+        model: The network.
+        train: Training videos or segments; without them, the settings are the stored ones.
+        val: Validation videos or segments.
+        labels: The names of their labels.
+        stored: Settings that were chosen before; None for the defaults.
+
+    Raises:
+        ActionrecError: no file of a side can be read.
+    """
+    settings, tuned_on, failures = stored or DEFAULTS, "", []
+    if train:
+        clip = clip_seconds(model, train)
+        scored, failures = score_files(model, train, labels, hops_of(clip), "scoring to tune")
+        if not scored:
+            raise ActionrecError(f"No training video can be scored: {failures[0].error}")
+        settings = tune(scored, model.labels, clip)
+        segments = sum(len(each.truths) for each in scored)
+        tuned_on = f"{segments} training segments of {len(scored)} videos"
+    hops = dict.fromkeys([settings.hop, DEFAULTS.hop])
+    scored, failed = score_files(model, val, labels, hops, "scoring timelines")
+    if not scored:
+        raise ActionrecError(f"No validation video can be scored: {failed[0].error}")
+    found = [each for video in scored for each in detections(video, model.labels, settings)]
+    measured = figures(scored, model.labels, settings)
+    plain = figures(scored, model.labels, DEFAULTS)
+    evaluation = TimelineEvaluation(
+        **vars(measured), settings=settings, tuned_on=tuned_on, with_defaults=plain
+    )
+    return evaluation, found, failures + failed

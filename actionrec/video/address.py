@@ -1,0 +1,151 @@
+"""Videos that are named by an address in place of a path.
+
+    actionrec predict https://example.org/video.mp4 s3://bucket/clips/a.mp4
+
+An `Address` has those members of a `Path` that reading a video takes. Nothing is asked of a server
+before one of them needs it.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from actionrec.errors import VideoError
+
+if TYPE_CHECKING:
+    from actionrec.video.remote import RemoteFile, RemoteState, Source
+
+# A scheme of two letters or more, which no drive of Windows is; schemes may be chained by ::.
+ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+@dataclass(frozen=True, order=True)
+class Address:
+    """The address of a video: https://, or what fsspec opens, such as s3://, gs:// and hf://."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def scheme(self) -> str:
+        return re.split("://|::", self.url, maxsplit=1)[0].lower()
+
+    @property
+    def name(self) -> str:
+        """The last part of the path, without a query."""
+        first, _, rest = self.url.partition("::")
+        path = first if "://" in first else rest
+        if self.scheme in ("http", "https"):
+            path = unquote(re.split("[?#]", path, maxsplit=1)[0])
+        return PurePosixPath(path).name
+
+    @property
+    def stem(self) -> str:
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.name).suffix
+
+    def absolute(self) -> "Address":
+        return self
+
+    def as_posix(self) -> str:
+        return self.url
+
+    def is_file(self) -> bool:
+        """Whether there may be a file; whether there is one shows when it is read."""
+        return True
+
+    def stat(self) -> "RemoteState":
+        """Size and version of the file.
+
+        Raises:
+            VideoError: it can't be read.
+        """
+        from actionrec.video.remote import state_of
+
+        return state_of(self.url, self.source())
+
+    def open(self, mode: str = "rb") -> "RemoteFile":
+        """The file, for reading bytes anywhere in it.
+
+        Raises:
+            VideoError: it can't be read.
+        """
+        from actionrec.video.remote import RemoteFile
+
+        if mode != "rb":
+            raise ValueError(f"{self} can only be read, not opened as {mode!r}.")
+        return RemoteFile(self.url, self.name, self.source())
+
+    def source(self) -> "Source":
+        """How the file is reached.
+
+        Raises:
+            VideoError: the address is none, or no library for it is installed.
+        """
+        from actionrec.video.remote import source_of
+        from actionrec.video.tar import TarMember
+
+        if self.scheme != TAR:
+            return source_of(self.url)
+        name, archive = member_of(self)
+        return TarMember(self.url, name, archive)
+
+
+# What names a video.
+VideoPath = Path | Address
+
+# A file in a tar archive is tar://NAME::ARCHIVE; the archive is a path or an address.
+TAR = "tar"
+
+
+def member_address(name: str, archive: VideoPath) -> Address:
+    """The address of a file in an archive."""
+    return Address(f"{TAR}://{name}::{archive}")
+
+
+def member_of(address: Address) -> tuple[str, VideoPath]:
+    """The name, or pattern, and the archive of an address of `member_address`.
+
+    Raises:
+        VideoError: it names no archive.
+    """
+    name, _, archive = address.url.partition("://")[2].partition("::")
+    if not archive:
+        raise VideoError(f"{address} names no archive; write {TAR}://NAME::ARCHIVE.")
+    return name, video_path(archive)
+
+
+def is_address(name: str | Path | Address) -> bool:
+    """Whether a name is an address, of a file of this machine too (file://)."""
+    return isinstance(name, Address) or ADDRESS.match(os.fspath(name)) is not None
+
+
+def video_path(name: str | Path | Address) -> VideoPath:
+    """The path or address that a name stands for; file:// is a path."""
+    if isinstance(name, Address | Path):
+        return name
+    if not is_address(name):
+        return Path(name)
+    if name.lower().startswith("file://"):
+        return Path(url2pathname(urlsplit(name).path))
+    return Address(name)
+
+
+def beside(folder: Path, name: str) -> VideoPath:
+    """The video that a list in `folder` names: an address, or a path relative to the folder."""
+    path = video_path(name)
+    if not isinstance(path, Address):
+        return folder / path
+    if path.scheme == TAR and "::" in name:
+        inside, archive = member_of(path)
+        return member_address(inside, beside(folder, str(archive)))
+    return path

@@ -1,0 +1,267 @@
+"""Segments in the whole way: trained on, evaluated, reported, found in time, and tuned for."""
+
+import csv
+import json
+import shutil
+
+import av
+import numpy as np
+import pytest
+
+from actionrec.cli.main import main
+from actionrec.config import TrainConfig
+from actionrec.datasets.csv import open_csv
+from actionrec.datasets.registry import open_dataset
+from actionrec.evaluation.detection import THRESHOLDS, Detection
+from actionrec.evaluation.timeline import detections, figures, hops_of, score_files, tune
+from actionrec.models.inference import InferenceModel
+from actionrec.prediction.timeline import score_timeline
+from actionrec.prediction.timeline_settings import DEFAULTS, TimelineSettings, stored_settings
+from actionrec.training.run import train
+
+FRAMES = {"left": 25, "right": 30, "up": 35}
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory):
+    """Clips of a bright square that moves, and the same clips joined in one video a side, with a
+    second of rest after each; a CSV file for either."""
+    folder = tmp_path_factory.mktemp("footage")
+    rows = {"cut": [], "joined": []}
+    generator = np.random.default_rng(0)
+    for side, rounds in (("train", 3), ("val", 1)):
+        with Recorder(folder / f"{side}.mp4") as joined:
+            for number in range(rounds):
+                for label, frames in FRAMES.items():
+                    start = joined.frames
+                    name = f"{side}_{label}{number}.mp4"
+                    with Recorder(folder / name) as cut:
+                        for picture in moving_square(label, frames, generator):
+                            cut.write(picture)
+                            joined.write(picture)
+                    end = joined.frames
+                    for _ in range(25):
+                        joined.write(picture)
+                    rows["cut"].append([name, label, side])
+                    times = [f"{start / 25:g}", f"{end / 25:g}"]
+                    rows["joined"].append([f"{side}.mp4", label, side, *times])
+    for name, lines in rows.items():
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            head = ["path", "label", "split", "start", "end"][: len(lines[0])]
+            csv.writer(file).writerows([head, *lines])
+    return folder
+
+
+class Recorder:
+    def __init__(self, path):
+        self.container = av.open(str(path), "w")
+        options = {"qp": "0", "preset": "ultrafast", "g": "25"}
+        self.stream = self.container.add_stream("libx264", rate=25, options=options)
+        self.stream.width, self.stream.height, self.stream.pix_fmt = 64, 48, "yuv420p"
+        self.frames = 0
+
+    def write(self, picture):
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame.pts, self.frames = self.frames, self.frames + 1
+        self.container.mux(self.stream.encode(frame))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.container.mux(self.stream.encode(None))
+        self.container.close()
+
+
+def moving_square(label, frames, generator):
+    x, y = generator.integers(16, 40), generator.integers(8, 32)
+    dx, dy = {"left": (-1, 0), "right": (1, 0), "up": (0, -1)}[label]
+    for number in range(frames):
+        picture = np.full((48, 64, 3), 40, np.uint8)
+        rows = (np.arange(8) + y + dy * number) % 48
+        columns = (np.arange(8) + x + dx * number) % 64
+        picture[np.ix_(rows, columns)] = 220
+        yield picture
+
+
+def settings_for(root, output):
+    return TrainConfig(
+        "csv",
+        root=str(root),
+        recipe="paper",
+        backbone="c3d_small",
+        weights="none",
+        clip_length=8,
+        short_side=36,
+        crop=32,
+        epochs=2,
+        batch_size=3,
+        workers=0,
+        flip=False,
+        output=str(output),
+    )
+
+
+def test_training_on_segments_is_training_on_the_cut_clips(footage, tmp_path, losses):
+    results = []
+    for name in ("joined", "cut"):
+        results.append(train(settings_for(footage / f"{name}.csv", tmp_path / name)))
+        results[-1].pop("output")
+    half = len(losses) // 2
+    assert losses[:half] == losses[half:] and half == 6
+    assert results[0] == results[1]
+
+
+@pytest.fixture(scope="module")
+def run(footage, tmp_path_factory):
+    """A model trained on the joined footage, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    train(settings_for(footage / "joined.csv", folder))
+    return folder
+
+
+def test_segments_are_evaluated_as_cut_clips_and_reported_with_their_times(
+    footage, run, tmp_path, capsys
+):
+    shown = {}
+    for name in ("joined", "cut"):
+        arguments = ["evaluate", "--model", str(run), "--dataset", "csv", "--clips", "3"]
+        arguments += ["--root", str(footage / f"{name}.csv"), "--workers", "1", "--format", "json"]
+        output, logits = tmp_path / name, tmp_path / f"{name}.safetensors"
+        assert main([*arguments, "--output", str(output), "--save-logits", str(logits)]) == 0
+        shown[name] = json.loads(capsys.readouterr().out)
+        assert "timeline" not in shown[name]
+    for key in ("clip", "video", "per_class"):
+        assert shown["joined"][key] == shown["cut"][key]
+    with (tmp_path / "joined" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["video"], row["start"], row["end"], row["label"]) for row in rows] == [
+        ("val.mp4", "0", "1", "left"),
+        ("val.mp4", "2", "3.2", "right"),
+        ("val.mp4", "4.2", "5.6", "up"),
+    ]
+    with (tmp_path / "cut" / "predictions.csv").open() as file:
+        [plain, *_] = csv.DictReader(file)
+    assert "start" not in plain and plain["score"] == rows[0]["score"]
+    files = [str(tmp_path / f"{name}.safetensors") for name in ("joined", "cut")]
+    assert main(["compare", *files]) == 1
+    assert "their videos differ" in capsys.readouterr().err
+    assert main(["compare", files[0], files[0]]) == 0
+
+
+def test_a_segment_outside_of_its_video_is_left_out_and_the_rest_counts(
+    footage, run, tmp_path, capsys
+):
+    for name in ("train.mp4", "val.mp4"):
+        shutil.copy(footage / name, tmp_path)
+    text = (footage / "joined.csv").read_text()
+    root = tmp_path / "data.csv"
+    root.write_text(text + "val.mp4,up,val,6.5,9\nval.mp4,left,val,0.5,0.9\n")
+    arguments = ["--dataset", "csv", "--root", str(root), "--workers", "1", "--format", "json"]
+    assert main(["evaluate", "--model", str(run), *arguments]) == 1
+    printed, told = capsys.readouterr()
+    assert "1 segments overlap" not in told  # both are left
+    result = json.loads(printed)
+    assert [each["video"] for each in result["skipped"]] == [f"{tmp_path}/val.mp4#t=6.5,9"]
+    assert "has no part from 6.5 to 9 s, because it ends at 6.600 s" in told
+    assert result["video"]["n"] == 4
+    assert main(["data", "check", "csv", "--root", str(root), "--format", "json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert list(report["bad"]) == ["val.mp4#t=6.5,9"] and list(report["good"])
+    assert main(["evaluate", "--model", str(run), *arguments]) == 1
+    assert "1 of 14 videos are left out" not in capsys.readouterr().out
+    # The next check finds it anew, and forgets it when it is corrected.
+    root.write_text(text)
+    assert main(["data", "check", "csv", "--root", str(root)]) == 0
+
+
+def test_timelines_are_measured_and_their_settings_kept_for_the_timeline(
+    footage, run, tmp_path, capsys, caplog
+):
+    caplog.set_level("INFO", "actionrec")
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    root, report = str(footage / "joined.csv"), tmp_path / "report"
+    arguments = ["evaluate", "--timeline", "--model", str(copy), "--dataset", "csv"]
+    arguments += ["--root", root, "--clips", "1", "--workers", "1"]
+    assert main([*arguments, "--output", str(report), "--format", "json"]) == 0
+    result = json.loads(capsys.readouterr().out)["timeline"]
+    assert list(result["mean_ap"]) == [f"{threshold:g}" for threshold in THRESHOLDS]
+    assert result["mean"] == pytest.approx(np.mean(list(result["mean_ap"].values())), abs=2e-6)
+    assert result["frames"] == 165 and result["segments"]["annotated"] == 3
+    assert result["tuned_on"] == "9 training segments of 1 videos"
+    stored = stored_settings(copy)
+    assert vars(stored) == result["settings"]
+    assert "model.timeline.json: `actionrec timeline` uses these settings" in caplog.text
+    with (report / "segments.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert len(found) == result["segments"]["found"]
+
+    # The timeline of a file has just these segments.
+    video = str(footage / "val.mp4")
+    assert main(["timeline", video, "--model", str(copy), "--format", "json"]) == 0
+    [timeline] = json.loads(capsys.readouterr().out)
+    assert f"tuned for this model: {stored}" in caplog.text
+    assert [(each["label"], each["start"], each["end"]) for each in timeline["segments"]] == [
+        (each["label"], float(each["start"]), float(each["end"])) for each in found
+    ]
+    # A flag wins; and without training videos, the stored settings are measured.
+    assert main(["timeline", video, "--model", str(copy), "--hop", "0.2"]) == 0
+    assert "hop 0.2 s" in caplog.text
+    capsys.readouterr()
+    rows = (footage / "joined.csv").read_text().splitlines()
+    alone = tmp_path / "test.csv"
+    kept = [row.replace("val.mp4", video) for row in rows if "train" not in row]
+    alone.write_text("\n".join(kept) + "\n")
+    arguments[arguments.index("--root") + 1] = str(alone)
+    assert main(arguments) == 0
+    assert f"timeline, not tuned now: {stored}" in capsys.readouterr().out
+
+
+def test_timelines_need_segments(class_folders, model, capsys):
+    arguments = ["--dataset", "demo", "--model", model]
+    assert main(["evaluate", "--timeline", *arguments, "--devices", "2"]) == 2
+    assert "--timeline works in one process" in capsys.readouterr().err
+    arguments = ["--dataset", "folder", "--root", str(class_folders), "--model", model]
+    assert main(["evaluate", "--timeline", *arguments]) == 2
+    assert "has none: give a CSV file with the columns start and end" in capsys.readouterr().err
+
+
+def test_tuning_finds_settings_that_are_better_than_the_defaults(footage, small_recognizer):
+    model = InferenceModel(small_recognizer, precision="float32")
+    dataset = open_csv(footage / "joined.csv")
+    labels = tuple(FRAMES)
+    clip = model.config.sampling.span / 25
+    scored, failures = score_files(model, dataset.train, dataset.labels, hops_of(clip), "scoring")
+    assert failures == []
+    [video] = scored
+    # Scores that are right where an action is, and unsure elsewhere.
+    for frames in video.rows:
+        middle = video.video.times[(frames[0] + frames[-1]) // 2]
+        row = np.full(3, 0.34)
+        for truth in video.truths:
+            if truth.start <= middle < truth.end:
+                row[labels.index(truth.label)] = 0.6
+        video.rows[frames] = row
+    settings = tune(scored, labels, clip)
+    tuned, plain = (figures(scored, labels, each) for each in (settings, DEFAULTS))
+    assert settings.min_score > 0.3
+    assert tuned.frame_accuracy > 0.9 > 0.7 > plain.frame_accuracy
+    assert tuned.mean > 0.9 > plain.mean
+    found = detections(video, labels, settings)
+    assert [each.label for each in found] == [each.label for each in video.truths]
+
+
+def test_once_computed_scores_give_the_segments_of_the_timeline(footage, small_recognizer):
+    model = InferenceModel(small_recognizer, precision="float32")
+    dataset = open_dataset("csv", footage / "joined.csv")
+    hops = [0.16, 0.28, None]
+    [video], _ = score_files(model, dataset.val, dataset.labels, hops, "scoring")
+    for hop in hops:
+        settings = TimelineSettings(hop, smoothing=0.5, min_score=0.3, bridge=0.2)
+        timeline = score_timeline(model, video.name, settings)
+        expected = [
+            Detection(video.name, each.label, each.start, each.end, each.score)
+            for each in timeline.segments
+        ]
+        assert detections(video, model.labels, settings) == expected
