@@ -61,13 +61,12 @@ def predict(
         actionrec predict holiday/ 'more/*.avi' --format csv > actions.csv
         actionrec predict video.mp4 --model runs/mine/model.safetensors --topk 3
         actionrec predict --files-from videos.txt --output actions.jsonl --workers 8
-        find . -name '*.mp4' | actionrec predict --files-from - --output actions.parquet
 
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
         clips: Clips of each video; by default enough to cover it, at most ten.
-        precision: Number format; bfloat16 changes scores by up to 0.02, auto uses it in hardware.
-        sort: uncertainty: videos whose label would teach most come first, once all are done.
+        precision: bfloat16 changes scores by up to 0.02; auto uses it in hardware.
+        sort: uncertainty: the least sure come first, once all are done.
         files_from: Text file with one path on each line, or - for standard input.
         output: File for the results; the suffix selects the format.
         workers: Processes that read for --output; by default one a core.

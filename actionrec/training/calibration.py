@@ -9,7 +9,7 @@ be taken for "none of these" is the user's to allow.
 Without negatives a video's confidence is its best score. Of the scores that need no training, the
 largest softmax, the largest logit and the energy (Hendrycks & Gimpel 2017; Hendrycks et al. 2022;
 Liu et al. 2020) were measured on twelve pairs of real known and unknown actions, and none was
-clearly ahead (docs/results.md). With negatives, videos that show none of the labels, a detector is
+clearly ahead (docs/train.md). With negatives, videos that show none of the labels, a detector is
 fitted: one more output of the head, the logit of a known video against a negative.
 """
 
