@@ -65,10 +65,10 @@ def predict(
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
         clips: Clips of each video; by default enough to cover it, at most ten.
-        precision: bfloat16 changes scores by up to 0.02; auto uses it in hardware.
+        precision: bfloat16 changes scores by up to 0.02; auto: in hardware.
         sort: uncertainty: the least sure come first, once all are done.
         files_from: Text file with one path on each line, or - for standard input.
-        output: File for the results; the suffix selects the format.
+        output: File for the results, in the format of its suffix.
         workers: Processes that read for --output; by default one a core.
         shard: Part of the list for --output, such as 3/8 on the third of eight machines.
         timeout: Limit for reading one video, in seconds; by default 300.

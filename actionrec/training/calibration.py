@@ -33,7 +33,6 @@ from torchmetrics.functional.classification import (
 from actionrec.datasets.dataset import VideoDataset, deal_groups
 from actionrec.errors import ActionrecError, Failure, UsageError, VideoError
 from actionrec.evaluation.scoring import require_known_classes
-from actionrec.files import find_videos
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.decision import Decision
 from actionrec.models.inference import InferenceModel
@@ -43,6 +42,7 @@ from actionrec.progress import track
 from actionrec.training.head import PENALTIES, logistic_regression
 from actionrec.video.address import VideoPath
 from actionrec.video.segments import VideoSource
+from actionrec.video.sources import find_videos
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Outputs:
 def calibrate(
     model: VideoClassifier,
     dataset: VideoDataset,
-    negatives: Sequence[Path] = (),
+    negatives: Sequence[VideoPath] = (),
     false_alarms: float = 0.05,
     workers: int | None = None,
 ) -> tuple[VideoClassifier, Calibration, list[Failure]]:
@@ -208,7 +208,7 @@ def calibrate(
     return with_calibration(model, figures, row), figures, failures
 
 
-def negatives_in(folder: str | Path) -> list[Path]:
+def negatives_in(folder: str | Path) -> list[VideoPath]:
     """The videos in a folder of negatives.
 
     Raises:
@@ -223,7 +223,7 @@ def negatives_in(folder: str | Path) -> list[Path]:
     return [each for each in found if not isinstance(each, Failure)]
 
 
-def require_apart(negatives: Sequence[Path], dataset: VideoDataset) -> None:
+def require_apart(negatives: Sequence[VideoPath], dataset: VideoDataset) -> None:
     """Raise ActionrecError if a negative is one of the labelled videos."""
 
     def place(path: VideoPath) -> VideoPath:
@@ -239,8 +239,8 @@ def require_apart(negatives: Sequence[Path], dataset: VideoDataset) -> None:
 
 def require_enough(
     known: Sequence[Any],
-    others: Sequence[Path],
-    negatives: Sequence[Path],
+    others: Sequence[VideoPath],
+    negatives: Sequence[VideoPath],
     false_alarms: float,
     failures: Sequence[Failure],
 ) -> None:
