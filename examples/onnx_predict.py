@@ -36,7 +36,7 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"onnx_predict.py: {error}", file=sys.stderr)
         return 1
-    scores = softmax(np.concatenate(logits)).mean(axis=0)
+    scores = scores_of(np.concatenate(logits), config.get("decision", {})).mean(axis=0)
     for index in np.argsort(-scores, kind="stable")[: options.topk]:
         print(f"  {scores[index]:7.2%}  {config['labels'][index]}")
     return 0
@@ -140,6 +140,18 @@ def bilinear(size: int, scaled: int) -> np.ndarray:
     weights /= weights.sum(axis=1, keepdims=True)
     one = 2.0 ** np.floor(np.log2((2**15 - 1) / weights.max()))
     return np.floor(weights * one + 0.5) / one
+
+
+def scores_of(logits: np.ndarray, decision: dict) -> np.ndarray:
+    """Scores (clips, labels) in [0, 1] of a file's logits: with several labels a video, each has a
+    sigmoid; a calibrated model has a temperature and may have a detector of known videos, its last
+    logit, to whose probability the scores add up."""
+    if decision.get("multi_label"):
+        return 1 / (1 + np.exp(-logits))
+    known = 1.0
+    if decision.get("detector"):
+        known, logits = 1 / (1 + np.exp(-logits[:, -1:])), logits[:, :-1]
+    return softmax(logits / decision.get("temperature", 1.0)) * known
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -100,7 +100,7 @@ def test_links_lead_from_the_page_to_the_video(tmp_path):
 
 def test_the_page_runs_nothing_and_shows_names_as_text(scored, encode, tmp_path):
     paths = [encode(tmp_path / f"{number}.mp4", frames=12) for number in range(6)]
-    write_report(tmp_path / "report", scored, evaluation_of(scored), paths)
+    write_report(tmp_path / "report", scored, evaluation_of(scored), sources=paths)
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page and "&lt;script&gt;" in page
     assert "default-src 'none'" in page and not re.search(r'(src|href)="https?:', page)
@@ -114,7 +114,7 @@ def test_the_page_runs_nothing_and_shows_names_as_text(scored, encode, tmp_path)
 def test_the_page_fits_a_phone(scored, encode, tmp_path):
     library = pytest.importorskip("playwright.sync_api")
     paths = [encode(tmp_path / f"{number}.mp4", frames=12) for number in range(6)]
-    write_report(tmp_path / "report", scored, evaluation_of(scored), paths)
+    write_report(tmp_path / "report", scored, evaluation_of(scored), sources=paths)
     with library.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 400, "height": 800})

@@ -213,6 +213,10 @@ def print_evaluation(result: "Evaluation", format: Format) -> None:
             print_timeline_figures(timeline)
 
 
+def _average_precisions(result: "Evaluation") -> list[float]:
+    return [each.average_precision for each in result.per_class.values()]
+
+
 def print_timeline_figures(result: "TimelineEvaluation") -> None:
     """Print how well segments are found in time, beside what the default settings give."""
     tuned = f"tuned on {result.tuned_on}" if result.tuned_on else "not tuned now"

@@ -104,6 +104,7 @@ def write_report(
         folder: New, or with a report of the same evaluation.
         logits: Those of the evaluation.
         evaluation: What follows from them.
+        found: The segments that were found, if timelines were evaluated.
         sources: The files of the videos, or their parts, for frames and links on the page.
         found: The segments that were found, if timelines were evaluated.
 
@@ -132,6 +133,8 @@ def write_report(
             CONFUSION_PLOT: confusion_matrix_figure(truths, predictions, labels),
             PER_CLASS_PLOT: per_class_figure(truths, predictions, labels),
         }
+    if isinstance(evaluation, EvaluationInTime):
+        write_whole(folder / SEGMENTS, csv_text(segment_rows(found)))
     for name, plot in plots.items():
         with replacing(folder / name) as temporary:
             plot.savefig(temporary)
@@ -216,13 +219,16 @@ def name_of(logits: ClipLogits, video: int) -> str:
     return visible(logits.videos[video]) + part
 
 
-def link_to(source: VideoSource, folder: Path) -> str:
-    """The address of a video from a page in `folder`, and of its part as a media fragment."""
-    path = path_of(source).absolute()
+def link_to(source: VideoSource, folder: Path) -> str | None:
+    """The address of a video from a page in `folder`, and of its part as a media fragment; None for
+    one that browsers don't open."""
+    path = path_of(source)
+    if not isinstance(path, Path):
+        return str(source) if path.scheme in ("http", "https") else None
     try:
-        address = quote(Path(os.path.relpath(path, folder.absolute())).as_posix())
+        address = quote(Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix())
     except ValueError:  # Another drive.
-        address = path.as_uri()
+        address = path.absolute().as_uri()
     fragment = f"#t={source.start:g},{source.end:g}" if isinstance(source, VideoSegment) else ""
     # A colon in the first part would be taken for a scheme.
     return f"./{address}{fragment}" if ":" in address.split("/")[0] else address + fragment

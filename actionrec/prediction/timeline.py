@@ -261,13 +261,20 @@ def smoothed(steps: Iterable[TimedScores], seconds: float) -> Iterator[TimedScor
         yield mean()
 
 
-def find_segments(steps: Iterable[Step], settings: TimelineSettings) -> list[Segment]:
+def find_segments(
+    steps: Iterable[Step], settings: TimelineSettings, multi_label: bool = False
+) -> list[Segment]:
     """The segments of steps: gaps are bridged before short segments are left out, and again where
-    these were between two parts of another."""
-    found = bridged(merge(steps, settings.min_score), settings.bridge)
-    shortest = settings.min_length - 1e-6
-    long_enough = [each for each in found if each.end - each.start >= shortest]
-    return bridged(long_enough, settings.bridge)
+    these were between two parts of another. With several labels a video, each has its own."""
+    found = merge(steps, settings.min_score)
+    labels = {each.label for each in found} if multi_label else {None}
+    chosen = []
+    for label in labels:
+        own = bridged([each for each in found if label in (None, each.label)], settings.bridge)
+        shortest = settings.min_length - 1e-6
+        long_enough = [each for each in own if each.end - each.start >= shortest]
+        chosen += bridged(long_enough, settings.bridge)
+    return sorted(chosen, key=lambda segment: (segment.start, -segment.score, segment.label))
 
 
 def bridged(segments: Iterable[Segment], gap: float) -> list[Segment]:

@@ -9,7 +9,7 @@ be taken for "none of these" is the user's to allow.
 Without negatives a video's confidence is its best score. Of the scores that need no training, the
 largest softmax, the largest logit and the energy (Hendrycks & Gimpel 2017; Hendrycks et al. 2022;
 Liu et al. 2020) were measured on twelve pairs of real known and unknown actions, and none was
-clearly ahead (docs/results.md). With negatives, videos that show none of the labels, a detector is
+clearly ahead (docs/train.md). With negatives, videos that show none of the labels, a detector is
 fitted: one more output of the head, the logit of a known video against a negative.
 """
 
@@ -122,7 +122,7 @@ class Outputs:
 def calibrate(
     model: VideoClassifier,
     dataset: VideoDataset,
-    negatives: Sequence[Path] = (),
+    negatives: Sequence[VideoPath] = (),
     false_alarms: float = 0.05,
     workers: int | None = None,
 ) -> tuple[VideoClassifier, Calibration, list[Failure]]:
@@ -207,7 +207,7 @@ def calibrate(
     return with_calibration(model, figures, row), figures, failures
 
 
-def negatives_in(folder: str | Path) -> list[Path]:
+def negatives_in(folder: str | Path) -> list[VideoPath]:
     """The videos in a folder of negatives.
 
     Raises:
@@ -222,10 +222,14 @@ def negatives_in(folder: str | Path) -> list[Path]:
     return [each for each in found if not isinstance(each, Failure)]
 
 
-def require_apart(negatives: Sequence[Path], dataset: VideoDataset) -> None:
+def require_apart(negatives: Sequence[VideoPath], dataset: VideoDataset) -> None:
     """Raise ActionrecError if a negative is one of the labelled videos."""
-    labelled = {video.path.resolve() for video in dataset.train + dataset.val}
-    if same := [path for path in negatives if path.resolve() in labelled]:
+
+    def place(path: VideoPath) -> VideoPath:
+        return path.resolve() if isinstance(path, Path) else path
+
+    labelled = {place(video.path) for video in dataset.train + dataset.val}
+    if same := [path for path in negatives if place(path) in labelled]:
         raise ActionrecError(
             f"{same[0]} is among the negatives and has a label in {dataset.name} "
             f"({len(same)} such videos); negatives show none of the labels, so remove it there."
@@ -234,8 +238,8 @@ def require_apart(negatives: Sequence[Path], dataset: VideoDataset) -> None:
 
 def require_enough(
     known: Sequence[Any],
-    others: Sequence[Path],
-    negatives: Sequence[Path],
+    others: Sequence[VideoPath],
+    negatives: Sequence[VideoPath],
     false_alarms: float,
     failures: Sequence[Failure],
 ) -> None:
