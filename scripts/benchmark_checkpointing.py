@@ -4,8 +4,8 @@
     python scripts/benchmark_checkpointing.py --networks mvit_v2_s --clip 16x224x224 --rounds 5
 
 Each measurement is a process of its own that takes steps of AdamW on drawn clips; the two ways take
-turns. Memory is the process's largest resident set, and seconds are the processor's, which others on
-the machine hardly prolong; on a GPU memory is what tensors took at most, and seconds are the
+turns. Memory is the process's largest resident set, and seconds are the processor's, which others
+on the machine hardly prolong; on a GPU memory is what tensors took at most, and seconds are the
 clock's. The table has the largest memory of all rounds and the median seconds of a step.
 """
 
