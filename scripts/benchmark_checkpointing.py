@@ -4,8 +4,9 @@
     python scripts/benchmark_checkpointing.py --networks mvit_v2_s --clip 16x224x224 --rounds 5
 
 Each measurement is a process of its own that takes steps of AdamW on drawn clips; the two ways take
-turns. Memory is the process's largest resident set, or on a GPU what its tensors took at most; the
-table has the largest of all rounds, and the median second of a step.
+turns. Memory is the process's largest resident set, and seconds are the processor's, which others
+on the machine hardly prolong; on a GPU memory is what tensors took at most, and seconds are the
+clock's. The table has the largest memory of all rounds and the median seconds of a step.
 """
 
 import argparse
@@ -13,7 +14,8 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -60,12 +62,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         F.cross_entropy(network(clips), truths).backward()
         optimizer.step()
 
-    seconds = [seconds_of(step) for _ in range(arguments.steps)]
     if device.type == "cuda":
+        seconds = [seconds_of(step) for _ in range(arguments.steps)]
         peak = torch.cuda.max_memory_allocated() / 2**20
     else:
+        seconds = [processor_seconds_of(step) for _ in range(arguments.steps)]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return {"MiB": peak, "seconds": float(np.median(seconds[1:] or seconds))}
+
+
+def processor_seconds_of(run: Callable[[], object]) -> float:
+    """Seconds that the processor spends on `run`, in all threads together."""
+    before = time.process_time()
+    run()
+    return time.process_time() - before
 
 
 def measure_apart(network: str, way: str, arguments: argparse.Namespace) -> dict[str, float]:

@@ -98,7 +98,7 @@ def build_loggers(config: TrainConfig, output: Path) -> list[Logger]:
         service = SERVICES[name].build(output, identity)
         if name != "tensorboard" and devices.is_first():
             # It is the first use that finds out whether the service answers.
-            service.experiment  # noqa: B018
+            _ = service.experiment
             # MLflow refuses other settings in a continued run.
             if identity is None:
                 service.log_hyperparams(asdict(config))

@@ -37,7 +37,7 @@ def parameter_groups(network: Backbone, config: TrainConfig) -> list[ParameterGr
             continue
         is_new = name.startswith(("head.", "blocks."))
         factor = config.lr_new if is_new else factors[name.split(".")[1]]
-        # SGD decays all of them, as the paper's code does.
+        # SGD decays all of them, as it did in the runs that are recorded.
         decayed = config.optimizer == "sgd" or is_decayed(name, parameter)
         group = groups.setdefault((factor, decayed), ParameterGroup(factor, decayed))
         group.parameters.append(parameter)

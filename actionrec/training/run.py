@@ -176,7 +176,7 @@ def _fit(
             raise ActionrecError(
                 f"The GPU's memory can't hold a step of {config.batch_size} clips; use a smaller "
                 "--batch-size, with --accumulate for the same step (`actionrec tune batch_size` "
-                "finds the largest)."
+                "finds the largest), or --gradient-checkpointing true."
             ) from error
         raise
     if devices.is_first():
