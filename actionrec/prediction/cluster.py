@@ -658,7 +658,8 @@ def predict_to_folder(
         if parts is not None and all(valid_utf8(name) in parts.videos for name in by_name):
             logger.info("All %d videos are in %s already.", len(by_name), output)
             return parts.failed
-        with connected(cluster):
+        # Again, because Ray has its own way to end by SIGTERM.
+        with connected(cluster), sigterm_as_interrupt():
             share = _share(cluster)
             if settings.precision == "auto":
                 settings = replace(settings, precision=_precision_on(share))
