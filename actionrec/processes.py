@@ -25,6 +25,7 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.queues import Queue
 from pathlib import Path
+from threading import Thread
 from types import GeneratorType
 from typing import Generic, TypeVar
 
@@ -369,6 +370,8 @@ def _state(pid: int) -> tuple[str, float]:
 def _work(pipe: Connection, task: _Task) -> None:
     """The life of a worker, which ends with its parent's."""
     make_logs_visible()
+    # One that hangs sees nothing of the end of its pipe.
+    Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -378,6 +381,11 @@ def _work(pipe: Connection, task: _Task) -> None:
         while True:
             for message in _messages(task, pipe.recv()):
                 _send(pipe, message)
+
+
+def _end_with_parent() -> None:
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(0)
 
 
 def _messages(task: _Task[Result], path: Path) -> Iterator[Part[Result] | Result | ActionrecError]:

@@ -329,3 +329,35 @@ def test_a_pause_of_worker_or_machine_is_no_work(tmp_path):
             for pid in stopped[::-1]:
                 os.kill(pid, signal.SIGCONT)
         assert parent.communicate()[0] == "['done']\n"
+
+
+WITH_A_HANGING_FILE = """
+import multiprocessing
+from pathlib import Path
+from test_processes import act
+from actionrec.processes import Workers
+
+if __name__ == "__main__":
+    workers = Workers(act, [Path("a"), Path("hang")], 1)
+    while True:
+        for path, result in workers.answers():
+            print(multiprocessing.active_children()[0].pid, flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_a_process_that_hangs_ends_when_its_parent_is_killed(tmp_path):
+    (tmp_path / "script.py").write_text(WITH_A_HANGING_FILE)
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    run = subprocess.Popen(
+        [sys.executable, tmp_path / "script.py"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+    child = Path("/proc", str(int(run.stdout.readline())))
+    assert child.exists()
+    run.kill()
+    run.wait()
+    while child.exists():
+        time.sleep(0.05)

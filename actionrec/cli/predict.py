@@ -63,7 +63,6 @@ def predict(
     Examples:
         actionrec predict video.mp4
         actionrec predict holiday/ 'more/*.avi' --format csv > actions.csv
-        actionrec predict video.mp4 --model runs/mine/model.safetensors --topk 3
         actionrec predict --files-from videos.txt --output actions.jsonl --workers 8
         actionrec predict --files-from s3://lake/list.txt --output s3://lake/out/ --cluster ray
 
@@ -73,7 +72,7 @@ def predict(
         clips: Clips of each video; by default enough to cover it, at most ten.
         precision: auto: bfloat16 (scores within 0.02) on hardware for it.
         decoder: Library; decord and torchcodec, extras, are less exact.
-        sort: uncertainty: the videos whose label would teach most come first, once all are done.
+        sort: uncertainty: whose label would teach most, comes first.
         files_from: Text file or address, a path on each line; or - for standard input.
         output: File for the results, by its suffix; with --cluster a folder or s3://...
         workers: Processes that read for --output; with --cluster machines' workers.

@@ -76,7 +76,7 @@ CONNECT_TIMEOUT = 5.0  # seconds
 MOST_CORES = 8  # of a worker without a GPU
 AHEAD = 8  # videos that a worker has for each of its cores, so that it never waits for the driver
 MOST_MOVES = 3  # lost nodes, before a video is suspected
-MOST_FAILED_WORKERS = 4  # in a row, without any result
+MOST_FAILED_WORKERS = 4  # in a row, at their start or by an error that is no video's fault
 OBJECT_STORE = 256 * 2**20  # bytes, of a local Ray
 PATIENCE = 60.0  # seconds between words on workers that can't start
 NAMED_OF_A_KIND = 3  # failures of one kind that are named, before they are only counted
@@ -263,7 +263,7 @@ class _Pool:
         self._suspects: deque[str] = deque()
         self._ended: Counts[str] = Counts()
         self._moved: Counts[str] = Counts()
-        self._failures = 0
+        self._failed_starts = self._failed_answers = 0
         self._told = time.monotonic()
 
     def results(self, videos: Iterable[str]) -> Iterator[tuple[str, str | Failure] | None]:
@@ -345,6 +345,7 @@ class _Pool:
             worker.place, worker.step = answer, "load"
             worker.call = worker.actor.load.remote(self.job, self._model)
         elif worker.step == "load":
+            self._failed_starts = 0
             worker.step = "exchange"
         else:
             return answer
@@ -352,7 +353,7 @@ class _Pool:
 
     def _accept(self, worker: _Worker, answer: _Answer) -> Iterator[tuple[str, str | Failure]]:
         video = answer.video
-        self._failures = 0
+        self._failed_answers = 0
         worker.videos.pop(video, None)
         if answer.line is not None:
             yield video, answer.line
@@ -373,20 +374,23 @@ class _Pool:
         answered."""
         _end(worker)
         self._workers.remove(worker)
-        self._failures += 1
         where = f" on {worker.place.host}" if worker.place else ""
         if "No module named 'actionrec" in str(error):
             raise ActionrecError(
                 "A machine of the cluster has no actionrec, or another version; install version "
                 f"{version('actionrec')} on all."
             ) from error
-        if self._failures >= MOST_FAILED_WORKERS and not worker.is_alone:
-            if isinstance(error, ActionrecError):
+        if isinstance(error, ActionrecError):
+            self._failed_answers += 1
+            if self._failed_answers >= MOST_FAILED_WORKERS:
                 raise error
-            raise ActionrecError(
-                f"{self._failures} workers ended one after the other without any result"
-                f"{where} ({_cause(error)}); the same command goes on when that is mended."
-            ) from error
+        elif worker.step != "exchange":
+            self._failed_starts += 1
+            if self._failed_starts >= MOST_FAILED_WORKERS:
+                raise ActionrecError(
+                    f"{self._failed_starts} workers ended one after the other before they were "
+                    f"ready{where} ({_cause(error)}); the same command goes on when that is mended."
+                ) from error
         if worker.videos:
             logger.warning(
                 "A worker%s is lost (%s); its %d videos go to others.",
@@ -654,7 +658,8 @@ def predict_to_folder(
         if parts is not None and all(valid_utf8(name) in parts.videos for name in by_name):
             logger.info("All %d videos are in %s already.", len(by_name), output)
             return parts.failed
-        with connected(cluster):
+        # Again, because Ray has its own way to end by SIGTERM.
+        with connected(cluster), sigterm_as_interrupt():
             share = _share(cluster)
             if settings.precision == "auto":
                 settings = replace(settings, precision=_precision_on(share))

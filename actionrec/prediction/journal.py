@@ -54,7 +54,7 @@ class RunSettings:
             return None
         return model_file.sha256(model_file.locate(self.model))
 
-    def require(self, others: dict[str, Any], path: Path) -> None:
+    def require(self, others: dict[str, Any], path: Path | str) -> None:
         """Raise UsageError if the settings that the file at `path` was made with are others."""
         for name, value in asdict(self).items():
             before = others.get(name)

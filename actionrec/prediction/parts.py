@@ -89,7 +89,7 @@ class Parts:
         if others is None:
             folder.write(SETTINGS, json_text(asdict(settings)).encode())
         else:
-            settings.require(others, Path(folder.address))
+            settings.require(others, folder.address)
         # A run that was thought dead finds another's name here and writes no more.
         folder.write(RUN, json_text({"run": self._run}).encode())
         self._upload_unsaved()
