@@ -49,7 +49,7 @@ def test_the_help_of_every_verb_has_an_example_that_can_be_copied(capsys, verb):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "list,download,check,shrink"),
+        ([], "list,download,import,check,index"),
         (["check"], "dataset"),
         (["list", "ucf102"], "ucf101"),
         (["download", "kinetics", "--root", "x"], "ucf101"),

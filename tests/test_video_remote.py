@@ -206,6 +206,16 @@ def test_a_file_that_changes_meanwhile_is_an_error_and_then_the_new_one(server, 
     assert np.array_equal(frames_of(url), frames_of(other))
 
 
+def test_a_reader_reads_the_version_that_it_has_counted_and_no_other(server, url, video, other):
+    reader = VideoReader(url)
+    server.files["/a.mp4"], server.tag = other.read_bytes(), '"second"'
+    # As after a minute.
+    forget()
+    with pytest.raises(VideoError, match="has changed while it was read"):
+        reader.read([0])
+    assert len(VideoReader(url)) == 50
+
+
 def test_a_file_that_has_changed_since_is_read_anew(server, url, video, other):
     assert np.array_equal(frames_of(url), frames_of(video))
     server.files["/a.mp4"], server.tag = other.read_bytes(), '"second"'

@@ -8,7 +8,7 @@ before one of them needs it.
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -25,9 +25,15 @@ ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]+://")
 
 @dataclass(frozen=True, order=True)
 class Address:
-    """The address of a video: https://, or what fsspec opens, such as s3://, gs:// and hf://."""
+    """The address of a video: https://, or what fsspec opens, such as s3://, gs:// and hf://.
+
+    Attributes:
+        url: the address.
+        version: the only one of the file that `open` opens (see `pinned`); None for any.
+    """
 
     url: str
+    version: tuple[int, str] | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return self.url
@@ -73,17 +79,31 @@ class Address:
 
         return state_of(self.url, self.source())
 
-    def open(self, mode: str = "rb") -> "RemoteFile":
-        """The file, for reading bytes anywhere in it.
+    def pinned(self) -> "Address":
+        """The address of the version that is there now, so that what was found out about it holds
+        whenever it is opened.
 
         Raises:
             VideoError: it can't be read.
         """
-        from actionrec.video.remote import RemoteFile
+        found = self.stat()
+        return self if self.version else replace(self, version=(found.st_size, found.version))
+
+    def open(self, mode: str = "rb") -> "RemoteFile":
+        """The file, for reading bytes anywhere in it.
+
+        Raises:
+            VideoError: it can't be read, or there is another version than the pinned one.
+        """
+        from actionrec.video.remote import RemoteFile, changed
 
         if mode != "rb":
             raise ValueError(f"{self} can only be read, not opened as {mode!r}.")
-        return RemoteFile(self.url, self.name, self.source())
+        file = RemoteFile(self.url, self.name, self.source())
+        if self.version not in (None, (file.state.st_size, file.state.version)):
+            file.close()
+            raise changed(self.url)
+        return file
 
     def source(self) -> "Source":
         """How the file is reached.

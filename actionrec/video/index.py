@@ -29,7 +29,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from actionrec.errors import ActionrecError, VideoError
 from actionrec.files import cache_folder
 from actionrec.text import json_text
-from actionrec.video.address import VideoPath, video_path
+from actionrec.video.address import Address, VideoPath, video_path
 from actionrec.video.container import is_whole, opened
 from actionrec.video.pictures import frame_rate, frames_in, is_frame_folder, size_of
 from actionrec.video.proof import decode_once, prove_parts, prove_shortcut
@@ -154,6 +154,8 @@ def index_of(path: str | VideoPath) -> FrameIndex:
         VideoError: the file is missing, is no video, has no frames, or was cut off.
     """
     path = video_path(path)
+    if isinstance(path, Address):
+        path = path.pinned()
     if isinstance(path, Path) and is_frame_folder(path):
         return index_of_pictures(path)
     try:

@@ -19,7 +19,7 @@ from av.video.reformatter import VideoReformatter
 
 from actionrec.errors import VideoError
 from actionrec.video import pictures
-from actionrec.video.address import VideoPath, video_path
+from actionrec.video.address import Address, VideoPath, video_path
 from actionrec.video.container import opened
 from actionrec.video.index import FrameIndex, index_of, warn_of_damage
 
@@ -57,6 +57,9 @@ class VideoReader:
 
     def __init__(self, path: str | VideoPath) -> None:
         self.path = video_path(path)
+        if isinstance(self.path, Address):
+            # The index holds for this version alone.
+            self.path = self.path.pinned()
         self.index: FrameIndex = index_of(self.path)
         self.fps = self.index.fps
         self.size = self.index.size
