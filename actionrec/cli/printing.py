@@ -241,10 +241,6 @@ def print_timeline_figures(result: "TimelineEvaluation") -> None:
     print_table(rows, ["", "timeline", "by defaults"])
 
 
-def _average_precisions(result: "Evaluation") -> list[float]:
-    return [each.average_precision for each in result.per_class.values()]
-
-
 def print_comparison(result: "Comparison", format: Format) -> None:
     """Print Top-1 in percent, differences in points of percent, the tests, and the verdict."""
     if format == "json":

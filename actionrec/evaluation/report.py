@@ -104,7 +104,6 @@ def write_report(
         folder: New, or with a report of the same evaluation.
         logits: Those of the evaluation.
         evaluation: What follows from them.
-        found: The segments that were found, if timelines were evaluated.
         sources: The files of the videos, or their parts, for frames and links on the page.
         found: The segments that were found, if timelines were evaluated.
 
@@ -133,8 +132,6 @@ def write_report(
             CONFUSION_PLOT: confusion_matrix_figure(truths, predictions, labels),
             PER_CLASS_PLOT: per_class_figure(truths, predictions, labels),
         }
-    if isinstance(evaluation, EvaluationInTime):
-        write_whole(folder / SEGMENTS, csv_text(segment_rows(found)))
     for name, plot in plots.items():
         with replacing(folder / name) as temporary:
             plot.savefig(temporary)

@@ -154,7 +154,7 @@ def score_timeline(
         top=best(total / len(clips), model.labels, model.topk),
         **verdict(model, total / len(clips)),
         clips=clips,
-        segments=find_segments(steps, settings),
+        segments=find_segments(steps, settings, model.decision.multi_label),
         duration=duration,
         scored_until=steps[-1].end,
         incomplete=incomplete,
@@ -278,23 +278,16 @@ def find_segments(
 
 
 def bridged(segments: Iterable[Segment], gap: float) -> list[Segment]:
-    """The segments, those with the same label and at most `gap` seconds between them as one, whose
-    score is the mean of its parts, weighted by how long they last. Another segment between two
-    keeps them apart, unless labels may overlap."""
-    segments = list(segments)
-    overlap = any(after.start < before.end for before, after in pairwise(segments))
+    """The segments, neighbours with the same label and at most `gap` seconds between them as one,
+    whose score is the mean of its parts, weighted by how long they last."""
     joined: list[Segment] = []
-    newest: dict[str, int] = {}
     for segment in segments:
-        position = newest.get(segment.label)
-        beside = position is not None and (overlap or position == len(joined) - 1)
-        if beside and segment.start - joined[position].end <= gap + 1e-6:
-            last = joined[position]
+        last = joined[-1] if joined else None
+        if last and last.label == segment.label and segment.start - last.end <= gap + 1e-6:
             lengths = [max(each.end - each.start, 1e-9) for each in (last, segment)]
             score = np.average([last.score, segment.score], weights=lengths)
-            joined[position] = replace(last, end=segment.end, score=round(float(score), 6))
+            joined[-1] = replace(last, end=segment.end, score=round(float(score), 6))
         else:
-            newest[segment.label] = len(joined)
             joined.append(segment)
     return joined
 

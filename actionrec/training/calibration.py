@@ -40,6 +40,7 @@ from actionrec.models.shared_batches import score_videos, threads_of
 from actionrec.processes import WorkerError
 from actionrec.progress import track
 from actionrec.training.head import PENALTIES, logistic_regression
+from actionrec.video.address import VideoPath
 from actionrec.video.parts import VideoSource
 from actionrec.video.sources import find_videos
 
