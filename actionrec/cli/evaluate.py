@@ -102,9 +102,7 @@ def evaluate(
     found: list[Detection] = []
     if timeline:
         stored = stored_settings(model)
-        evaluated, found, failures = evaluate_timelines(
-            ready, good.train, good.val, data.labels, stored
-        )
+        evaluated, found, failures = evaluate_timelines(ready, good, stored)
         known = {failure.video for failure in result.skipped}
         more = [failure for failure in failures if failure.video not in known]
         result.skipped.extend(more)
