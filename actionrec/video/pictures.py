@@ -13,12 +13,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from actionrec.errors import UsageError, VideoError
 from actionrec.files import are_frames, frame_number
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
 STANDARD_RATE = 25.0
@@ -31,7 +30,8 @@ def is_frame_folder(path: Path) -> bool:
     try:
         with os.scandir(path) as entries:
             return are_frames(entry.name for entry in entries if not entry.name.startswith("."))
-    except OSError:
+    # A ValueError of a name with a zero byte.
+    except (OSError, ValueError):
         return False
 
 
@@ -90,12 +90,13 @@ def size_of(picture: Path) -> tuple[int, int]:
         return (width, height) if image.getexif().get(0x0112, 1) >= 5 else (height, width)
 
 
-def decoded(pictures: Iterable[Path], size: tuple[int, int]) -> Iterator[np.ndarray]:
+def decoded(pictures: Iterable[Path], size: tuple[int, int]) -> "Iterator[np.ndarray]":
     """The pictures as they are shown, uint8 RGB (H, W, 3).
 
     Raises:
         VideoError: one can't be read or has another size.
     """
+    import numpy as np
     from PIL import ImageOps
 
     for picture in pictures:
