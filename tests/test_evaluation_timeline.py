@@ -13,6 +13,7 @@ from actionrec.config import TrainConfig
 from actionrec.datasets.check import without_damaged_videos
 from actionrec.datasets.csv import open_csv
 from actionrec.datasets.registry import open_dataset
+from actionrec.errors import ActionrecError
 from actionrec.evaluation.detection import THRESHOLDS, Detection
 from actionrec.evaluation.timeline import detections, figures, hops_of, score_files, tune
 from actionrec.models.inference import InferenceModel
@@ -230,6 +231,25 @@ def test_timelines_are_measured_and_their_settings_kept_for_the_timeline(
     # A flag wins.
     assert main(["timeline", video, "--model", str(copy), "--hop", "0.2"]) == 0
     assert "hop 0.2 s" in caplog.text
+
+
+def test_accuracies_are_not_lost_where_timelines_fail(
+    footage, model, tmp_path, capsys, monkeypatch
+):
+    def fail(*_):
+        raise ActionrecError("No timeline today.")
+
+    monkeypatch.setattr("actionrec.evaluation.timeline.evaluate_timelines", fail)
+    rows = (footage / "joined.csv").read_text().replace("train.mp4", f"{footage}/train.mp4")
+    rows = rows.replace("\nval.mp4", f"\n{footage}/val.mp4")
+    for label, known in zip(FRAMES, "abc", strict=True):
+        rows = rows.replace(f",{label},", f",{known},")
+    (tmp_path / "data.csv").write_text(rows)
+    arguments = ["evaluate", "--timeline", "--model", model, "--dataset", "csv", "--clips", "1"]
+    arguments += ["--root", str(tmp_path / "data.csv"), "--workers", "1"]
+    assert main(arguments) == 1
+    printed, told = capsys.readouterr()
+    assert "clip-level" in printed and "No timeline today." in told
 
 
 def test_timelines_need_segments(class_folders, model, capsys):

@@ -60,6 +60,18 @@ class EvaluationInTime(Evaluation):
 
     timeline: TimelineEvaluation
 
+    @classmethod
+    def of(
+        cls, evaluation: Evaluation, timeline: TimelineEvaluation, failures: Sequence[Failure]
+    ) -> "EvaluationInTime":
+        """The evaluation with that of timelines, of which `failures` could not be scored."""
+        values = vars(evaluation)
+        known = {failure.video for failure in evaluation.skipped}
+        more = [failure for failure in failures if failure.video not in known]
+        protocol = evaluation.protocol | {"timeline": True}
+        skipped = [*evaluation.skipped, *more]
+        return cls(**values | {"protocol": protocol, "skipped": skipped}, timeline=timeline)
+
 
 @dataclass
 class WindowScores:
