@@ -23,7 +23,7 @@ from actionrec.evaluation.gallery import (
 from actionrec.evaluation.logits import ClipLogits
 from actionrec.evaluation.report import link_to, write_report
 from actionrec.models.decision import Decision
-from actionrec.video.segments import VideoSegment
+from actionrec.video.parts import VideoSegment
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -17,7 +17,7 @@ from actionrec.errors import VideoError
 from actionrec.evaluation.logits import ClipLogits
 from actionrec.progress import track
 from actionrec.video.decoders import open_source
-from actionrec.video.segments import VideoSource
+from actionrec.video.parts import VideoSource
 
 MOST_CASES = 12
 MOST_PAIRS = 12

@@ -41,7 +41,7 @@ from actionrec.models.shared_batches import score_videos, threads_of
 from actionrec.processes import WorkerError
 from actionrec.progress import track
 from actionrec.training.head import PENALTIES, logistic_regression
-from actionrec.video.segments import VideoSource
+from actionrec.video.parts import VideoSource
 
 log = logging.getLogger(__name__)
 
