@@ -205,6 +205,12 @@ def test_a_file_that_is_none_of_the_formats_is_one_sentence(tmp_path, content, m
         read_annotations(file)
 
 
+def test_a_file_that_is_not_there_or_a_folder_is_one_sentence(tmp_path):
+    for path, reason in ((tmp_path / "no.json", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(ActionrecError, match=f"can't be read \\({reason}"):
+            read_annotations(path)
+
+
 def test_missing_videos_are_told_and_the_rest_is_written(footage, tmp_path, capsys):
     some = tmp_path / "some"
     some.mkdir()

@@ -126,6 +126,10 @@ def test_folds_of_real_footage():
             "./a.mp4 is in training in line 2 and in validation in line 3",
         ),
         (
+            ["path,label,split,start,end", "a.mp4,run,train,0,2", "b/../a.mp4,run,val,3,4"],
+            "b/../a.mp4 is in training in line 2 and in validation in line 3",
+        ),
+        (
             ["path,label,group,start,end", "a.mp4,run,g,0,2", "a.mp4,run,h,3,4"],
             "a.mp4 has the group 'g' in line 2 and 'h' in line 3",
         ),

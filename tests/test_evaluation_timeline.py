@@ -13,11 +13,17 @@ from actionrec.config import TrainConfig
 from actionrec.datasets.check import without_damaged_videos
 from actionrec.datasets.csv import open_csv
 from actionrec.datasets.registry import open_dataset
+from actionrec.errors import ActionrecError
 from actionrec.evaluation.detection import THRESHOLDS, Detection
 from actionrec.evaluation.timeline import detections, figures, hops_of, score_files, tune
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction.timeline import score_timeline
-from actionrec.prediction.timeline_settings import DEFAULTS, TimelineSettings, stored_settings
+from actionrec.prediction.timeline_settings import (
+    DEFAULTS,
+    TimelineSettings,
+    store_settings,
+    stored_settings,
+)
 from actionrec.training.run import train
 
 FRAMES = {"left": 25, "right": 30, "up": 35}
@@ -198,29 +204,52 @@ def test_timelines_are_measured_and_their_settings_kept_for_the_timeline(
     stored = stored_settings(copy)
     assert vars(stored) == result["settings"]
     assert "model.timeline.json: `actionrec timeline` uses these settings" in caplog.text
-    with (report / "segments.csv").open() as file:
-        found = list(csv.DictReader(file))
-    assert len(found) == result["segments"]["found"]
+    assert (report / "segments.csv").is_file()
 
-    # The timeline of a file has just these segments.
+    # Without training videos, the stored settings are measured, here others.
+    stored = TimelineSettings(0.16, 0.3, 0.0, 0.0, 0.1)
+    store_settings(copy, stored, "by hand")
     video = str(footage / "val.mp4")
+    rows = (footage / "joined.csv").read_text().splitlines()
+    kept = [row.replace("val.mp4", video) for row in rows if "train" not in row]
+    alone = tmp_path / "test.csv"
+    alone.write_text("\n".join(kept) + "\n")
+    arguments[arguments.index("--root") + 1] = str(alone)
+    assert main([*arguments, "--output", str(tmp_path / "alone")]) == 0
+    assert f"timeline, not tuned now: {stored}" in capsys.readouterr().out
+    with (tmp_path / "alone" / "segments.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert {each["video"] for each in found} == {"val.mp4"}
+
+    # The timeline of the file has just these segments.
     assert main(["timeline", video, "--model", str(copy), "--format", "json"]) == 0
     [timeline] = json.loads(capsys.readouterr().out)
     assert f"tuned for this model: {stored}" in caplog.text
     assert [(each["label"], each["start"], each["end"]) for each in timeline["segments"]] == [
         (each["label"], float(each["start"]), float(each["end"])) for each in found
     ]
-    # A flag wins; and without training videos, the stored settings are measured.
+    # A flag wins.
     assert main(["timeline", video, "--model", str(copy), "--hop", "0.2"]) == 0
     assert "hop 0.2 s" in caplog.text
-    capsys.readouterr()
-    rows = (footage / "joined.csv").read_text().splitlines()
-    alone = tmp_path / "test.csv"
-    kept = [row.replace("val.mp4", video) for row in rows if "train" not in row]
-    alone.write_text("\n".join(kept) + "\n")
-    arguments[arguments.index("--root") + 1] = str(alone)
-    assert main(arguments) == 0
-    assert f"timeline, not tuned now: {stored}" in capsys.readouterr().out
+
+
+def test_accuracies_are_not_lost_where_timelines_fail(
+    footage, model, tmp_path, capsys, monkeypatch
+):
+    def fail(*_):
+        raise ActionrecError("No timeline today.")
+
+    monkeypatch.setattr("actionrec.evaluation.timeline.evaluate_timelines", fail)
+    rows = (footage / "joined.csv").read_text().replace("train.mp4", f"{footage}/train.mp4")
+    rows = rows.replace("\nval.mp4", f"\n{footage}/val.mp4")
+    for label, known in zip(FRAMES, "abc", strict=True):
+        rows = rows.replace(f",{label},", f",{known},")
+    (tmp_path / "data.csv").write_text(rows)
+    arguments = ["evaluate", "--timeline", "--model", model, "--dataset", "csv", "--clips", "1"]
+    arguments += ["--root", str(tmp_path / "data.csv"), "--workers", "1"]
+    assert main(arguments) == 1
+    printed, told = capsys.readouterr()
+    assert "clip-level" in printed and "No timeline today." in told
 
 
 def test_timelines_need_segments(class_folders, model, capsys):

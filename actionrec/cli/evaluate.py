@@ -83,6 +83,7 @@ def evaluate(
             f"--timeline needs segments, and {data.root} has none: give a CSV file with the "
             "columns start and end."
         )
+    stored = stored_settings(model) if timeline else None
     sides = ("train", "val") if timeline and data.train else ("val",)
     good, known_bad = without_damaged_videos(data, sides)
     request = {"model": model, "split": split}
@@ -93,24 +94,25 @@ def evaluate(
         request["engine"] = ready.engine.name
     if output is not None:
         protocol = describe_protocol(ready.config, data, clips, crops) | request
-        require_same_evaluation(Path(output), protocol)
+        in_time = {"timeline": True} if timeline else {}
+        require_same_evaluation(Path(output), protocol | in_time)
     logits = score_dataset(ready, data, clips, crops, workers, known_bad)
     if not is_first():
         return 0
     logits.protocol.update(request)
     result = evaluation_of(logits)
     found: list[Detection] = []
+    incomplete = False
     if timeline:
-        stored = stored_settings(model)
-        evaluated, found, failures = evaluate_timelines(
-            ready, good.train, good.val, data.labels, stored
-        )
-        known = {failure.video for failure in result.skipped}
-        more = [failure for failure in failures if failure.video not in known]
-        result.skipped.extend(more)
-        result = EvaluationInTime(**vars(result), timeline=evaluated)
-        if evaluated.tuned_on:
-            store_timeline_settings(model, evaluated.settings, evaluated.tuned_on)
+        # The accuracies are known already and are not lost.
+        try:
+            evaluated, found, failures = evaluate_timelines(ready, good, stored)
+            result = EvaluationInTime.of(result, evaluated, failures)
+            if evaluated.tuned_on:
+                store_timeline_settings(model, evaluated.settings, evaluated.tuned_on)
+        except ActionrecError as error:
+            complain(str(error))
+            incomplete = True
     for failure in result.skipped:
         complain(failure.error)
     # A full disk must not cost the printed accuracies.
@@ -123,7 +125,7 @@ def evaluate(
             write_report(Path(output), logits, result, sources, found)
     finally:
         print_evaluation(result, format)
-    return 1 if result.skipped else 0
+    return 1 if result.skipped or incomplete else 0
 
 
 def store_timeline_settings(model: str, settings: "TimelineSettings", tuned_on: str) -> None:

@@ -215,7 +215,7 @@ def _read(path: Path) -> list[Row]:
                 raise ActionrecError(f"{where} has no {name}; fill it in.")
         row["path"] = _path_here(path.parent, record[names.index("path")])
         file = row["path"]
-        row["file"] = file if is_address(file) else os.path.normpath(path.parent / file)
+        row["file"] = file if is_address(file) else os.path.abspath(path.parent / file)
         _check_segment(where, row)
         same: tuple[str, ...] = (row["file"],)
         if (segment := _segment_of(row)) is not None:

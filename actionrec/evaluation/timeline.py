@@ -15,7 +15,7 @@ from itertools import product
 
 import numpy as np
 
-from actionrec.datasets.dataset import LabelledVideo
+from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.errors import ActionrecError, Failure, VideoError
 from actionrec.evaluation.accuracy import Evaluation
 from actionrec.evaluation.detection import (
@@ -26,6 +26,7 @@ from actionrec.evaluation.detection import (
     average_precisions,
     frame_hits,
 )
+from actionrec.evaluation.scoring import relative_names
 from actionrec.models.inference import BATCH_SIZE, InferenceModel
 from actionrec.prediction.timeline import (
     STEP_TOPK,
@@ -49,7 +50,8 @@ logger = logging.getLogger("actionrec")
 HOPS = (0.25, 0.5, 1.0)
 SMOOTHINGS = (0.0, 1.0, 2.0, 4.0)
 LENGTHS = GAPS = (0.0, 0.5, 1.0, 2.0)
-MIN_SCORES = tuple(step / 10 for step in range(10))
+# Of the steps' best scores: what is high depends on the number of classes and on the training.
+QUANTILES = tuple(step / 20 for step in range(1, 20))
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,18 @@ class EvaluationInTime(Evaluation):
     """The accuracies on segments, and how well these are found in whole videos."""
 
     timeline: TimelineEvaluation
+
+    @classmethod
+    def of(
+        cls, evaluation: Evaluation, timeline: TimelineEvaluation, failures: Sequence[Failure]
+    ) -> "EvaluationInTime":
+        """The evaluation with that of timelines, of which `failures` could not be scored."""
+        values = vars(evaluation)
+        known = {failure.video for failure in evaluation.skipped}
+        more = [failure for failure in failures if failure.video not in known]
+        protocol = evaluation.protocol | {"timeline": True}
+        skipped = [*evaluation.skipped, *more]
+        return cls(**values | {"protocol": protocol, "skipped": skipped}, timeline=timeline)
 
 
 @dataclass
@@ -103,7 +117,7 @@ def score_files(
     scored, failures = [], []
     for name, its in files.items():
         try:
-            reader = VideoReader(name)
+            reader = VideoReader(its[0].path)
             truths = []
             for each in its:
                 try:
@@ -112,6 +126,8 @@ def score_files(
                     failures.append(Failure(str(each.source), str(error)))
                     continue
                 truths.append(Detection(name, labels[each.label], start, end))
+            if not truths:
+                continue
             windows = {hop: SlidingWindows(model.config.sampling, reader, hop) for hop in hops}
             scores = WindowScores(name, reader, truths, windows)
             union = {tuple(clip) for sliding in windows.values() for clip in sliding}
@@ -201,7 +217,9 @@ def tune(scored: Sequence[WindowScores], labels: tuple[str, ...], clip: float) -
     ):
         smoothing = round(smoothing * clip, 3)
         steps = [each.steps(hop, smoothing, labels) for each in scored]
-        for min_score in MIN_SCORES:
+        best_scores = [step.top[0].score for each in steps for step in each]
+        limits = np.quantile(best_scores, QUANTILES).round(3).tolist()
+        for min_score in dict.fromkeys([0.0, *limits]):
             settings = TimelineSettings(hop, smoothing, min_score)
             if (value := _value(scored, steps, settings)) > highest:
                 best_settings, highest, best_steps = settings, value, steps
@@ -246,40 +264,43 @@ def clip_seconds(model: InferenceModel, videos: Sequence[LabelledVideo]) -> floa
 
 
 def evaluate_timelines(
-    model: InferenceModel,
-    train: Sequence[LabelledVideo],
-    val: Sequence[LabelledVideo],
-    labels: Sequence[str],
-    stored: TimelineSettings | None = None,
+    model: InferenceModel, dataset: VideoDataset, stored: TimelineSettings | None = None
 ) -> tuple[TimelineEvaluation, list[Detection], list[Failure]]:
-    """Choose settings on training videos and measure them on validation videos.
+    """Choose settings on the training videos of a data set and measure them on its validation
+    videos.
 
-    Returns the figures, the segments that were found, and the files that can't be read.
+    Returns the figures, the segments that were found, under the names of `relative_names`, and the
+    files and segments that can't be read.
 
     Args:
         model: The network.
-        train: Training videos or segments; without them, the settings are the stored ones.
-        val: Validation videos or segments.
-        labels: The names of their labels.
+        dataset: Without training videos, the settings are the stored ones.
         stored: Settings that were chosen before; None for the defaults.
 
     Raises:
         ActionrecError: no file of a side can be read.
     """
     settings, tuned_on, failures = stored or DEFAULTS, "", []
-    if train:
-        clip = clip_seconds(model, train)
-        scored, failures = score_files(model, train, labels, hops_of(clip), "scoring to tune")
+    if dataset.train:
+        clip = clip_seconds(model, dataset.train)
+        title, hops = "scoring to tune", hops_of(clip)
+        scored, failures = score_files(model, dataset.train, dataset.labels, hops, title)
         if not scored:
             raise ActionrecError(f"No training video can be scored: {failures[0].error}")
         settings = tune(scored, model.labels, clip)
         segments = sum(len(each.truths) for each in scored)
         tuned_on = f"{segments} training segments of {len(scored)} videos"
-    hops = dict.fromkeys([settings.hop, DEFAULTS.hop])
-    scored, failed = score_files(model, val, labels, hops, "scoring timelines")
+    hops = list(dict.fromkeys([settings.hop, DEFAULTS.hop]))
+    scored, failed = score_files(model, dataset.val, dataset.labels, hops, "scoring timelines")
     if not scored:
         raise ActionrecError(f"No validation video can be scored: {failed[0].error}")
-    found = [each for video in scored for each in detections(video, model.labels, settings)]
+    names = relative_names(dataset.val, dataset)
+    short = {str(each.path): name for each, name in zip(dataset.val, names, strict=True)}
+    found = [
+        replace(each, video=short[each.video])
+        for video in scored
+        for each in detections(video, model.labels, settings)
+    ]
     measured = figures(scored, model.labels, settings)
     plain = figures(scored, model.labels, DEFAULTS)
     evaluation = TimelineEvaluation(

@@ -30,7 +30,8 @@ def is_frame_folder(path: Path) -> bool:
     try:
         with os.scandir(path) as entries:
             return are_frames(entry.name for entry in entries if not entry.name.startswith("."))
-    except OSError:
+    # A ValueError of a name with a zero byte.
+    except (OSError, ValueError):
         return False
 
 

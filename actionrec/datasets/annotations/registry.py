@@ -88,7 +88,11 @@ def read_content(path: Path) -> tuple[Content, str]:
         if uneven and len(rows[0]) > 1:
             raise ValueError(f"row {uneven[0]} has another number of fields than the header")
         return rows, "csv"
-    except (OSError, ValueError, RecursionError, csv.Error, expat.ExpatError) as error:
+    except OSError as error:
+        raise ActionrecError(
+            f"{path} can't be read ({error.strerror}); check the path and its permissions."
+        ) from error
+    except (ValueError, RecursionError, csv.Error, expat.ExpatError) as error:
         reason = "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else error
         raise ActionrecError(
             f"{path} can't be read as annotations ({reason}); export it again."
