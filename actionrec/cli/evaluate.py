@@ -55,7 +55,7 @@ def evaluate(
             that supports it.
         devices: GPUs or, without one, processes of this machine; no result depends on it.
         nodes: Number of machines; start the command with torchrun or Slurm.
-        output: Folder for a report: figures, tables, pictures, and report.html with the mistakes.
+        output: Folder for a report: figures, tables, report.html with the mistakes.
         save_logits: File, *.safetensors, for the logits of all clips, for `actionrec compare`.
         timeline: Find the segments too, and tune `actionrec timeline` for the model.
     """

@@ -255,7 +255,7 @@ def timeline(
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
         hop: Seconds from one window to the next; by default half a clip.
-        min_score: Lowest score of a segment, 0 to 1; by default 0.2, or a label's stored threshold.
+        min_score: Lowest score of a segment; by default 0.2 or a label's threshold.
         smoothing: Seconds over which scores are averaged.
         min_length: Shortest segment, in seconds.
         bridge: Longest gap between two segments of one class that makes them one, in seconds.
