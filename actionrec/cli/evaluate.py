@@ -110,6 +110,11 @@ def evaluate(
             result = EvaluationInTime.of(result, evaluated, failures)
             if evaluated.tuned_on:
                 store_timeline_settings(model, evaluated.settings, evaluated.tuned_on)
+            if evaluated.tuned_on and evaluated.with_defaults.mean > evaluated.mean:
+                logger.warning(
+                    "On the validation videos the default settings are better: more training "
+                    "videos may help, or delete the file of the tuned ones."
+                )
         except ActionrecError as error:
             complain(str(error))
             incomplete = True
