@@ -153,6 +153,9 @@ def _require_plausible(values: dict[str, Any]) -> None:
     length, crop = values["sampling"]["length"], values["preprocessing"]["crop"]
     if not values["labels"] or length * crop**2 > MOST_PIXELS:
         raise ValueError(f"{len(values['labels'])} labels, clips of {length}x{crop}x{crop}")
+    thresholds = values["decision"].get("thresholds", ())
+    if len(thresholds) not in (0, len(values["labels"])):
+        raise ValueError(f"{len(thresholds)} thresholds for {len(values['labels'])} labels")
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -43,12 +43,6 @@ class ClassifierConfig:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     decision: Decision = field(default_factory=Decision)
 
-    def __post_init__(self) -> None:
-        if len(self.decision.thresholds) not in (0, len(self.labels)):
-            raise ValueError(
-                f"{len(self.decision.thresholds)} thresholds for {len(self.labels)} labels"
-            )
-
     @property
     def outputs(self) -> int:
         """Outputs of the network: one a label, and that of the detector of known videos."""
