@@ -106,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
         part = body[: len(body) // 2] if breaks else body
         server.sent[path] += len(part)
         self.wfile.write(part)
-        if breaks or "Content-Length" not in headers:
+        if breaks or fault == "longer" or "Content-Length" not in headers:
             self.close_connection = True
 
     def _answer(self, fault: str, name: str) -> tuple[int, dict[str, str], bytes]:
