@@ -111,6 +111,12 @@ def assert_same_run(folder, other):
         assert torch.equal(value, expected[name]), name
     results = [json.loads((run / "results.json").read_text()) for run in (folder, other)]
     assert results[0] == results[1]
+    tables = []
+    for run in (folder, other):
+        with (run / "logs" / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        tables.append([(row["epoch"], row["train_loss"], row["val_loss"]) for row in rows])
+    assert tables[0] == tables[1]
 
 
 ALL_THAT_IS_DRAWN = {

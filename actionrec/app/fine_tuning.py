@@ -190,7 +190,7 @@ class FineTuning:
     def _launch(self, name: str, epochs: int | None) -> None:
         config = self.folder / name / "config.yaml"
         if config.is_file():
-            arguments = ["--config", config]
+            arguments = ["--config", config, "--resume", "auto"]
         else:
             base = self.teacher.base.config
             weights = "kinetics400" if self.model == "kinetics400-i3d" else self.model

@@ -6,6 +6,7 @@ Keys, projects and addresses are those of the service's own environment variable
 WANDB_API_KEY or MLFLOW_TRACKING_URI; no file of a run holds them.
 """
 
+import csv
 import os
 import re
 import uuid
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning.loggers import (
     CometLogger,
@@ -22,11 +24,45 @@ from pytorch_lightning.loggers import (
     TensorBoardLogger,
     WandbLogger,
 )
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 from actionrec import devices
 from actionrec.config import TrainConfig
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import write_whole
+
+
+class RunTable(CSVLogger):
+    """The figures of a run's epochs in logs/metrics.csv; a continued run keeps those of the first
+    `epochs`, where Lightning's own logger begins an empty file."""
+
+    def __init__(self, output: Path, epochs: int) -> None:
+        super().__init__(output, "", "logs")
+        self.epochs = epochs
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> ExperimentWriter:
+        if self._experiment is None:
+            file = Path(self.log_dir, ExperimentWriter.NAME_METRICS_FILE)
+            kept = rows_of_epochs(file, self.epochs)
+            # This deletes the file.
+            writer = super().experiment
+            writer.metrics = kept
+            writer.save()
+        return self._experiment
+
+
+def rows_of_epochs(file: Path, epochs: int) -> list[dict[str, Any]]:
+    """The rows of the first epochs in a table of figures."""
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        return [row for row in rows if float(row["epoch"]) < epochs]
+    # A power cut may have torn it; the checkpoint has the figures too.
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
 
 
 def tensorboard(output: Path, identity: str | None) -> Logger:
@@ -77,15 +113,16 @@ def require_logger(name: str) -> None:
         )
 
 
-def build_loggers(config: TrainConfig, output: Path) -> list[Logger]:
-    """The loggers of a run in the folder `output`: CSV, and the chosen one.
+def build_loggers(config: TrainConfig, output: Path, epochs: int = 0) -> list[Logger]:
+    """The loggers of a run in the folder `output`, of which so many `epochs` are done: CSV, and the
+    chosen one.
 
     A continued run goes on under its identity at the service, which is kept in `logs/`.
 
     Raises:
         ActionrecError: the service can't be used.
     """
-    chosen: list[Logger] = [CSVLogger(output, "", "logs")]
+    chosen: list[Logger] = [RunTable(output, epochs)]
     name = config.logger
     if name == "auto":
         name = "tensorboard" if find_spec("tensorboard") else "csv"

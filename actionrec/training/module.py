@@ -300,7 +300,11 @@ class Training(lightning.LightningModule):
             for name, of_block in blocks.items()
             for figure, value in asdict(of_block).items()
         }
-        self.log_dict(figures | {"clips_per_second": self.clips / seconds} | of_blocks)
+        # At once: Lightning's `log_dict` comes after the checkpoint, with which a run may end.
+        values = figures | {"clips_per_second": self.clips / seconds} | of_blocks
+        for logger in self.loggers:
+            logger.log_metrics(values | {"epoch": self.current_epoch}, self.global_step - 1)
+            logger.save()
         epoch = EpochFigures(
             self.current_epoch + 1, learning_rate=self.learning_rate, blocks=blocks, **figures
         )

@@ -155,7 +155,7 @@ def _fit(
         max_epochs=config.epochs,
         # Statistics of batches are copied once an epoch, before the validation, not every step.
         strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
-        logger=build_loggers(config, output),
+        logger=build_loggers(config, output, resumed.epoch if resumed else 0),
         callbacks=[
             RichProgressBar(console_kwargs={"stderr": True}),
             Checkpoints(checkpoint),
