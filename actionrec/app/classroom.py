@@ -319,13 +319,15 @@ class Classroom:
         """Give a received file its place in the project; returns its path and whether it is new."""
         folder = self.folder / "videos"
         with self.uploading:
-            for other in folder.iterdir():
-                same_size = other.stat().st_size == received.stat().st_size
-                if same_size and other != received and not other.name.startswith("."):
-                    with other.open("rb") as file:
-                        if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
-                            received.unlink()
-                            return f"videos/{other.name}", False
+            # Hidden ones are uploads that come in just now.
+            for other in (each for each in folder.iterdir() if not each.name.startswith(".")):
+                if other.stat().st_size != received.stat().st_size:
+                    continue
+                with other.open("rb") as file:
+                    known = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+                if known:
+                    received.unlink()
+                    return f"videos/{other.name}", False
             target = folder / free_name(folder, name)
             received.rename(target)
         self.awake.set()

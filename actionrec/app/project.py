@@ -19,6 +19,7 @@ it: another page, or a hand, was first.
 import csv
 import io
 import json
+import logging
 import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +30,8 @@ from typing import Any, Self
 
 from actionrec.errors import ActionrecError
 from actionrec.files import exclusive, remove_leftovers, write_whole
+
+logger = logging.getLogger("actionrec")
 
 VERSION = 1
 COLUMNS = ("path", "label", "group", "start", "end")
@@ -357,10 +360,14 @@ class Project:
 
     def _remember(self, edit: Edit) -> None:
         path = self.folder / "history.jsonl"
-        torn = path.exists() and not path.read_bytes().endswith(b"\n")
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n" * torn + json.dumps(asdict(edit)) + "\n")
         self._history.append(edit)
+        try:
+            torn = path.exists() and not path.read_bytes().endswith(b"\n")
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n" * torn + json.dumps(asdict(edit)) + "\n")
+        except OSError as error:
+            # The labels themselves are on the disk.
+            logger.warning("%s could not be written (%s); free some space.", path, error.strerror)
 
 
 def read_history(path: Path) -> list[Edit | None]:
