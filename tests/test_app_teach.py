@@ -148,6 +148,23 @@ def test_two_pages_that_change_one_row_do_not_overwrite_each_other(page):
     assert page.project()["examples"][0]["label"] == "walk"
 
 
+def test_a_table_that_a_hand_edits_is_followed_and_a_broken_one_is_told(page):
+    table = page.folder / "data.csv"
+    before = table.read_text()
+    seen = page.project()["state"]
+    table.write_text(before.replace("ann_walk.avi,walk", "ann_walk.avi,run"))
+    page.wait(lambda project: project["examples"][0]["label"] == "run" and project["state"] > seen)
+    table.write_text("path,label\n")
+    project = page.wait(
+        lambda project: project["problem"] and "a project's are" in project["words"]
+    )
+    assert project["examples"] == []
+    refused = page.post("drop", {"path": "videos/ann_walk.avi"})
+    assert refused.status_code == 400 and table.read_text() == "path,label\n"
+    table.write_text(before)
+    page.wait(lambda project: project["figure"] and "a project's are" not in project["words"])
+
+
 def test_classes_are_added_renamed_put_together_and_removed(page):
     assert page.post("class/add", {"name": "sit"}).status_code == 200
     assert page.post("class/add", {"name": "sit"}).status_code == 409

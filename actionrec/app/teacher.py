@@ -239,18 +239,23 @@ class Teacher:
             try:
                 busy = self._step()
             except ActionrecError as error:
-                self.lesson = replace(self.lesson, words=str(error))
+                self._stumble(str(error))
                 busy = False
             except Exception:
                 logger.exception("The project could not be learnt from.")
-                words = "Something unforeseen went wrong; the terminal says what."
-                self.lesson = replace(self.lesson, words=words)
+                self._stumble("Something unforeseen went wrong; the terminal says what.")
                 busy = False
             if not busy:
                 self._doing(None)
                 # A table that is edited by hand wakes nobody.
                 self._awake.wait(timeout=2)
                 self._awake.clear()
+
+    def _stumble(self, words: str) -> None:
+        """Say why nothing is learnt now; it is tried again."""
+        if self.lesson.words != words:
+            self.lesson = replace(self.lesson, words=words, revision=-1)
+            self.changed()
 
     def _step(self) -> bool:
         """Compute some features, and fit the head; whether there is more to do."""
