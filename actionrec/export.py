@@ -12,6 +12,7 @@ of torch.export.
 B is always free. `free_axes` finds out which of T, H and W are free too:
 
     i3d                        none: "SAME" padding depends on the remainders of T, H and W
+    swin3d_*                   none: windows and their padding depend on the sizes
     r3d50, i3d_r50, c3d_small  those along which the last feature map has two positions or more
 
 The nonlocal blocks choose at the clip's size whether to form their N x N matrix. Where T, H or W is
@@ -167,7 +168,7 @@ def free_axes(model: VideoClassifier, pixels: Tensor) -> dict[int, str]:
     """The axes of a clip (1, 3, T, H, W) that may have other sizes in the graph, with their names.
 
     torch.export takes an axis with a single position for a constant. I3D's padding depends on the
-    remainders of its input's sizes.
+    remainders of its input's sizes, and so do Swin's windows.
     """
     normalised = model.config.preprocessing.normalise(pixels)
     try:
@@ -179,7 +180,8 @@ def free_axes(model: VideoClassifier, pixels: Tensor) -> dict[int, str]:
             f"A clip of {'x'.join(map(str, pixels.shape[2:]))} is not possible for "
             f"{model.config.backbone} ({reason})."
         ) from error
-    fixed = model.config.backbone == "i3d"
+    # Swin divides its maps into windows and pads them; its equations of free sizes have no end.
+    fixed = model.config.backbone == "i3d" or model.config.backbone.startswith("swin3d")
     free = [axis for axis in AXES if axis == 0 or (positions[axis] > 1 and not fixed)]
     return {axis: AXES[axis] for axis in free}
 
