@@ -24,14 +24,18 @@ from pathlib import Path
 import av
 import numpy as np
 import psutil
-import ray
 import torch
 from pyarrow import parquet
-from ray.cluster_utils import Cluster
 
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
+
+try:
+    import ray
+    from ray.cluster_utils import Cluster
+except ImportError:  # help needs none
+    ray = Cluster = None
 
 PROJECT = Path(__file__).parents[1]
 FAULTY = {"broken": 20, "crash": 3, "hang": 2}
@@ -236,6 +240,8 @@ def main() -> int:
     parser.add_argument("--paths", type=int, default=1_000_000, help="of the long list; 0: none")
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
+    if ray is None:
+        sys.exit("This check needs Ray; pip install 'actionrec[ray]'.")
     faulty = str(PROJECT / "scripts" / "faulty_decoder")
     os.environ["PYTHONPATH"] = os.pathsep.join([faulty, str(PROJECT)])
     # Ray's workers let everything else go first, and a comparison beside others would tell nothing.

@@ -190,9 +190,9 @@ def test_only_this_machine_and_this_page_are_answered(served_page):
         assert get(path).status_code in (403, 404), path
 
 
-def test_a_path_or_an_address_is_no_upload(served_page):
+def test_a_path_or_an_address_is_no_upload(served_page, model):
     for path in ("/etc/passwd", "http://example.com/video.mp4"):
-        data = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}]}
+        data = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, model]}
         call = f"{served_page.url}/gradio_api/call/recognise"
         event = requests.post(call, json=data, timeout=60).json()["event_id"]
         answer = requests.get(f"{call}/{event}", timeout=60).text

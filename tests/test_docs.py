@@ -59,6 +59,12 @@ def readers_folder(tmp_path, encode, class_folders, small_recognizer, monkeypatc
     videos = sorted((tmp_path / "my_videos").rglob("*.avi"))
     rows = [f"{path},{path.parent.name},{path.stem}" for path in videos]
     (tmp_path / "my_videos.csv").write_text("\n".join(["path,label,group", *rows]))
+    rows = [f"{path},first|{path.parent.name},{path.parts[-3]}" for path in videos]
+    rows = [row.replace("first|first", "first") for row in rows]
+    (tmp_path / "several.csv").write_text("\n".join(["path,label,split", *rows]))
+    (tmp_path / "others").mkdir()
+    for number in range(5):
+        encode(tmp_path / "others" / f"{number}.mp4", "mpeg4", frames=24, size=(48, 64))
     (tmp_path / "footage").mkdir()
     for number in range(1, 6):
         encode(tmp_path / "footage" / f"yard{number}.mp4", "libx264", frames=80)

@@ -30,6 +30,7 @@ from actionrec.files import write_whole
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.models.shared_batches import ScoredVideo, score_videos, threads_of
+from actionrec.text import json_text
 from actionrec.training.head import CLIPS
 
 WITH_WARMUP = 4  # epochs
@@ -221,7 +222,7 @@ class FineTuning:
             self._comparing = name
             try:
                 comparison = self._compare(name)
-                write_whole(self.folder / f"{name}.json", json.dumps(asdict(comparison)) + "\n")
+                write_whole(self.folder / f"{name}.json", json_text(asdict(comparison)) + "\n")
             except ActionrecError as error:
                 self._problems[name] = str(error)
             finally:

@@ -22,6 +22,7 @@ from actionrec.app.service import checked_video, convert, plays_in_browsers
 from actionrec.errors import ActionrecError
 from actionrec.files import replacing, short_enough, write_whole
 from actionrec.processes import Limits, run_each
+from actionrec.text import json_text
 from actionrec.video.container import opened
 
 THUMBNAILS = 12
@@ -100,7 +101,7 @@ def make_preview(path: Path, project: Path, max_seconds: float) -> Preview:
         thumbnails=len(pictures),
         recorded=recording_time(path),
     )
-    write_whole(_file(project, path, ".json"), json.dumps(asdict(preview)) + "\n")
+    write_whole(_file(project, path, ".json"), json_text(asdict(preview)) + "\n")
     return preview
 
 

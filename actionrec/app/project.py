@@ -30,6 +30,7 @@ from typing import Any, Self
 
 from actionrec.errors import ActionrecError
 from actionrec.files import exclusive, remove_leftovers, write_whole
+from actionrec.text import json_text
 
 logger = logging.getLogger("actionrec")
 
@@ -349,7 +350,7 @@ class Project:
             "classes": table.classes,
             "dropped": table.dropped,
         }
-        write_whole(self.folder / "project.json", json.dumps(description, indent=2) + "\n")
+        write_whole(self.folder / "project.json", json_text(description, indent=2) + "\n")
 
     def _file_state(self) -> tuple[int, int] | None:
         try:
@@ -364,7 +365,7 @@ class Project:
         try:
             torn = path.exists() and not path.read_bytes().endswith(b"\n")
             with path.open("a", encoding="utf-8") as file:
-                file.write("\n" * torn + json.dumps(asdict(edit)) + "\n")
+                file.write("\n" * torn + json_text(asdict(edit)) + "\n")
         except OSError as error:
             # The labels themselves are on the disk.
             logger.warning("%s could not be written (%s); free some space.", path, error.strerror)

@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 PREFIX = "actionrec-app-"
+PROJECT = Path("my_actions")
 # Gradio's other abilities: fetch addresses, edit the program, show its statistics.
 REFUSED = re.compile(
     r"/(file=https?:|proxy=|vibe-|process_recording|run-history|monitoring|deep_link|dev/|openapi)",
@@ -55,7 +56,7 @@ POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-an
 
 def serve(
     model: str,
-    project: Path,
+    project: Path | None,
     port: int,
     max_seconds: float,
     max_megabytes: float,
@@ -89,8 +90,7 @@ def serve(
         room = None
         if recognizer.is_exported:
             logger.info("%s is an exported file, which predicts and can't be taught.", model)
-        else:
-            opened = teaching.enter_context(Project.opened(project, model))
+        elif (opened := open_project(project, model, teaching)) is not None:
             room = classroom(opened, model, max_seconds, max_megabytes)
             teaching.callback(room.close)
         service = Service(recognizer, max_seconds, Path(folder), load)
@@ -107,6 +107,22 @@ def serve(
         finally:
             blocks.close(verbose=False)
             service.close()
+
+
+def open_project(folder: Path | None, model: str, stack: ExitStack) -> Project | None:
+    """Open the project in a folder until `stack` is left. Where nobody has named one, the page does
+    without if there is something else in the place of `PROJECT`, such as another page's project.
+
+    Raises:
+        ActionrecError: the named project can't be opened.
+    """
+    try:
+        return stack.enter_context(Project.opened(folder or PROJECT, model))
+    except ActionrecError as error:
+        if folder is not None:
+            raise
+        logger.warning("This page only predicts: %s", error)
+        return None
 
 
 def classroom(project: Project, model: str, max_seconds: float, max_megabytes: float) -> Classroom:

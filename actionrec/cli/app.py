@@ -10,7 +10,7 @@ Port = restricted_number_type("Port", int, [(">", 0), ("<", 65536)])
 
 def app(
     model: str = "kinetics400-i3d",
-    project: str = "my_actions",
+    project: str | None = None,
     port: Port = 7860,
     max_seconds: Positive = 600,
     max_megabytes: Positive = 500,
@@ -30,7 +30,7 @@ def app(
         actionrec app --model runs/mine/model.safetensors --port 8000
 
     Args:
-        project: Folder of the project of Teach; made if it isn't there.
+        project: Folder of the project of Teach, made if it isn't there; by default my_actions.
         port: Port of the page on 127.0.0.1.
         max_seconds: Longest accepted video, in seconds.
         max_megabytes: Largest accepted file, in MB.
@@ -40,5 +40,7 @@ def app(
 
     from actionrec.app.server import serve
 
-    serve(model, Path(project), port, max_seconds, max_megabytes, precision, engine, open)
+    serve(
+        model, project and Path(project), port, max_seconds, max_megabytes, precision, engine, open
+    )
     return 0

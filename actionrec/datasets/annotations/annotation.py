@@ -1,6 +1,5 @@
 """What the files of annotation tools say of videos, in one form."""
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,6 +7,8 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree.ElementTree import Element
+
+from actionrec.text import json_text
 
 
 @dataclass(frozen=True)
@@ -93,5 +94,5 @@ def text_of(element: Element, path: str) -> str:
 def as_text(value: Any) -> str:
     """A label as the text that it is; `Unsupported` where it is anything else."""
     if not isinstance(value, str):
-        raise Unsupported(f"has the label {json.dumps(value)[:40]}, which is no text")
+        raise Unsupported(f"has the label {json_text(value)[:40]}, which is no text")
     return value
