@@ -327,6 +327,18 @@ TABLES = {
             "share": "of the slower limit",
         },
     ),
+    "labelling_order": (
+        "Labels in the order of the page and in random order: Top-1 on held-out groups",
+        ("data", "labels", "order"),
+        {
+            "data": "data",
+            "labels": "labels",
+            "order": "order",
+            "top1": "Top-1, %",
+            "spread": "spread",
+            "seeds": "seeds",
+        },
+    ),
     "quantization": (
         "INT8 beside float32, on clips that did not calibrate it",
         ("model", "data"),
