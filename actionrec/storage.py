@@ -23,7 +23,16 @@ logger = logging.getLogger("actionrec")
 
 # A file there is whole once it is there; elsewhere it gets its name when it is whole.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "hf"})
-LIBRARIES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
+# Libraries of stores that the extra `remote` doesn't install.
+OTHER_PACKAGES = {
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "hf": "huggingface_hub",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "oss": "ossfs",
+}
 WAITS = (1.0, 2.0, 5.0, 15.0)  # seconds before another attempt to write
 
 
@@ -131,6 +140,12 @@ class Folder:
             self.filesystem.rm_file(temporary)
 
 
+def package_for(protocol: str) -> str:
+    """What to install for the addresses of a protocol; the extra `remote` if nothing else is
+    known."""
+    return OTHER_PACKAGES.get(protocol, "'actionrec[remote]'")
+
+
 def _protocol(filesystem: "AbstractFileSystem") -> str:
     protocol = filesystem.protocol
     return protocol if isinstance(protocol, str) else protocol[0]
@@ -144,10 +159,8 @@ def _locate(address: str, fresh: bool = False) -> tuple["AbstractFileSystem", st
     try:
         return url_to_fs(address, **({"skip_instance_cache": True} if fresh else {}))
     except ImportError as error:
-        library = LIBRARIES.get(protocol)
-        install = f"pip install {library}" if library else str(error)
-        if library == "s3fs":
-            install = "pip install 'actionrec[remote]'"
+        known = protocol in OTHER_PACKAGES or protocol in OBJECT_STORES
+        install = f"pip install {package_for(protocol)}" if known else str(error)
         raise ActionrecError(f"{address} needs another library: {install}.") from error
     except ValueError as error:
         raise UsageError(

@@ -202,3 +202,21 @@ def test_a_table_that_a_hand_broke_is_a_sentence_and_stays_as_it_is(project, tex
     with pytest.raises(ActionrecError, match=sentence):
         project.edit(Edit("add", added=(RUN,)))
     assert table.read_bytes() == data
+
+
+def test_examples_validate_by_whole_groups_or_a_sentence_says_why_not():
+    from actionrec.app.fine_tuning import validation_sides
+
+    def example(label, group, number=0):
+        return Example(f"videos/{label}{group}{number}.mp4", label, group)
+
+    examples = [example(label, group) for label in "ab" for group in "12345"]
+    sides = dict(zip(examples, validation_sides(examples), strict=True))
+    held_out = {each.group for each, side in sides.items() if side == "val"}
+    assert len(held_out) == 1 and {sides[x] for x in examples if x.group in held_out} == {"val"}
+    with pytest.raises(ActionrecError, match="two classes"):
+        validation_sides(examples[:5])
+    with pytest.raises(ActionrecError, match="All examples are of one group"):
+        validation_sides([example("a", "1"), example("b", "1")])
+    with pytest.raises(ActionrecError, match="has too few groups"):
+        validation_sides([example("a", "1"), example("b", "2")])

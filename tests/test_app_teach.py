@@ -134,6 +134,14 @@ def test_the_downloaded_model_gives_predict_the_answer_of_try_it(page, videos, c
     assert [each["label"] for each in predicted["top"]] == [each["label"] for each in tried["top"]]
     for ours, theirs in zip(predicted["top"], tried["top"], strict=True):
         assert ours["score"] == pytest.approx(theirs["score"], abs=2e-6)
+    assert requests.get(f"{page.url}/project/model.pt", timeout=30).status_code == 400
+    onnx = requests.get(f"{page.url}/project/model.onnx", timeout=300)
+    assert onnx.status_code == 200, onnx.text
+    (tmp_path / "mine.onnx").write_bytes(onnx.content)
+    run = command("predict", videos[2], "--model", tmp_path / "mine.onnx", "--format", "json")
+    [exported] = json.loads(run.stdout)
+    for ours, theirs in zip(exported["top"], tried["top"], strict=True):
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
     own = page.post("try?path=videos/ann_run.avi").json()
     assert own["top"] == tried["top"]
 
@@ -269,6 +277,7 @@ def test_other_pages_and_files_are_not_served(page):
     for body in ("[]", "no json"):
         answer = requests.post(f"{page.url}/project/drop", data=body, timeout=30)
         assert answer.status_code == 400
+    assert page.post("drop", {"path": "videos/none.avi"}).status_code == 400
     assert "lacks 'path'" in page.post("drop", {}).json()["error"]
 
 

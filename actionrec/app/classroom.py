@@ -20,6 +20,7 @@ from actionrec.app.teacher import Teacher
 from actionrec.errors import ActionrecError
 from actionrec.export import export
 from actionrec.files import TEMPORARY, short_enough
+from actionrec.models import model_file
 from actionrec.models.classifier import VideoClassifier
 
 logger = logging.getLogger(__name__)
@@ -235,6 +236,8 @@ class Classroom:
 
     def drop(self, path: str) -> None:
         """Leave a video out: its examples go, and it is not suggested any more."""
+        if path not in self.project.videos():
+            raise ActionrecError(f"{path} is no video of the project.")
         table = self.project.table()
         gone = tuple(x for x in table.examples if x.path == path)
         if path in table.dropped:
@@ -247,8 +250,9 @@ class Classroom:
         """Replace rows of the table by others."""
         removed = tuple(Example.of(row) for row in values.get("removed", ()))
         added = tuple(Example.of(row) for row in values.get("added", ()))
+        videos = set(self.project.videos())
         for example in added:
-            if example.path not in self.project.videos():
+            if example.path not in videos:
                 raise ActionrecError(f"{example.path} is no video of the project.")
             duration = self.video(example.path)["duration"]
             if example.end is not None and duration and example.end > duration + 0.05:
@@ -315,8 +319,19 @@ class Classroom:
             raise ActionrecError("The file is empty.")
         return path, sha256.hexdigest()
 
-    def keep(self, received: Path, sha256: str, name: str) -> tuple[str, bool]:
-        """Give a received file its place in the project; returns its path and whether it is new."""
+    def add_video(
+        self, received: Path, sha256: str, name: str, label: str, group: str
+    ) -> tuple[str, bool]:
+        """Give a received file its place in the project, and a label unless that is ""; returns its
+        path and whether it is new. Without a group it is one of its own."""
+        path, new = self._keep(received, sha256, name)
+        known = {example.part for example in self.project.table().examples}
+        if label and (path, None, None) not in known:
+            example = Example(path, label, group or group_of(path))
+            self.make(Edit(f"add {example}", added=(example,)))
+        return path, new
+
+    def _keep(self, received: Path, sha256: str, name: str) -> tuple[str, bool]:
         folder = self.folder / "videos"
         with self.uploading:
             # Hidden ones are uploads that come in just now.
@@ -335,7 +350,7 @@ class Classroom:
         self.change()
         return f"videos/{target.name}", True
 
-    def model_file(self, run: str | None, kind: str) -> Path:
+    def download(self, run: str | None, kind: str) -> Path:
         """A model as a file: that of a run, or the base with the newest head.
 
         Raises:
@@ -347,7 +362,9 @@ class Classroom:
             )
         folder = self.folder / "models"
         if run is not None:
-            source, name = self.tuning.model_file(run), f"run {run}"
+            source = self.tuning.model_file(run)
+            # A run that goes on has another model later.
+            name = f"{self.folder.name} run {run} {model_file.sha256(source)[:8]}"
         else:
             classifier = self.teacher.classifier()
             weights = classifier.network.head.weight.detach().numpy().tobytes()
@@ -358,7 +375,7 @@ class Classroom:
                 classifier.save(source)
         if kind == "safetensors":
             return source
-            target = folder / f"{name}.onnx"
+        target = folder / f"{name}.onnx"
         if not target.exists():
             export(VideoClassifier.load(source), target)
         return target

@@ -23,7 +23,7 @@ from pathlib import Path
 import yaml
 
 from actionrec.app.project import Example, Project
-from actionrec.app.teacher import FOLDS, Teacher, scores_of
+from actionrec.app.teacher import Teacher, scores_of
 from actionrec.datasets.dataset import deal_groups
 from actionrec.errors import ActionrecError
 from actionrec.files import write_whole
@@ -31,7 +31,7 @@ from actionrec.models.classifier import VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.models.shared_batches import ScoredVideo, score_videos, threads_of
 from actionrec.text import json_text
-from actionrec.training.head import CLIPS
+from actionrec.training.head import CLIPS, FOLDS
 
 WITH_WARMUP = 4  # epochs
 LINES = 5  # of the log, for an error
@@ -54,11 +54,6 @@ class Comparison:
     examples: int
     fine_tuned: int
     head_alone: int
-
-    @property
-    def better(self) -> str:
-        """Which to keep; the head alone where both are as good."""
-        return "fine-tuned" if self.fine_tuned > self.head_alone else "head alone"
 
 
 @dataclass(frozen=True)
@@ -114,8 +109,7 @@ class FineTuning:
             self._require_idle()
             examples = self.project.table().examples
             sides = validation_sides(examples)
-            numbers = [int(x.stem) for x in self.folder.glob("*.csv") if x.stem.isdigit()]
-            name = str(max(numbers, default=0) + 1)
+            name = str(max(map(int, self.names()), default=0) + 1)
             write_examples(self.folder / f"{name}.csv", examples, sides)
             self._launch(name, epochs)
 
@@ -184,8 +178,13 @@ class FineTuning:
         problem = self._problems.get(name)
         return RunState(name, status, epochs, of, seconds_left, problem, comparison, command)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a run is being trained or compared."""
+        return bool(self._comparing) or self._process is not None and self._process.poll() is None
+
     def _require_idle(self) -> None:
-        if self._process is not None and self._process.poll() is None or self._comparing:
+        if self.is_busy:
             raise ActionrecError(f"Run {self._name} is being trained; stop it first.")
 
     def _launch(self, name: str, epochs: int | None) -> None:
@@ -194,9 +193,8 @@ class FineTuning:
             arguments = ["--config", config, "--resume", "auto"]
         else:
             base = self.teacher.base.config
-            weights = "kinetics400" if self.model == "kinetics400-i3d" else self.model
             arguments = ["--dataset", "csv", "--root", self.folder / f"{name}.csv"]
-            arguments += ["--backbone", base.backbone, "--weights", weights]
+            arguments += ["--backbone", base.backbone, "--weights", self.model]
             arguments += ["--output", self.folder / name]
             arguments += ["--epochs", epochs] if epochs else []
             # A recipe's warm-up takes some epochs of its own.
@@ -278,12 +276,10 @@ def validation_sides(examples: Sequence[Example]) -> list[str]:
         trained = {label for label, of in zip(labels, dealt, strict=True) if of != fold}
         if trained == set(labels):
             return ["val" if of == fold else "train" for of in dealt]
-    alone = next(
-        x for x in labels if len({g for y, g in zip(labels, groups, strict=True) if y == x}) == 1
-    )
+    lacking = min(set(labels) - trained)
     raise ActionrecError(
-        f"All examples of {alone!r} are of one group; add some of another person, place or "
-        "recording, or the training could not be validated."
+        f"{lacking!r} has too few groups to train on some and validate on others; add examples of "
+        "another person, place or recording."
     )
 
 

@@ -6,12 +6,11 @@ python scripts/labelling_order.py    # accuracy by number of labels, against ran
 import numpy as np
 
 
-def labelling_order(scores: np.ndarray, features: np.ndarray) -> list[int]:
+def labelling_order(scores: np.ndarray) -> list[int]:
     """Positions of unlabelled videos; the first helps most when it is labelled.
 
     Args:
         scores: Softmax scores (videos, classes) of the present head.
-        features: A feature vector (videos, C) of each.
     """
     ranked = np.sort(scores, axis=1)
     margin = ranked[:, -1] - ranked[:, -2]

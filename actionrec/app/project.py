@@ -21,6 +21,7 @@ import io
 import json
 import logging
 import math
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -363,9 +364,11 @@ class Project:
         path = self.folder / "history.jsonl"
         self._history.append(edit)
         try:
-            torn = path.exists() and not path.read_bytes().endswith(b"\n")
-            with path.open("a", encoding="utf-8") as file:
-                file.write("\n" * torn + json_text(asdict(edit)) + "\n")
+            with path.open("ab+") as file:
+                # A line that a power cut or a full disk tore stays alone.
+                file.seek(-min(1, file.tell()), os.SEEK_END)
+                torn = file.read() not in (b"", b"\n")
+                file.write(b"\n" * torn + json_text(asdict(edit)).encode() + b"\n")
         except OSError as error:
             # The labels themselves are on the disk.
             logger.warning("%s could not be written (%s); free some space.", path, error.strerror)

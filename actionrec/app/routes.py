@@ -14,9 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from actionrec.app.classroom import Classroom, TooLarge, group_of
+from actionrec.app.classroom import Classroom, TooLarge
 from actionrec.app.previews import Preview, strip_of
-from actionrec.app.project import Conflict, Edit, Example, require_name
+from actionrec.app.project import Conflict, require_name
 from actionrec.errors import ActionrecError
 from actionrec.text import json_text
 
@@ -50,10 +50,9 @@ def routes(room: Classroom) -> list[Route]:
         return endpoint
 
     async def describe(request: Request) -> Response:
-        if request.query_params.get("seen") == str(room.state):
-            runs = room.tuning.states()
-            if not any(run.status in ("running", "comparing") for run in runs):
-                return Response(status_code=204)
+        # A run's figures grow without a word to the page.
+        if request.query_params.get("seen") == str(room.state) and not room.tuning.is_busy:
+            return Response(status_code=204)
         return JSONResponse(await run_in_threadpool(room.describe))
 
     async def receive(request: Request, folder: str) -> tuple[Path, str]:
@@ -61,18 +60,14 @@ def routes(room: Classroom) -> list[Route]:
         return await room.receive(request.stream(), announced, room.folder / folder)
 
     async def upload(request: Request) -> Response:
-        query = request.query_params
+        name, label, group = (request.query_params.get(x, "") for x in ("name", "label", "group"))
         try:
-            label = query.get("label", "")
-            if label:
-                require_name(label, "class")
-            received, sha256 = await receive(request, "videos")
-            path, new = await run_in_threadpool(room.keep, received, sha256, query.get("name", ""))
-            known = {x.part for x in room.project.table().examples}
-            if label and (path, None, None) not in known:
-                group = query.get("group", "") or group_of(path)
-                example = Example(path, label, require_name(group, "group"))
-                room.make(Edit(f"add {example}", added=(example,)))
+            # Before a long upload.
+            for given, what in ((label, "class"), (group, "group")):
+                if given:
+                    require_name(given, what)
+            received = await receive(request, "videos")
+            path, new = await run_in_threadpool(room.add_video, *received, name, label, group)
             return JSONResponse({"path": path, "new": new})
         except ClientDisconnect:
             return Response(status_code=400)
@@ -123,7 +118,7 @@ def routes(room: Classroom) -> list[Route]:
         """The model of a run, or of the newest head, as actionrec's own file or as ONNX."""
         try:
             path = await run_in_threadpool(
-                room.model_file, request.query_params.get("run"), request.path_params["kind"]
+                room.download, request.query_params.get("run"), request.path_params["kind"]
             )
         except ActionrecError as error:
             return refusal(error)

@@ -27,7 +27,9 @@ from actionrec.prediction.videos import Prediction, prediction
 from actionrec.recipes import HEAD_ALONE
 from actionrec.training.head import (
     CLIPS,
+    FOLDS,
     PENALTIES,
+    SAVE_EVERY,
     ClipFeatures,
     FeatureCache,
     cross_validate,
@@ -40,7 +42,6 @@ from actionrec.video.sampling import ClipSampling
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 8  # videos between two looks at the table
-FOLDS = 5
 FEW = 5  # examples of a class, below which a figure says little
 DEFAULT = "kinetics400-i3d"
 # From the settings of a training to those of a clip.
@@ -160,6 +161,7 @@ class Teacher:
         self.doing: tuple[str, float] | None = None
         self._awake, self._closed = threading.Event(), threading.Event()
         self._network = threading.Lock()
+        self._unsaved = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
@@ -263,12 +265,21 @@ class Teacher:
         labelled = [example.part for example in table.examples]
         wanted = labelled + [(path, None, None) for path in self.project.unlabelled()]
         missing = [x for x in wanted if x not in self.failures and not self.is_known(x)]
-        if missing:
-            done = len(wanted) - len(missing)
-            self._compute(missing[:AT_ONCE], done, len(wanted))
-        if self.project.revision != self.lesson.revision or missing:
+        now = missing[:AT_ONCE]
+        if now:
+            self._compute(now, len(wanted) - len(missing), len(wanted))
+        is_last = len(missing) == len(now)
+        if self._unsaved >= SAVE_EVERY or self._unsaved and (is_last or self._closed.is_set()):
+            # The whole file is written.
+            self.cache.save()
+            self._unsaved = 0
+        if self.project.revision != self.lesson.revision or set(now) & set(labelled):
             self._fit()
-        return len(missing) > AT_ONCE
+        elif now and self.lesson.weight is not None:
+            # More unlabelled videos change nothing else.
+            self.lesson = replace(self.lesson, suggestions=self._suggestions(self.lesson))
+            self.changed()
+        return not is_last
 
     def _compute(self, parts: Sequence[Part], done: int, total: int) -> None:
         sources: dict[VideoSource, Part] = {}
@@ -286,13 +297,13 @@ class Teacher:
                         break
                     if isinstance(result, ScoredVideo):
                         self.cache.known[self.cache.key(source)] = result.answers[:, 0]
+                        self._unsaved += 1
                     else:
                         self.failures[sources[source]] = str(result)
                     done += 1
                     self._doing(
                         (f"Looking at video {min(done + 1, total)} of {total}", done / total)
                     )
-        self.cache.save()
 
     def _fit(self) -> None:
         table, revision = self.project.table(), self.project.revision
@@ -324,16 +335,9 @@ class Teacher:
             share = right / len(scores)
             low, high = wilson_interval(round(share * len(groups)), len(groups))
             figure = Figure(right, len(scores), len(groups), min(low, share), max(high, share))
-        self.lesson = Lesson(
-            revision,
-            words_on(examples, labels, found),
-            labels,
-            weight,
-            bias,
-            figure,
-            judgements,
-            self._suggestions(weight, bias, labels, features),
-        )
+        words = words_on(examples, labels, found)
+        lesson = Lesson(revision, words, labels, weight, bias, figure, judgements)
+        self.lesson = replace(lesson, suggestions=self._suggestions(lesson))
         self.changed()
 
     def _lesson_of(
@@ -347,26 +351,26 @@ class Teacher:
         )
         return features, [LabelledVideo(Path(x.path), index[x.label], x.group) for x in examples]
 
-    def _suggestions(
-        self, weight: torch.Tensor, bias: torch.Tensor, labels: Sequence[str], known: ClipFeatures
-    ) -> tuple[Suggestion, ...]:
+    def _suggestions(self, lesson: Lesson) -> tuple[Suggestion, ...]:
+        """What the head of a lesson says of the unlabelled videos."""
         paths = [path for path in self.project.unlabelled() if self.is_known((path, None, None))]
         if not paths:
             return ()
         values = [self.features((path, None, None)) for path in paths]
-        scores = np.stack([scores_of(each, weight, bias) for each in values])
-        order = labelling_order(scores, np.stack([each.mean(axis=0) for each in values]))
+        scores = np.stack([scores_of(each, lesson.weight, lesson.bias) for each in values])
         return tuple(
-            Suggestion(paths[n], labels[int(scores[n].argmax())], float(scores[n].max()))
-            for n in order
+            Suggestion(paths[n], lesson.labels[int(scores[n].argmax())], float(scores[n].max()))
+            for n in labelling_order(scores)
         )
 
     def source(self, part: Part) -> VideoSource:
+        """What the clips of a part of a video are read from."""
         path, start, end = part
         whole = self.project.folder / path
         return whole if start is None or end is None else VideoSegment(whole, start, end)
 
     def features(self, part: Part) -> np.ndarray:
+        """The features (clips, C) of a part of a video that is known."""
         return self.cache.known[self.cache.key(self.source(part))]
 
     def _doing(self, what: tuple[str, float] | None) -> None:

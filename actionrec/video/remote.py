@@ -34,6 +34,7 @@ from requests import exceptions
 
 from actionrec.downloads import Session, is_temporary, reason, without_credentials
 from actionrec.errors import VideoError, reason_of
+from actionrec.storage import package_for
 from actionrec.text import json_text
 from actionrec.video.block_cache import BLOCK, block_cache, key_of
 
@@ -56,14 +57,6 @@ VERSION_KEYS = (
     *("ETag", "etag", "generation", "md5Hash", "content_md5", "blob_id", "oid", "sha256"),
     *("LastModified", "last_modified", "updated", "mtime", "modified", "created"),
 )
-# Packages that fsspec needs for a scheme and that the extra `remote` does not bring.
-OTHER_PACKAGES = {
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "hf": "huggingface_hub",
-    "az": "adlfs",
-    "abfs": "adlfs",
-}
 
 
 @dataclass(frozen=True)
@@ -505,10 +498,9 @@ def storage_errors(url: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise VideoError(f"{url} is not there; check the address.") from error
     except ImportError as error:
-        package = OTHER_PACKAGES.get(scheme)
-        install = f"`pip install {package}`" if package else "`pip install 'actionrec[remote]'`"
         raise VideoError(
-            f"{url} can't be read without a library for {scheme}://; {install} and start again."
+            f"{url} can't be read without a library for {scheme}://; "
+            f"`pip install {package_for(scheme)}` and start again."
         ) from error
     except TimeoutError as error:
         raise VideoError(
