@@ -1,6 +1,5 @@
 """A job on a cluster: every video gets one row, whatever dies, in a bucket as on disk."""
 
-import logging
 import os
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from local_storage import local_storage
 
 from actionrec.cli.main import main
 from actionrec.errors import ActionrecError
@@ -28,23 +28,9 @@ def ray():
 
 @pytest.fixture(scope="module")
 def bucket():
-    """The address of a folder in a bucket of a local S3."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
-    pytest.importorskip("s3fs")
-    boto3 = pytest.importorskip("boto3")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server.start()
-    host, port = server.get_host_and_port()
-    patch = pytest.MonkeyPatch()
-    # Other addresses than this machine's are none of its business.
-    patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    patch.setenv("AWS_ACCESS_KEY_ID", "test")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    boto3.client("s3").create_bucket(Bucket="lake")
-    yield "s3://lake"
-    patch.undo()
-    server.stop()
+    """The address of a bucket of a local S3."""
+    with local_storage("lake"):
+        yield "s3://lake"
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,12 @@ def test_a_logger_without_its_package_is_a_sentence_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_only_the_first_process_of_several_writes_logs(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(loggers.devices, "is_first", lambda: False)
+    assert loggers.build_loggers(config, tmp_path / "run") == []
+    assert not (tmp_path / "run").exists()
+
+
 def test_csv_alone_and_tensorboard_beside_it(config, tmp_path):
     pytest.importorskip("tensorboard")
     for name, events in (("csv", 0), ("tensorboard", 1), ("auto", 1)):

@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pytest
 from local_server import serving
+from local_storage import local_storage
 
 from actionrec.cli.main import main
 from actionrec.errors import UsageError, VideoError
@@ -381,26 +382,9 @@ def test_a_missing_library_is_named(monkeypatch):
 
 @pytest.fixture(scope="module")
 def bucket(video):
-    """Storage as Amazon's on this machine."""
-    moto = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
-    pytest.importorskip("s3fs")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    address = "http://{}:{}".format(*server.get_host_and_port())
-    names = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    names["AWS_DEFAULT_REGION"] = "us-east-1"
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="clips")
-    client.put_object(Bucket="clips", Key="sub/a.mp4", Body=video.read_bytes())
-    yield client
-    server.stop()
-    for name, value in before.items():
-        os.environ.pop(name)
-        if value is not None:
-            os.environ[name] = value
+    with local_storage("clips") as client:
+        client.put_object(Bucket="clips", Key="sub/a.mp4", Body=video.read_bytes())
+        yield client
 
 
 def test_a_bucket_is_read_listed_and_watched_for_changes(bucket, video, other):

@@ -117,11 +117,15 @@ def build_loggers(config: TrainConfig, output: Path, epochs: int = 0) -> list[Lo
     """The loggers of a run in the folder `output`, of which so many `epochs` are done: CSV, and the
     chosen one.
 
-    A continued run goes on under its identity at the service, which is kept in `logs/`.
+    A continued run goes on under its identity at the service, which is kept in `logs/`. Of several
+    processes only the first has loggers: another may be here before the first has checked that the
+    folder is free.
 
     Raises:
         ActionrecError: the service can't be used.
     """
+    if not devices.is_first():
+        return []
     chosen: list[Logger] = [RunTable(output, epochs)]
     name = config.logger
     if name == "auto":
@@ -133,7 +137,7 @@ def build_loggers(config: TrainConfig, output: Path, epochs: int = 0) -> list[Lo
     identity = noted.read_text(encoding="utf-8").strip() if noted.is_file() else None
     try:
         service = SERVICES[name].build(output, identity)
-        if name != "tensorboard" and devices.is_first():
+        if name != "tensorboard":
             # It is the first use that finds out whether the service answers.
             _ = service.experiment
             # MLflow refuses other settings in a continued run.
