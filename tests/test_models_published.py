@@ -5,10 +5,12 @@ import threading
 import warnings
 from functools import partial
 from pkgutil import resolve_name
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torchvision
+from local_server import serving
 from torch import nn
 from trained_models import randomised
 
@@ -211,6 +213,87 @@ def test_a_model_is_downloaded_once_and_a_changed_file_is_refused(served, monkey
     with pytest.raises(ActionrecError, match="could not be downloaded .* save it as"):
         fetch("x3d_xs")
     assert not (cache / "x3d_xs.pth").exists()
+
+
+def offer(monkeypatch, address, *names):
+    """Let PyTorchVideo's record of X3D name files of the local server."""
+    records = {name: f"{address}/{name}" for name in names}
+    monkeypatch.setattr("pytorchvideo.models.hub.x3d.checkpoint_paths", records)
+
+
+def checkpoint_of_x3d(path, number=0):
+    """Write what has the tensors of X3D-XS, S and M, which differ in their clips alone."""
+    with torch.device("meta"):
+        network = resolve_name("pytorchvideo.models.hub.x3d:x3d_xs")()
+    state = {
+        name: torch.full(tensor.shape, number) for name, tensor in network.state_dict().items()
+    }
+    torch.save({"model_state": state}, path)
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (b"<html>Sign in to this network</html>", "it is no checkpoint of tensors"),
+        ({"state": 1}, "it has no model_state"),
+        ({"model_state": [1]}, "it has no model_state"),
+        ({"model_state": {"conv.weight": torch.zeros(3)}}, "conv.weight is"),
+    ],
+)
+def test_a_first_download_that_is_no_checkpoint_of_the_network_is_not_kept(
+    served, monkeypatch, written, words
+):
+    folder, address, cache = served
+    offer(monkeypatch, address, "x3d_xs")
+    if isinstance(written, bytes):
+        (folder / "x3d_xs").write_bytes(written)
+    else:
+        torch.save(written, folder / "x3d_xs")
+    with pytest.raises(ActionrecError, match="What http.*x3d_xs answers is not the file of x3d_xs"):
+        fetch("x3d_xs")
+    assert not list(cache.iterdir())
+    # Neither is what somebody has put into the cache folder, and no checksum of it is noted.
+    (cache / "x3d_xs.pth").write_bytes((folder / "x3d_xs").read_bytes())
+    with pytest.raises(ActionrecError, match="x3d_xs.pth is not the file of x3d_xs.*; delete it"):
+        fetch("x3d_xs")
+    assert [path.name for path in cache.iterdir()] == ["x3d_xs.pth"]
+
+
+def test_a_file_of_another_model_under_a_name_is_called_by_its_own(served, monkeypatch, caplog):
+    folder, address, cache = served
+    offer(monkeypatch, address, "x3d_xs", "x3d_s")
+    checkpoint_of_x3d(folder / "x3d_xs")
+    with caplog.at_level("INFO"):
+        fetch("x3d_xs")
+    # Said before the download.
+    assert caplog.messages[0] == ("The licence of the weights x3d_xs is Apache-2.0, PyTorchVideo.")
+    (cache / "x3d_s.pth").write_bytes((cache / "x3d_xs.pth").read_bytes())
+    with pytest.raises(ActionrecError, match="x3d_s.pth is not the file of x3d_s, but that of x3d"):
+        fetch("x3d_s")
+    # Another file than at first, by hand or from the server, says how to accept it.
+    checkpoint_of_x3d(folder / "x3d_xs", 1)
+    (cache / "x3d_xs.pth").unlink()
+    with pytest.raises(ActionrecError, match="if this is the right one, delete .*x3d_xs.pth.sha"):
+        fetch("x3d_xs")
+    (cache / "x3d_xs.pth.sha256").unlink()
+    assert fetch("x3d_xs").is_file()
+
+
+def test_a_broken_download_is_continued(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACTIONREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("actionrec.downloads.time", SimpleNamespace(sleep=lambda _: None))
+    checkpoint_of_x3d(tmp_path / "file")
+    with serving() as server:
+        server.files["/x3d_xs"] = (tmp_path / "file").read_bytes()
+        server.break_after = 1 << 22
+        offer(monkeypatch, server.url, "x3d_xs")
+        assert fetch("x3d_xs").read_bytes() == server.files["/x3d_xs"]
+    starts = [start for _, start in server.asked]
+    assert starts == [0, *range(0, len(server.files["/x3d_xs"]), 1 << 22)]
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {
+        "x3d_xs.pth",
+        "x3d_xs.pth.sha256",
+    }
 
 
 def test_a_file_of_torchvision_must_have_the_published_digits(served):

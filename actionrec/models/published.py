@@ -12,9 +12,11 @@ file, and the file is compared with it from then on. Only tensors and plain valu
 import hashlib
 import logging
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 from actionrec.errors import ActionrecError
 from actionrec.files import cache_folder, replacing
@@ -163,37 +165,124 @@ def fetch(weights: PublishedWeights) -> Path:
         ActionrecError: it can't be downloaded, or is not the published or first downloaded one.
     """
     path = weights.path
-    noted = path.with_name(f"{path.name}.sha256")
-    if not path.exists():
-        logger.info("The licence of the weights %s is %s.", weights.name, weights.licence)
-        _download(weights.url, path)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    expected = weights.sha256_prefix
-    if not expected and noted.exists():
-        expected = noted.read_text(encoding="ascii").strip()
-    if not found.startswith(expected):
-        raise ActionrecError(
-            f"{path} is not the file of {weights.name}: its sha256 begins with {found[:8]}, not "
-            f"with {expected[:8]}; delete it, and the next run downloads it again."
-        )
-    if not expected:
-        with replacing(noted) as temporary:
-            temporary.write_text(f"{found}\n", encoding="ascii")
-        logger.info(
-            "%s publishes no checksum; %s holds that of this download for the next times.",
-            *(weights.name, noted),
-        )
+    if path.exists():
+        _verify(path, weights, f"{path} is", "delete it, and the next run downloads it again")
+        return path
+    logger.info("The licence of the weights %s is %s.", weights.name, weights.licence)
+    # Nothing has the name of the weights before it is whole and verified.
+    with replacing(path) as temporary:
+        _download(weights, temporary)
+        advice = f"download it on another machine and save it as {path}"
+        _verify(temporary, weights, f"What {weights.url} answers is", advice)
     return path
 
 
-def _download(url: str, path: Path) -> None:
+def read_pickled(path: Path) -> dict[str, Any]:
+    """A checkpoint of torch.save that holds nothing but tensors and plain values.
+
+    Raises:
+        ActionrecError: the file is none.
+    """
     import torch
 
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path))
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    # A damaged pickle fails in any of Python's ways.
+    except Exception as error:
+        raise ActionrecError(
+            f"{path} is no checkpoint of tensors and plain values alone "
+            f"({type(error).__name__}), and no other is read; download it again or choose another."
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ActionrecError(f"{path} is no checkpoint: it holds a {type(checkpoint).__name__}.")
+    return checkpoint
+
+
+def _verify(path: Path, weights: PublishedWeights, subject: str, advice: str) -> None:
+    """Compare a file with the published checksum, or the one that its first download had.
+
+    A first download without a published checksum must hold the tensors of the network, and not be
+    the file of another network; its checksum is noted.
+
+    Args:
+        subject, advice: Beginning and end of the sentence about a file that is another.
+
+    Raises:
+        ActionrecError: the file is another.
+    """
+    wrong = f"{subject} not the file of {weights.name}"
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ActionrecError(f"{path} can't be read ({error.strerror}); {advice}.") from error
+    noted = _note(weights)
+    expected = weights.sha256_prefix
+    if not expected and noted.exists():
+        expected = noted.read_text(encoding="ascii", errors="replace").strip()
+        advice += f"; if this is the right one, delete {noted}, which holds the former's"
+    if expected:
+        if not found.startswith(expected):
+            raise ActionrecError(
+                f"{wrong}: its sha256 begins with {found[:8]}, not with {expected[:8]}; {advice}."
+            )
+        return
+    for other in PUBLISHED.values():
+        if _note(other).is_file() and found in _note(other).read_text(errors="replace"):
+            raise ActionrecError(f"{wrong}, but that of {other.name}; {advice}.")
+    if difference := _difference(path, weights):
+        raise ActionrecError(f"{wrong}: {difference}; {advice}.")
+    with replacing(noted) as temporary:
+        temporary.write_text(f"{found}\n", encoding="ascii")
+    logger.info(
+        "%s publishes no checksum; %s holds that of this download for the next times.",
+        *(weights.name, noted),
+    )
+
+
+def _note(weights: PublishedWeights) -> Path:
+    """Where the sha256 of the first download is noted."""
+    return weights.path.with_name(f"{weights.path.name}.sha256")
+
+
+def _difference(path: Path, weights: PublishedWeights) -> str:
+    """What a checkpoint of PyTorchVideo lacks, or has too much, for its network; "" if nothing."""
+    import torch
+
+    try:
+        tensors = read_pickled(path).get("model_state")
+    except ActionrecError:
+        return "it is no checkpoint of tensors and plain values alone"
+    if not isinstance(tensors, dict):
+        return "it has no model_state"
+    with torch.device("meta"):
+        network = resolve_name(f"{weights.record}:{weights.name}")(pretrained=False)
+    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    given = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in tensors.items()}
+    for name in own.keys() | given.keys():
+        if own.get(name) != given.get(name):
+            words = given.get(name, "absent"), own.get(name, "absent")
+            return "{} is {} in it and {} in the network".format(name, *words)
+    return ""
+
+
+def _download(weights: PublishedWeights, path: Path) -> None:
+    """Download the file of some weights to `path`.
+
+    Raises:
+        ActionrecError: it can't be had.
+    """
+    from actionrec.downloads import Session, download_file, reason, size_at
+
+    url = weights.url
+    try:
+        # The parts of a download lie in a folder of their own: other processes may have theirs.
+        with Session() as session, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            arrived = Path(folder, weights.path.name)
+            download_file(url, arrived, size_at(url, session), session)
+            arrived.replace(path)
     except OSError as error:
         raise ActionrecError(
-            f"{url} could not be downloaded ({error}); download it on another machine and save it "
-            f"as {path}."
+            f"{url} could not be downloaded ({reason(error)}); download it on another machine and "
+            f"save it as {weights.path}."
         ) from error
