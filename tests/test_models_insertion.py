@@ -133,13 +133,83 @@ def test_what_is_not_possible_is_a_sentence_and_leaves_the_network_alone(before,
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
+class Twice(nn.Module):
+    """Calls `same` twice, and `different` with 8 and with 4 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        self.same, self.different = nn.Conv2d(8, 8, 1), nn.ReLU()
+        self.alias = self.same
+        self.keyword = nn.Identity()
+
+    def forward(self, x):
+        x = self.different(self.same(self.same(self.first(x))))
+        return self.keyword(input=self.different(self.second(x)))
+
+
+def test_a_module_that_is_called_twice_has_its_block_before_each_call():
+    torch.manual_seed(0)
+    network = Twice().eval()
+    images = torch.randn(1, 3, 6, 6)
+    before = network(images)
+    block = actionrec.insert_block(network, "alias")
+    assert torch.equal(network(images), before)
+    calls = []
+    block.register_forward_hook(lambda *_: calls.append(1))
+    network(images)
+    assert len(calls) == 2
+    with pytest.raises(UsageError, match="calls different 2 times, with 8 and 4 channels"):
+        actionrec.insert_block(network, "different")
+    with pytest.raises(UsageError, match="keyword of Twice takes nothing but keywords"):
+        actionrec.insert_block(network, "keyword")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_what_has_recorded_the_modules_of_a_network_is_refused():
+    compiled_in_place = SmallNetwork()
+    compiled_in_place.compile()
+    scripted = torch.jit.script(SmallNetwork())
+    wrapped = nn.Sequential(torch.compile(SmallNetwork()))
+    for network, words in (
+        (compiled_in_place, r"call compile\(\) then"),
+        (scripted, "torch.jit.script"),
+        (wrapped, "torch.compile"),
+    ):
+        with pytest.raises(UsageError, match=f"does not see a block .*{words}"):
+            actionrec.insert_block(network, "second")
+
+
+def test_a_block_stands_in_wrapped_half_precise_and_empty_networks():
+    network = nn.DataParallel(SmallNetwork())
+    with pytest.raises(UsageError, match="the nearest is 'module.second'"):
+        actionrec.insert_block(network, "second")
+    actionrec.insert_block(network, "module.second")
+    half = SmallNetwork().half()
+    assert actionrec.insert_block(half, "second").projection.weight.dtype == torch.float16
+    with torch.device("meta"):
+        network = SmallNetwork()
+    assert actionrec.insert_block(network, "second").projection.weight.is_meta
+    # Without parameters, and of inputs that are no tensor.
+    network = nn.Sequential(nn.Identity(), nn.ReLU())
+    assert actionrec.insert_block(network, "1", example=torch.zeros(1, 4, 5, 5)).training
+    with pytest.raises(UsageError, match=r"an example of \[\(1, 3\), int\]"):
+        actionrec.insert_block(SmallNetwork(), "second", example=[torch.zeros(1, 3), 1])
+
+
+def test_a_network_whose_end_needs_another_size_than_the_example_has_a_block():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(7, 2))
+    inserted, built = actionrec.insert_block(network, "1"), build_block("snl", 8)
+    assert inserted.projection.weight.shape == built.projection.weight.shape
+
+
 def test_a_second_block_in_the_same_place_and_a_network_of_tokens_are_refused():
     network = SmallNetwork()
     actionrec.insert_block(network, "second")
     with pytest.raises(UsageError, match="a block before second.0 of SmallNetwork already"):
         actionrec.insert_block(network, "second.0")
-    transformer = torchvision.models.vit_b_16()
-    with pytest.raises(UsageError, match=r"takes \(1, 197, 768\), no feature map"):
-        actionrec.insert_block(transformer, "encoder.layers.encoder_layer_3")
+    transformer = torchvision.models.VisionTransformer(224, 32, 2, 4, 64, 128)
+    with pytest.raises(UsageError, match=r"takes \(1, 50, 64\), no feature map"):
+        actionrec.insert_block(transformer, "encoder.layers.encoder_layer_1")
     with pytest.raises(UsageError, match="no convolution that tells what it takes"):
         actionrec.insert_block(nn.Sequential(nn.Linear(3, 3)), "0")

@@ -3,7 +3,9 @@
     python scripts/images/classify.py --data cifar100 --network preresnet56 --block snl
     python scripts/images/classify.py --data cifar100 --network preresnet56 --stages 1 2 3
     python scripts/images/classify.py --data cifar10 --network resnet50 --block nl
-    python scripts/images/classify.py --data imagenet --root imagenet/ --network resnet50
+    python scripts/images/classify.py --data imagenet --root imagenet/ --network resnet50 \
+        --checkpoint snl.pt
+    python scripts/images/classify.py --data generated
 
 Not run yet: nobody has trained these recipes to their end with this script, so there are no figures
 of ours. Tables 2 (--reduction 1, 2, 4), 3 (--stages 1, 2 or 3), 4 and 5 (--stages 1 2 3) are those
@@ -12,16 +14,21 @@ of CIFAR, Table 6 is that of ImageNet.
 The paper prints optimiser, learning rates and epochs. Batch size (128 on CIFAR, 256 on ImageNet),
 augmentation (crops of a padded image, or of random size, and mirroring) and the ResNet-50 of CIFAR
 (3x3 in place of 7x7, no max-pooling) are the usual ones and a choice of ours. CIFAR is downloaded;
-ImageNet must be there.
+ImageNet must be there. `--data generated` tries the script on a few images of noise.
+
+With --checkpoint FILE the network is kept after each epoch, and the same command goes on from
+there.
 """
 
 import argparse
 import csv
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from checkpoint import Checkpoint
 from preresnet import preresnet56
 from rich.console import Console
 from rich.progress import track
@@ -33,6 +40,7 @@ from torchvision.models import resnet50
 from torchvision.transforms import v2
 
 from actionrec.devices import fastest_device
+from actionrec.errors import ActionrecError, UsageError
 from actionrec.models.insertion import insert_block
 
 
@@ -98,7 +106,22 @@ def build(arguments: argparse.Namespace) -> nn.Module:
 
 
 def open_data(arguments: argparse.Namespace) -> tuple[Dataset, Dataset]:
-    """The images of training and of validation."""
+    """The images of training and of validation.
+
+    Raises:
+        ActionrecError: they are not there, or can't be downloaded.
+    """
+    try:
+        return _open_data(arguments)
+    # What torchvision raises for a folder that lacks something, and for a download that fails.
+    except (OSError, RuntimeError) as error:
+        raise ActionrecError(
+            f"{arguments.data} can't be opened in {arguments.root} ({error}); put the files there "
+            "that torchvision names, or give another --root."
+        ) from error
+
+
+def _open_data(arguments: argparse.Namespace) -> tuple[Dataset, Dataset]:
     to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
     if arguments.data == "imagenet":
         normalise = v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -136,7 +159,11 @@ class Figures:
 
 
 def train(
-    network: nn.Module, recipe: Recipe, train_data: Dataset, val_data: Dataset, workers: int
+    network: nn.Module,
+    recipe: Recipe,
+    train_data: Dataset,
+    val_data: Dataset,
+    arguments: argparse.Namespace,
 ) -> Figures:
     """Train a network, print the figures of each epoch, and return the last ones."""
     device = torch.device(fastest_device())
@@ -145,11 +172,23 @@ def train(
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(recipe.falls))
     loading = {
         "batch_size": recipe.batch_size,
-        "num_workers": workers,
+        "num_workers": arguments.workers,
         "pin_memory": device.type == "cuda",
     }
     loader = DataLoader(train_data, shuffle=True, drop_last=True, **loading)
-    for epoch in range(1, recipe.epochs + 1):
+    kept = ("data", "network", "block", "reduction", "stages", "seed")
+    settings = {name: getattr(arguments, name) for name in kept}
+    parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
+    checkpoint = Checkpoint(arguments.checkpoint, settings | asdict(recipe), parts)
+    done = checkpoint.load()
+    if done >= recipe.epochs:
+        raise UsageError(
+            f"{arguments.checkpoint} has all {recipe.epochs} epochs; name another file for another "
+            "training."
+        )
+    for epoch in range(done + 1, recipe.epochs + 1):
+        # Of its own for each epoch, so that a training that goes on draws the same.
+        torch.manual_seed(arguments.seed + epoch)
         network.train()
         total = 0.0
         progress = track(loader, f"epoch {epoch}", console=Console(stderr=True), transient=True)
@@ -163,6 +202,7 @@ def train(
         top1, top5 = evaluate(network, DataLoader(val_data, **loading), device)
         figures = Figures(epoch, total / len(loader), top1, top5)
         print(f"epoch {epoch}: loss {figures.loss:.3f}, Top-1 {top1:.2f} %, Top-5 {top5:.2f} %")
+        checkpoint.save(epoch)
     return figures
 
 
@@ -216,11 +256,14 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         help="one block in each of 1, 2, 3 of preresnet56 (default: 1), in 4, res4, of resnet50",
     )
-    parser.add_argument("--epochs", type=int, help="default: the recipe's")
+    parser.add_argument("--epochs", type=int, help="at least 1; default: the recipe's")
     parser.add_argument("--workers", type=int, default=4, help="processes that load images")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, help="CSV file to which a row is added")
+    parser.add_argument("--checkpoint", type=Path, help="file of the training, to go on from")
     arguments = parser.parse_args(words)
+    if arguments.epochs is not None and arguments.epochs < 1:
+        parser.error("--epochs must be at least 1")
     sites = SITES[arguments.network]
     arguments.stages = arguments.stages or [next(iter(sites))]
     if unknown := [stage for stage in arguments.stages if stage not in sites]:
@@ -228,17 +271,22 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def main() -> None:
+def main() -> int:
     arguments = parse_arguments()
     torch.manual_seed(arguments.seed)
     recipe = RECIPES[arguments.data]
     if arguments.epochs is not None:
-        recipe = Recipe(**asdict(recipe) | {"epochs": arguments.epochs})
-    network = build(arguments)
-    figures = train(network, recipe, *open_data(arguments), arguments.workers)
+        recipe = replace(recipe, epochs=arguments.epochs)
+    try:
+        network = build(arguments)
+        figures = train(network, recipe, *open_data(arguments), arguments)
+    except ActionrecError as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
     if arguments.results is not None:
         write_row(arguments.results, arguments, figures)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,9 +2,12 @@
 
     python scripts/images/segment.py --root cityscapes/ --block snl
     python scripts/images/segment.py --root cityscapes/ --block cc --reduction 8 --passes 2
+    python scripts/images/segment.py --iterations 2
 
 Not run yet: nobody has trained this recipe to its end with this script, so there are no figures of
-ours. Cityscapes must be there, as torchvision's data set reads it.
+ours. Cityscapes must be there, as torchvision's data set reads it. Without --root the script is
+tried on a few images of noise. With --checkpoint FILE the network is kept every 500 iterations and
+at the end, and the same command goes on from there.
 
 The paper prints the optimiser, 40,000 iterations and the learning rate 0.01 that falls by a
 polynomial of power 0.9. It trained mmsegmentation's network; this is torchvision's, whose head is
@@ -13,9 +16,12 @@ and the auxiliary loss's weight 0.4 are mmsegmentation's usual ones and a choice
 """
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
+from checkpoint import Checkpoint
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
@@ -28,6 +34,7 @@ from torchvision.models.segmentation import fcn_resnet50
 from torchvision.transforms import v2
 
 from actionrec.devices import fastest_device
+from actionrec.errors import ActionrecError, UsageError
 from actionrec.models.insertion import insert_block
 
 CLASSES = 19
@@ -35,6 +42,7 @@ IGNORED = 255
 CROP = (512, 1024)
 SITE = "classifier.3"
 AUXILIARY = 0.4
+KEPT_EVERY = 500  # iterations
 NORMALISE = [
     v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
     v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -67,7 +75,7 @@ class GeneratedScenes(Dataset):
     """Noise, to try the script: the brighter half of the pixels is class 1."""
 
     def __len__(self) -> int:
-        return 4
+        return 8
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image = torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(index))
@@ -75,7 +83,11 @@ class GeneratedScenes(Dataset):
 
 
 def open_data(root: str | None) -> tuple[Dataset, Dataset]:
-    """The images of training and of validation; noise without a folder."""
+    """The images of training and of validation; noise without a folder.
+
+    Raises:
+        ActionrecError: the folder is not Cityscapes.
+    """
     if root is None:
         return GeneratedScenes(), GeneratedScenes()
     drawn = v2.Compose(
@@ -86,7 +98,13 @@ def open_data(root: str | None) -> tuple[Dataset, Dataset]:
             *NORMALISE,
         ]
     )
-    return Scenes(root, "train", drawn), Scenes(root, "val", v2.Compose(NORMALISE))
+    try:
+        return Scenes(root, "train", drawn), Scenes(root, "val", v2.Compose(NORMALISE))
+    except (OSError, RuntimeError) as error:
+        raise ActionrecError(
+            f"{root} is not Cityscapes as torchvision reads it ({error}); it needs leftImg8bit/ "
+            "and gtFine/ with train/ and val/."
+        ) from error
 
 
 def build(arguments: argparse.Namespace) -> nn.Module:
@@ -112,6 +130,17 @@ def endless(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def train(network: nn.Module, data: Dataset, arguments: argparse.Namespace) -> None:
+    """Train a network in place.
+
+    Raises:
+        UsageError: there are fewer images than a batch has.
+        ActionrecError: the checkpoint can't be read or written.
+    """
+    if len(data) < arguments.batch_size:
+        raise UsageError(
+            f"There are {len(data)} images, fewer than a batch of {arguments.batch_size}; make "
+            "--batch-size smaller."
+        )
     device = torch.device(fastest_device())
     network.to(device).train()
     optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=5e-4)
@@ -119,9 +148,16 @@ def train(network: nn.Module, data: Dataset, arguments: argparse.Namespace) -> N
     loader = DataLoader(
         data, arguments.batch_size, shuffle=True, num_workers=arguments.workers, drop_last=True
     )
-    steps = range(arguments.iterations)
+    kept = ("block", "reduction", "passes", "iterations", "batch_size", "seed")
+    settings = {name: getattr(arguments, name) for name in kept}
+    parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
+    checkpoint = Checkpoint(arguments.checkpoint, settings, parts)
+    done = checkpoint.load()
+    # Otherwise a training that goes on would begin with the images that it has begun with.
+    torch.manual_seed(arguments.seed + done)
+    steps = range(done + 1, arguments.iterations + 1)
     progress = track(steps, "training", console=Console(stderr=True))
-    for _, (images, classes) in zip(progress, endless(loader), strict=False):
+    for step, (images, classes) in zip(progress, endless(loader), strict=False):
         optimizer.zero_grad()
         answers = network(images.to(device))
         losses = [
@@ -131,6 +167,8 @@ def train(network: nn.Module, data: Dataset, arguments: argparse.Namespace) -> N
         (losses[0] + AUXILIARY * losses[1]).backward()
         optimizer.step()
         scheduler.step()
+        if step % KEPT_EVERY == 0 or step == arguments.iterations:
+            checkpoint.save(step)
 
 
 @torch.inference_mode()
@@ -162,18 +200,28 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=4, help="processes that load images")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(words)
+    parser.add_argument("--checkpoint", type=Path, help="file of the training, to go on from")
+    arguments = parser.parse_args(words)
+    for name in ("iterations", "batch_size"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    return arguments
 
 
-def main() -> None:
+def main() -> int:
     arguments = parse_arguments()
     torch.manual_seed(arguments.seed)
-    train_data, val_data = open_data(arguments.root)
-    network = build(arguments)
-    train(network, train_data, arguments)
+    try:
+        train_data, val_data = open_data(arguments.root)
+        network = build(arguments)
+        train(network, train_data, arguments)
+    except ActionrecError as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
     iou, accuracy = evaluate(network, val_data, arguments.workers)
     print(f"mIoU {iou:.2f} %, mAcc {accuracy:.2f} %")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
