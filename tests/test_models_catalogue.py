@@ -242,11 +242,14 @@ def test_cache_folder_is_the_users_unless_told_otherwise(monkeypatch, tmp_path):
     assert catalogue.cache_folder().name == "actionrec"
 
 
-def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(UsageError, match=f"choose from {NAME}, {IMAGENET}, x3d_xs"):
-        catalogue.fetch("imagenet")
-    with pytest.raises(UsageError, match="did you mean x3d_s?"):
-        catalogue.fetch("x3d-s")
+def test_a_name_that_nearly_exists_is_answered_with_the_nearest():
+    with pytest.raises(UsageError, match="named resnet; see `actionrec weights list`"):
+        catalogue.fetch("resnet")
+    for name in ("x3d-s", "X3D_S", "x3ds"):
+        with pytest.raises(UsageError, match=r"did you mean x3d_s\?"):
+            catalogue.fetch(name)
+        with pytest.raises(ActionrecError, match=r"no weights .*did you mean x3d_s\?"):
+            conversion.load(name, "x3d_s")
 
 
 def test_checksum_depends_on_names_shapes_and_numbers_but_not_on_order():

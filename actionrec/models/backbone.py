@@ -112,7 +112,12 @@ class Backbone(nn.Module):
             layer.p = rate * position / max(1, len(layers) - 1)
 
     def feature_map(self, clips: torch.Tensor) -> torch.Tensor:
-        """The last feature map, (B, C, T', H', W'), of clips (B, 3, T, H, W)."""
+        """The last feature map, (B, C, T', H', W'), of clips (B, 3, T, H, W).
+
+        Raises:
+            UsageError: `clips` has another form.
+        """
+        require_clips(clips)
         x = clips
         for name, unit in self.units.named_children():
             if name in self.blocks:
@@ -139,6 +144,17 @@ class Backbone(nn.Module):
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         """Logits (B, classes) of clips (B, 3, T, H, W)."""
         return self.head(self.dropout(self.features(clips)))
+
+
+def require_clips(clips: torch.Tensor) -> None:
+    """Raise UsageError if a tensor is not of the form (B, 3, T, H, W)."""
+    if clips.dim() != 5 or clips.shape[1] != 3:
+        hint = "give each clip its three colours, R, G and B, in the second place"
+        if clips.dim() == 4:
+            hint = "images (B, 3, H, W) are clips of one frame after images.unsqueeze(2)"
+        raise UsageError(
+            f"The network takes clips (B, 3, T, H, W), not {tuple(clips.shape)}; {hint}."
+        )
 
 
 def call(module: nn.Module, x: Any) -> Any:

@@ -236,11 +236,15 @@ def _measurements() -> dict[str, dict[str, Any]]:
 
 
 def require_model(name: str) -> None:
-    """Raise UsageError if no model has that name; the message has the nearest."""
+    """Raise UsageError if no model has that name."""
     if name not in MODELS:
-        nearest = get_close_matches(name, MODELS, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(MODELS)}."
-        raise UsageError(f"There are no weights named {name}; {hint}")
+        raise UsageError(f"There are no weights named {name}; {suggestion(name)}")
+
+
+def suggestion(name: str) -> str:
+    """The end of a sentence about a name that no model has: the nearest, or where they are."""
+    nearest = get_close_matches(name.lower(), MODELS, n=1)
+    return f"did you mean {nearest[0]}?" if nearest else "see `actionrec weights list`."
 
 
 def fetch(name: str) -> Path:

@@ -6,7 +6,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from torch import nn
 
 from actionrec.errors import ActionrecError
 from actionrec.models import conversion, model_file
-from actionrec.models.catalogue import MODELS
+from actionrec.models.backbone import require_clips
+from actionrec.models.catalogue import MODELS, suggestion
 from actionrec.models.hub import MODEL_CARD, MODEL_FILE, ModelHubMixin
 from actionrec.models.network import BlockConfig, ClassifierConfig, build_network
 from actionrec.models.published import PublishedWeights
@@ -83,7 +83,12 @@ class VideoClassifier(
         return self.network(self.pixels(clips))
 
     def pixels(self, clips: torch.Tensor) -> torch.Tensor:
-        """The network's input for uint8 clips (B, 3, T, H, W), in the type of its convolutions."""
+        """The network's input for uint8 clips (B, 3, T, H, W), in the type of its convolutions.
+
+        Raises:
+            UsageError: `clips` has another form.
+        """
+        require_clips(clips)
         pixels = clips.contiguous(memory_format=torch.channels_last_3d)
         first = next(self.network.units.parameters())
         return self.config.preprocessing.normalise(pixels).to(first.dtype)
@@ -154,10 +159,9 @@ class VideoClassifier(
             model_file.require_finite(tensors, path)
             classifier.network.load_state_dict(tensors)
         else:
-            nearest = get_close_matches(str(model), MODELS, n=1)
-            hint = f"did you mean {nearest[0]}?" if nearest else "see `actionrec weights list`."
             raise ActionrecError(
-                f"There is no model {str(path)!r}, neither a file nor a name; {hint}"
+                f"There is no model {str(path)!r}, neither a file nor a name; "
+                f"{suggestion(str(model))}"
             )
         classifier.name = str(model)
         return classifier

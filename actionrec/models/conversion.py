@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.models import catalogue, model_file, published
-from actionrec.models.catalogue import MODELS
+from actionrec.models.catalogue import MODELS, suggestion
 from actionrec.models.published import PUBLISHED, PublishedWeights, read_pickled
 
 Statistics = tuple[float, float, float]
@@ -120,8 +120,8 @@ def load(name: str, backbone: str) -> Checkpoint:
     path = model_file.locate(name)
     if not path.is_file():
         raise ActionrecError(
-            f"There are no weights {name!r}: use kinetics400, none, a file, or a name of "
-            "`actionrec weights list`."
+            f"There are no weights {name!r}, neither a file nor kinetics400, none or a name; "
+            f"{suggestion(name)}"
         )
     if path.suffix == ".safetensors" or backbone not in ("r3d50", *PUBLISHED):
         description = model_file.read_description(path)

@@ -17,7 +17,7 @@ import torch
 
 from actionrec.devices import fastest_device, has_bfloat16
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.models.backbone import Backbone
+from actionrec.models.backbone import Backbone, require_clips
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.engines import (
     Answers,
@@ -163,6 +163,7 @@ class InferenceModel:
     @torch.inference_mode()
     def _answers(self, clips: torch.Tensor) -> Answers:
         """The logits and features of clips, a batch at a time."""
+        require_clips(clips)
         if not self.engine.takes(clips):
             size = "x".join(map(str, clips.shape[2:]))
             if self._classifier is None:

@@ -7,6 +7,7 @@ docs/extend.md. Nothing here imports PyTorch, so that help answers at once.
 """
 
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pkgutil import resolve_name
 from typing import Any, Literal
 
@@ -76,5 +77,7 @@ def find(registry: Mapping[str, str], name: str, kind: str) -> Callable[..., Any
         UsageError: there is none of that name.
     """
     if name not in registry:
-        raise UsageError(f"There is no {kind} {name!r}; choose from {', '.join(registry)}.")
+        nearest = get_close_matches(name.lower(), registry, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(registry)}."
+        raise UsageError(f"There is no {kind} {name!r}; {hint}")
     return resolve_name(registry[name])
