@@ -29,8 +29,6 @@ from typing import Any
 import measurements
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from stopwatch import device_name, take_turns
 
 from actionrec.devices import fastest_device, has_bfloat16
@@ -39,6 +37,7 @@ from actionrec.models.catalogue import MODELS, list_weights
 from actionrec.models.classifier import VideoClassifier, published_config
 from actionrec.models.complexity import measure
 from actionrec.models.inference import InferenceModel
+from actionrec.text import plain_table
 
 Row = dict[str, Any]
 UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
@@ -155,12 +154,10 @@ def say(text: str) -> None:
 
 
 def print_table(rows: Sequence[Row], device: str) -> None:
-    console = Console()
-    console.print(f"{device_name(device)}, torch {torch.__version__}")
+    print(f"{device_name(device)}, torch {torch.__version__}")
     head = ("model", "clip", "Top-1", "params, M", "GMAC", *(f"{x}, s" for x in formats(device)))
-    table = Table(*head, box=None)
-    for row in rows:
-        table.add_row(
+    cells = [
+        (
             row["name"],
             row["clip"],
             f"{float(row['top1']):.1f}",
@@ -168,7 +165,9 @@ def print_table(rows: Sequence[Row], device: str) -> None:
             f"{int(row['macs']) / 1e9:.1f}",
             *(f"{float(row[f'{each}_seconds']):.3f}" for each in formats(device)),
         )
-    console.print(table)
+        for row in rows
+    ]
+    print(plain_table(cells, head))
 
 
 def main(words: Sequence[str] | None = None) -> int:
