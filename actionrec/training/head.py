@@ -356,6 +356,8 @@ def train_head(
     _, train_logits, train_truths = middle_clips(head, train, dataset.train)
     positions, logits, truths = middle_clips(head, val, dataset.val)
     scores = model.config.decision.scores(logits).numpy()
+    if config.multi_label:
+        model.config = with_thresholds(model.config, truths, scores)
     rank = ranks(scores, truths)
     predictions = scores if config.multi_label else scores.argmax(axis=1)
     clip = {
@@ -363,11 +365,10 @@ def train_head(
         "top5": round(float((rank < 5).mean()), 6),
         "n": len(positions),
     }
-    if not config.multi_label:
-        clip["mean_class"] = mean_class_accuracy(truths, predictions)
-    else:
+    if config.multi_label:
         clip |= precision_figures(dataset.labels, average_precisions(truths, scores))
-        model.config = with_thresholds(model.config, truths, scores)
+    else:
+        clip["mean_class"] = mean_class_accuracy(truths, predictions)
     result = {"epoch": 1, "clip": clip}
     results = {"best": result, "last": result, "cross_validation": found and asdict(found)}
     model.training_record = {"config": asdict(config), "result": result}
