@@ -145,8 +145,8 @@ class TrainConfig:
         workers: Number of processes that read videos, for each device.
         decoder: Decoding library; decord and torchcodec are extras and less exact.
         seed: Seed of the weights and of every random choice.
-        patience: Epochs without a better validation Top-1 after which the run ends; by default it
-            goes on through all epochs.
+        patience: Epochs without a better validation Top-1 (mAP with several labels) after which
+            the run ends; by default it goes on through all epochs.
         logger: What figures are sent to beside the run's CSV; auto: TensorBoard if it is installed.
             Keys and addresses are taken from the service's own environment variables.
         max_bad: Largest share of broken training videos; more end the training.

@@ -115,9 +115,11 @@ def scan(
             continue
         for entry in sorted(visible, key=lambda entry: entry.name):
             is_video = os.path.splitext(entry.name)[1].lower() in suffixes
-            if is_video and not entry.is_dir(follow_symlinks=False):
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if is_video and not is_folder:
                 found.videos.append(Path(entry.path))
-            elif entry.is_dir():
+            # Not entry.is_dir(), an error at a link that leads in a circle or where none may look.
+            elif is_folder or entry.is_symlink() and os.path.isdir(entry.path):
                 if levels != 0:
                     below = entry.path, levels and levels - 1
                     # Linked folders come last.

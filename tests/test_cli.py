@@ -13,7 +13,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from actionrec.cli.main import VERBS
+from actionrec.cli.main import VERBS, main
 
 PROJECT = Path(__file__).parents[1]
 
@@ -114,6 +114,22 @@ def test_input_that_fails_exits_with_1_and_one_sentence(command, arguments, word
     run = command(*arguments)
     assert run.returncode == 1
     assert words in run.stderr and run.stderr.count("\n") == 1, run.stderr
+
+
+def test_an_error_of_a_library_without_a_number_is_a_sentence(monkeypatch, capsys):
+    def unreachable(*_):
+        raise OSError("HTTPSConnectionPool: no route.\nSecond line")
+
+    monkeypatch.setattr("actionrec.cli.main.run", unreachable)
+    assert main(["weights", "list"]) == 1
+    said = "actionrec: A file could not be used: HTTPSConnectionPool: no route.\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_flag_of_every_verb_may_have_its_value_in_one_word(monkeypatch, capsys):
+    monkeypatch.setenv("ACTIONREC_CACHE_SIZE", "")
+    assert main(["weights", "list", "--cache-size=much"]) == 2
+    assert "can't have a size of 'much'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

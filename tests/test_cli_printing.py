@@ -75,6 +75,23 @@ def test_csv_has_a_row_for_each_class_and_each_failure(capsys):
     assert rows[0]["label"] == TOP[0].label and rows[2]["error"] == "b.mp4 is empty."
 
 
+@pytest.mark.parametrize("format", ["table", "json", "csv"])
+def test_each_result_is_through_a_pipe_before_the_next_one_comes(format, monkeypatch):
+    end, beginning = os.pipe()
+    os.set_blocking(end, False)
+    arrived = []
+
+    def results():
+        for _ in range(3):
+            yield PREDICTION
+            arrived.append(os.read(end, 10_000).decode())
+
+    with open(end), open(beginning, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        print_predictions(results(), format)
+    assert [TOP[1].label.split()[0] in each for each in arrived] == [True] * 3
+
+
 def test_csv_has_a_row_for_each_segment_and_each_failure(capsys):
     print_timelines([FAILURE, timeline(Segment("run", 0.5, 2.0, 0.9))], "csv")
     failed, segment = csv.DictReader(capsys.readouterr().out.splitlines())

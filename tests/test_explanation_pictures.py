@@ -60,6 +60,16 @@ def test_the_sheet_has_the_frame_of_the_point_with_a_ring_on_it(explanation):
     assert "“archery”" in figure.get_suptitle()
 
 
+def test_a_label_is_drawn_as_it_is_though_it_looks_like_a_formula(explanation, tmp_path):
+    title = "HiResCAM of “pay $\\foo$\x1b”"
+    [heat_map] = explanation.maps
+    labelled = replace(explanation, maps=(replace(heat_map, title=title),))
+    figure = sheet([labelled])
+    figure.savefig(tmp_path / "sheet.png")
+    assert "HiResCAM of “pay $\\foo$\\x1b”" in {axes.get_ylabel() for axes in figure.axes}
+    write_video([labelled], tmp_path / "heat.mp4")
+
+
 def test_a_heat_map_of_zeros_can_be_drawn(explanation, tmp_path):
     [heat_map] = explanation.maps
     zeros = replace(heat_map, values=0 * heat_map.values, over_frames=0 * heat_map.over_frames)

@@ -17,14 +17,14 @@ from actionrec.errors import ActionrecError, UsageError
 from actionrec.evaluation.accuracy import evaluation_of
 from actionrec.evaluation.compare import load_comparable
 from actionrec.evaluation.logits import ClipLogits, ranks
-from actionrec.models.classifier import VideoClassifier
+from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.models.decision import Decision
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction.live import LivePrediction
 from actionrec.prediction.timeline import Step, merge, score_timeline
 from actionrec.prediction.videos import LabelScore
 from actionrec.training.head import logistic_regression
-from actionrec.training.module import binary_cross_entropy
+from actionrec.training.module import binary_cross_entropy, with_thresholds
 from actionrec.training.run import train
 
 
@@ -170,6 +170,12 @@ def test_a_run_keeps_thresholds_and_average_precisions(run):
     assert model.config.decision.multi_label and len(model.config.decision.thresholds) == 4
     page = (run / "report.html").read_text()
     assert "mAP" in page and "Confusion matrix" not in page
+
+
+def test_without_a_labelled_validation_video_there_is_a_sentence_and_no_threshold(scored):
+    config = ClassifierConfig(scored.labels, decision=scored.decision)
+    with pytest.raises(ActionrecError, match="Not one validation video with a label could be"):
+        with_thresholds(config, np.zeros((3, 3), int), scored.video_scores)
 
 
 def test_a_stopped_run_goes_on_to_the_bit(motions, run, tmp_path, monkeypatch):

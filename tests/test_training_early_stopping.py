@@ -13,9 +13,9 @@ from actionrec.training.early_stopping import reason_to_stop
 from actionrec.training.run import train
 
 
-def results(best, last, top1=0.8):
+def results(best, last):
     return {
-        name: {"epoch": epoch, "clip": {"top1": top1}}
+        name: {"epoch": epoch, "clip": {"top1": 0.8, "map": 0.4}}
         for name, epoch in (("best", best), ("last", last))
     }
 
@@ -29,6 +29,13 @@ def test_it_ends_after_so_many_epochs_without_a_better_figure(small_training, be
     assert bool(reason_to_stop(results(best, last), config)) == ends
     assert reason_to_stop(results(best, last), replace(config, patience=None)) is None
     assert reason_to_stop({}, config) is None
+
+
+def test_the_reason_names_the_figure_that_chose_the_best_epoch(small_training):
+    config = replace(small_training, epochs=10, patience=3)
+    assert "validation Top-1 was best in epoch 1 (80.0%)" in reason_to_stop(results(1, 4), config)
+    several = replace(config, multi_label=True)
+    assert "validation mAP was best in epoch 1 (40.0%)" in reason_to_stop(results(1, 4), several)
 
 
 @pytest.fixture

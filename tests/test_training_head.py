@@ -7,13 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from actionrec.config import TrainConfig
 from actionrec.datasets.dataset import LabelledVideo
 from actionrec.errors import UsageError
 from actionrec.models.classifier import ClassifierConfig, VideoClassifier
-from actionrec.training.head import ClipFeatures, cross_validate, fit_head, logistic_regression
+from actionrec.training.head import (
+    ClipFeatures,
+    FeatureCache,
+    clip_features,
+    cross_validate,
+    fit_head,
+    logistic_regression,
+)
 from actionrec.training.run import train
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
@@ -160,6 +168,30 @@ def test_another_video_under_the_same_name_has_features_of_its_own(
     encode(path, frames=31, size=(48, 64))
     after, _, _ = fit_head(model, config, videos)
     assert not np.array_equal(before.values[:3], after.values[:3])
+
+
+def test_folders_of_frames_have_features_for_each_rate(class_folders, tmp_path, monkeypatch):
+    for number in range(2):
+        Image.new("RGB", (36, 36)).save(tmp_path / f"{number}.png")
+    file = next(class_folders.glob("train/*/*"))
+
+    def keys(rate):
+        monkeypatch.setenv("ACTIONREC_FRAME_RATE", str(rate))
+        return FeatureCache.key(file), FeatureCache.key(tmp_path)
+
+    (of_file, of_folder), (same, other) = keys(25), keys(50)
+    assert of_file == same and of_folder != other
+
+
+def test_features_are_computed_without_a_home_folder_to_keep_them_in(
+    class_folders, network_file, monkeypatch, caplog
+):
+    monkeypatch.setenv("ACTIONREC_CACHE", "~nobody-of-that-name/cache")
+    config = TrainConfig("folder", precision="float32", workers=0)
+    videos = [LabelledVideo(next(class_folders.glob("train/first/*")), 0)]
+    found, failures = clip_features(VideoClassifier.load(network_file), config, videos)
+    assert len(found.values) == 3 and not failures
+    assert "Features are not kept for the next time: There is no home folder" in caplog.text
 
 
 def test_a_damaged_file_of_features_costs_time_only(command, words, tmp_path):

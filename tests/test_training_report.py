@@ -377,6 +377,10 @@ def course(**columns):
         (course(train_top1=[0.7, 0.7]), None),
         (course(val_loss=[4, 3, 2, 1], val_top1=[0.4, 0.5, 0.6, 0.7]), "longer training"),
         (course(val_loss=[4, 3, 2, 1], val_top1=[0.4, 0.7, 0.6, 0.7]), None),
+        (
+            course(val_loss=[4, 3, 2, 1], val_map=[0.1, 0.2, 0.3, 0.4]),
+            "best in mAP and in loss: longer",
+        ),
     ],
 )
 def test_what_the_curves_show_is_said_and_nothing_else(epochs, expected):

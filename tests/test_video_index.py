@@ -139,6 +139,13 @@ def test_a_cache_that_cannot_be_used_does_no_harm(encode, tmp_path, cache, damag
     assert len(VideoReader(path).read(range(10))) == 10
 
 
+def test_a_user_without_a_home_folder_reads_without_a_cache(encode, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACTIONREC_CACHE", "~nobody-of-that-name/cache")
+    path = encode(tmp_path / "video.avi", frames=10)
+    os.utime(path, (1, 1))
+    assert [index_of(path).frames for _ in range(2)] == [10] * 2
+
+
 def test_a_locked_cache_is_not_waited_for_and_a_damaged_one_is_begun_anew(
     encode, tmp_path, cache, scans
 ):

@@ -345,7 +345,7 @@ def test_threads_read_one_file_together(server, url, video):
 # All other storage
 
 
-def test_other_storage_is_read_through_fsspec(video):
+def test_other_storage_is_read_through_fsspec(video, tmp_path):
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
     memory.pipe("/clips/a.mp4", video.read_bytes())
@@ -355,6 +355,13 @@ def test_other_storage_is_read_through_fsspec(video):
     assert find_videos(["memory://clips/*.mp4"]) == [Address("memory:///clips/a.mp4")]
     [nothing] = find_videos(["memory://clips/*.avi"])
     assert "has no videos in it" in nothing.error
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add(video, "a.mp4")
+    memory.pipe("/shards/1.tar", (tmp_path / "shard.tar").read_bytes())
+    for archive in ("memory://shards/1.tar", "memory://shards/*.tar"):
+        [found] = find_videos([archive])
+        assert found.url.startswith("tar://a.mp4::memory://")
+        assert np.array_equal(frames_of(found), frames_of(video))
 
 
 @pytest.mark.parametrize(

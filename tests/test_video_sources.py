@@ -1,5 +1,6 @@
 """Videos are found in folders, by patterns and at addresses, each once."""
 
+import tarfile
 from pathlib import Path
 
 import av
@@ -41,6 +42,7 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path, caplog):
         (tmp_path / name).touch()
     root = tmp_path / "root"
     links = {"a": "b", "z": "../elsewhere", "b/loop": "..", "b/lost.mp4": "nowhere.mp4"}
+    links["b/itself"] = "itself"
     for name, target in links.items():
         (root / name).symlink_to(target)
     (tmp_path / "elsewhere" / "back").symlink_to(root)
@@ -48,13 +50,30 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path, caplog):
         found = find_videos([root])
     assert found == [root / "b/lost.mp4", root / "b/x.mp4", root / "z/y.MTS"]
     [said] = [record.getMessage() for record in caplog.records]
-    assert said.startswith(f"Files in {root} that are no videos by their names are passed over: 2,")
+    assert said.startswith(f"Files in {root} that are no videos by their names are passed over: 3,")
 
 
-def test_a_video_named_twice_is_one(tmp_path, monkeypatch):
+def test_a_video_named_twice_is_one_in_its_first_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.mp4").touch()
     assert find_videos(["./a.mp4", "a.mp4", ".", tmp_path / "a.mp4"]) == [Path("a.mp4")]
+    (tmp_path / "b.mp4").touch()
+    assert find_videos(["b.mp4", "."]) == [Path("b.mp4"), Path("a.mp4")]
+
+
+def test_archives_are_found_by_patterns_and_at_home_and_a_folder_may_be_called_like_one(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "folder.tar").mkdir()
+    (tmp_path / "folder.tar" / "a.mp4").touch()
+    for name in ("1", "2"):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            tar.add(tmp_path / "folder.tar" / "a.mp4", f"{name}.mp4")
+    first, second = (Address(f"tar://{n}.mp4::{tmp_path / f'{n}.tar'}") for n in (1, 2))
+    assert find_videos(["~/1.tar"]) == [first]
+    assert find_videos(["~/?.tar"]) == find_videos([f"{tmp_path}/[0-9].tar"]) == [first, second]
+    assert find_videos([tmp_path / "folder.tar"]) == [tmp_path / "folder.tar" / "a.mp4"]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ from actionrec.cli.predict import (
 )
 from actionrec.cli.train import train, tune
 from actionrec.config import DatasetName, Positive, TrainConfig
-from actionrec.errors import ActionrecError
+from actionrec.errors import ActionrecError, reason_of
 from actionrec.files import VIDEO_SUFFIXES
 from actionrec.text import VisibleFormatter, use_utf8
 from actionrec.video.block_cache import cache_size
@@ -173,12 +173,19 @@ def _dashed_file_as_path(word: str) -> str:
     return f"./{word}" if is_file and os.path.isfile(word) else word
 
 
+def _flag_and_value(word: str) -> list[str]:
+    """--cache-size=20 as two words, any other word as it is."""
+    parts = word.split("=", 1)
+    return parts if parts[0] in OF_EVERY_VERB else [word]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     use_utf8()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     words = [_dashed_file_as_path(word) for word in arguments if word != "--debug"]
+    words = [part for word in words for part in _flag_and_value(word)]
     for flag, variable in OF_EVERY_VERB.items():
         # In training, the rate is a setting of the run.
         own = flag == "--frame-rate" and words[:1] in (["train"], ["tune"])
@@ -207,7 +214,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if debug:
             raise
-        complain(f"{error.filename or 'A file'} could not be used: {error.strerror}.")
+        # Of libraries, such as requests, it may hold a message alone.
+        reason = error.strerror or reason_of(error)
+        complain(f"{error.filename or 'A file'} could not be used: {reason}.")
         return 1
     except KeyboardInterrupt:
         complain("interrupted; everything printed or saved so far is complete.")

@@ -58,10 +58,12 @@ def print_json(value: Any) -> None:
 
 
 def print_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a CSV table."""
+    """Print a CSV table, each row as it comes."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows(map(csv_row, rows))
+    for row in rows:
+        writer.writerow(csv_row(row))
+        sys.stdout.flush()
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], format: Format) -> None:

@@ -5,7 +5,7 @@ rate. A heat map has one colour scale for the whole clip. The part of a frame th
 not see is dark; a ring marks the point of an affinity row, at its time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +72,10 @@ def sheet(explanations: Sequence[Explanation]) -> Figure:
         for cell, frame in zip(axes, _frames_of_sheet(explanation), strict=False):
             _Panel(cell, explanation, heat_map).show(frame)
         if heat_map is None:
-            axes[0].set_ylabel(_model_name(explanation), size=8, parse_math=False)
+            _write(axes[0].set_ylabel, _model_name(explanation), size=8)
         else:
-            axes[0].set_ylabel(heat_map.title.replace(" before", "\nbefore"), size=7)
+            title = visible(heat_map.title).replace(" before", "\nbefore")
+            _write(axes[0].set_ylabel, title, size=7)
             _colour_bar(figure, heat_map, ax=list(axes), pad=0.01, aspect=12)
     return figure
 
@@ -92,11 +93,11 @@ def write_video(explanations: Sequence[Explanation], path: str | Path) -> None:
     figure, grid = _figure(explanations, len(explanations), columns, VIDEO_PANEL)
     panels = []
     for explanation, axes in zip(explanations, grid, strict=True):
-        axes[0].set_ylabel(_model_name(explanation), size=8, parse_math=False)
+        _write(axes[0].set_ylabel, _model_name(explanation), size=8)
         for cell, heat_map in zip(axes, (None, *explanation.maps), strict=False):
             panels.append(_Panel(cell, explanation, heat_map))
             if heat_map is not None:
-                cell.set_title(heat_map.title, size=8)
+                _write(cell.set_title, visible(heat_map.title), size=8)
                 _colour_bar(figure, heat_map, ax=cell, location="bottom", pad=0.02)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -216,12 +217,16 @@ def _figure(
         f"from {each.start:.2f} to {each.end:.2f} s"
         for each in explanations
     ]
-    family = list(fonts_for("".join(heading)))
-    figure.suptitle("\n".join(heading), size=9, parse_math=False, fontfamily=family)
+    _write(figure.suptitle, "\n".join(heading), size=9)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[], frame_on=False)
     return figure, grid
+
+
+def _write(place: Callable[..., object], text: str, size: int) -> None:
+    """Write a title with a label or name in it, which may have any letters and is no formula."""
+    place(text, size=size, parse_math=False, fontfamily=list(fonts_for(text)))
 
 
 def _model_name(explanation: Explanation) -> str:

@@ -12,6 +12,11 @@ from typing import Any
 from actionrec.config import TrainConfig
 
 
+def figure_of_best(config: TrainConfig) -> tuple[str, str]:
+    """The figure by which the best epoch is chosen: its key in `results.json`, and its name."""
+    return ("map", "mAP") if config.multi_label else ("top1", "Top-1")
+
+
 def reason_to_stop(results: Mapping[str, Any], config: TrainConfig) -> str | None:
     """A sentence on why no further epoch is trained, or None.
 
@@ -25,9 +30,10 @@ def reason_to_stop(results: Mapping[str, Any], config: TrainConfig) -> str | Non
     waited = last["epoch"] - best["epoch"]
     if waited < config.patience or last["epoch"] >= config.epochs:
         return None
+    key, name = figure_of_best(config)
     return (
-        f"The run ended after epoch {last['epoch']} of {config.epochs}: validation Top-1 was best "
-        f"in epoch {best['epoch']} ({best['clip']['top1']:.1%}) and has not risen in the "
+        f"The run ended after epoch {last['epoch']} of {config.epochs}: validation {name} was best "
+        f"in epoch {best['epoch']} ({best['clip'][key]:.1%}) and has not risen in the "
         f"{config.patience} since (--patience); a larger --patience, or none, with --resume auto "
         "goes on."
     )

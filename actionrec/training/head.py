@@ -11,8 +11,8 @@ a group on one side.
 import hashlib
 import logging
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ from actionrec.training.report import (
     write_training_report,
 )
 from actionrec.video.parts import VideoSegment, VideoSource, path_of
+from actionrec.video.pictures import frame_rate
 
 log = logging.getLogger(__name__)
 
@@ -222,12 +223,17 @@ def logistic_regression(
 class FeatureCache:
     """Features of videos in a file of the cache folder, by file, its size and modification time.
 
-    The file's name stands for the weights, sampling, preprocessing and precision: other settings
+    The file's `name` stands for the weights, sampling, preprocessing and precision: other settings
     have another file. Nothing is lost but time where it can't be read or written.
     """
 
-    path: Path
-    known: dict[str, np.ndarray]
+    name: str
+    known: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """Raises ActionrecError where the user has no home folder."""
+        return cache_folder() / "features" / self.name
 
     @classmethod
     def of(cls, model: InferenceModel) -> "FeatureCache":
@@ -240,26 +246,27 @@ class FeatureCache:
         config = asdict(model.config)
         settings = config["sampling"], config["preprocessing"], model.precision, CLIPS
         sha256.update(repr(settings).encode())
-        path = cache_folder() / "features" / f"{sha256.hexdigest()[:32]}.safetensors"
-        try:
-            known = load_file(path)
-        except (OSError, SafetensorError):
-            known = {}
-        return cls(path, known)
+        cache = cls(f"{sha256.hexdigest()[:32]}.safetensors")
+        cache.load()
+        return cache
 
     @staticmethod
     def key(video: VideoSource) -> str:
         """The name of a video's features in the file."""
         path = path_of(video)
         part = (video.start, video.end) if isinstance(video, VideoSegment) else ()
-        return repr((str(path.absolute()), *FileState.of(path), *part))
+        # The rate of folders of frames is a setting, and chooses the frames of a clip.
+        rate = (frame_rate(),) if isinstance(path, Path) and path.is_dir() else ()
+        return repr((str(path.absolute()), *FileState.of(path), *part, *rate))
+
+    def load(self) -> None:
+        """Add the features that are in the file."""
+        with suppress(OSError, SafetensorError, ActionrecError):
+            self.known = load_file(self.path) | self.known
 
     def save(self) -> None:
         """Write the file, with the features that another process has added meanwhile."""
-        try:
-            self.known = load_file(self.path) | self.known
-        except (OSError, SafetensorError):
-            pass
+        self.load()
         try:
             with replacing(self.path) as temporary:
                 save_file(self.known, temporary)
@@ -349,6 +356,8 @@ def train_head(
     _, train_logits, train_truths = middle_clips(head, train, dataset.train)
     positions, logits, truths = middle_clips(head, val, dataset.val)
     scores = model.config.decision.scores(logits).numpy()
+    if config.multi_label:
+        model.config = with_thresholds(model.config, truths, scores)
     rank = ranks(scores, truths)
     predictions = scores if config.multi_label else scores.argmax(axis=1)
     clip = {
@@ -356,11 +365,10 @@ def train_head(
         "top5": round(float((rank < 5).mean()), 6),
         "n": len(positions),
     }
-    if not config.multi_label:
-        clip["mean_class"] = mean_class_accuracy(truths, predictions)
-    else:
+    if config.multi_label:
         clip |= precision_figures(dataset.labels, average_precisions(truths, scores))
-        model.config = with_thresholds(model.config, truths, scores)
+    else:
+        clip["mean_class"] = mean_class_accuracy(truths, predictions)
     result = {"epoch": 1, "clip": clip}
     results = {"best": result, "last": result, "cross_validation": found and asdict(found)}
     model.training_record = {"config": asdict(config), "result": result}

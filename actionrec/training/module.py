@@ -33,7 +33,7 @@ from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.text import json_text
 from actionrec.training.block_activity import BlockActivity
 from actionrec.training.clips import Batch
-from actionrec.training.early_stopping import reason_to_stop
+from actionrec.training.early_stopping import figure_of_best, reason_to_stop
 from actionrec.training.gradient_checkpointing import recomputed
 from actionrec.training.loss import ClipLoss
 from actionrec.training.optimizers import build_optimizer, parameter_groups
@@ -359,7 +359,7 @@ class Training(lightning.LightningModule):
     def save_models(self, result: dict[str, Any]) -> None:
         """Save the model as the last one and, if it is the best so far, as the best one."""
         best = self.results.get("best")
-        figure = "map" if self.config.multi_label else "top1"
+        figure, _ = figure_of_best(self.config)
         better = best is None or result["clip"][figure] > best["clip"][figure]
         self.results = {
             "best": result if better else best,
@@ -460,8 +460,23 @@ def binary_cross_entropy(
 def with_thresholds(
     config: ClassifierConfig, truths: np.ndarray, scores: np.ndarray
 ) -> ClassifierConfig:
-    """The configuration with the thresholds of the best F1 on videos of which (n, classes) tell
-    whether they have a label, and its score."""
+    """The configuration with the thresholds of the best F1 on validation clips.
+
+    Args:
+        config: Of a model with several labels a video.
+        truths: Whether a clip has a label, (n, classes).
+        scores: In [0, 1], (n, classes).
+
+    Raises:
+        ActionrecError: no clip has a label, in all processes alike.
+    """
+    if not truths.any():
+        devices.stop_together(
+            ActionrecError(
+                "Not one validation video with a label could be read, so nothing can be measured; "
+                "bad_videos.json in the run's folder has the reasons."
+            )
+        )
     thresholds = tuple(best_thresholds(truths, scores).tolist())
     return replace(config, decision=replace(config.decision, thresholds=thresholds))
 

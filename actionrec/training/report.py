@@ -382,11 +382,13 @@ def diagnose_curves(epochs: Sequence[EpochFigures]) -> list[str]:
             f"Top-1 ({last.val_top1:.1%}), a sign of over-fitting: --augment, --train-from or more "
             "videos may help."
         )
-    # Of epochs with equal Top-1 the first is the best, as in results.json.
-    best = max(epochs, key=lambda each: each.val_top1)
+    # Of epochs that are equal the first is the best, as in results.json.
+    name, figure = ("Top-1", "val_top1") if last.val_map is None else ("mAP", "val_map")
+    best = max(epochs, key=lambda each: getattr(each, figure))
     if len(epochs) > SETTLED and best is last and lowest is last:
         sentences.append(
-            "The last epoch is the best in Top-1 and in loss: longer training (--epochs) may help."
+            f"The last epoch is the best in {name} and in loss: longer training (--epochs) may "
+            "help."
         )
     waiting = float(np.median([each.data_wait for each in epochs]))
     if waiting >= MUCH_WAITING:

@@ -1,10 +1,16 @@
 """Train a model: `actionrec train --dataset demo --config demo.yaml`.
 
-A run's folder holds `config.yaml` (repeats the run), `model.safetensors` (the best epoch by
-clip-level Top-1 on the validation videos), `last.safetensors` (the last epoch), `results.json`
-(both epochs' figures), `report.html` (curves, confusion matrix, classes; at the end), `last.ckpt`
-(to resume from) and `previous.ckpt` (the one before it), `logs/` (CSV, and TensorBoard where that
-is installed) and, where videos could not be read, `bad_videos.json`.
+A run's folder holds:
+
+    config.yaml                       repeats the run
+    model.safetensors                 the epoch with the best clip-level Top-1 on the validation
+                                      videos; with several labels a video, the best mAP
+    last.safetensors                  the last epoch
+    results.json                      the figures of both epochs
+    report.html                       curves, confusion matrix, classes; at the end
+    last.ckpt, previous.ckpt          to resume from
+    logs/                             CSV, and TensorBoard where that is installed
+    bad_videos.json                   videos that could not be read, if any
 """
 
 import json

@@ -170,7 +170,8 @@ def index_of(path: str | VideoPath) -> FrameIndex:
     content = _fingerprint(path, found.st_size) if isinstance(path, Path) else 0
     try:
         index = _recall_recent(cache_folder(), key, content)
-    except LookupError:
+    # Without a home folder there is no cache.
+    except (LookupError, ActionrecError):
         index = scan(path)
         if time.time() - found.st_mtime > SETTLED:
             _remember(key, content, index)

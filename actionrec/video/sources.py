@@ -25,7 +25,8 @@ from actionrec.video.pictures import is_frame_folder
 
 
 def find_videos(paths: Iterable[str | VideoPath]) -> list[VideoPath | Failure]:
-    """All videos that `paths` name, each once: files, folders (searched at any depth) and patterns.
+    """All videos that `paths` name, each once: files, folders (searched at any depth), patterns,
+    and the members of tar archives.
 
     Any of them may be an address; HTTP has no folders and no patterns. A file may have any name; in
     a folder, only files with the suffix of a video count, and folders of frames. A path that leads
@@ -37,9 +38,6 @@ def find_videos(paths: Iterable[str | VideoPath]) -> list[VideoPath | Failure]:
         if isinstance(path, Address):
             found += remote_videos(path)
             continue
-        if is_archive(path):
-            found += _videos_in(Path(path), "*")
-            continue
         text = os.path.expanduser(path)
         if os.path.isdir(text):
             inside = scan(text)
@@ -47,14 +45,21 @@ def find_videos(paths: Iterable[str | VideoPath]) -> list[VideoPath | Failure]:
             nothing = f"{path} has no videos in it; name a folder that has some."
             found += [*inside.videos, *inside.unlisted] or [Failure(str(path), nothing)]
         elif os.path.exists(text) or not glob.has_magic(text):
-            found.append(Path(text))
+            found += _in_file(Path(text))
         else:
             matches = map(Path, sorted(glob.glob(text, recursive=True)))
-            found += [each for each in matches if not each.is_dir() or is_frame_folder(each)] or [
-                Failure(str(path), f"No file matches {path}; check the pattern.")
-            ]
-    once = {_identity(each): each for each in reversed(found)}
-    return list(reversed(once.values()))
+            files = [each for each in matches if not each.is_dir() or is_frame_folder(each)]
+            nothing = Failure(str(path), f"No file matches {path}; check the pattern.")
+            found += [video for each in files for video in _in_file(each)] or [nothing]
+    once: dict[str, VideoPath | Failure] = {}
+    for each in found:
+        once.setdefault(_identity(each), each)
+    return list(once.values())
+
+
+def _in_file(path: VideoPath) -> list[VideoPath | Failure]:
+    """The videos of an archive; of any other file, itself."""
+    return _videos_in(path, "*") if is_archive(path) else [path]
 
 
 def _identity(video: VideoPath | Failure) -> str:
@@ -84,17 +89,17 @@ def is_archive(path: str | VideoPath) -> bool:
 
 def remote_videos(address: Address) -> list[Address | Failure]:
     """The videos that an address names: itself, or those of an archive, folder or pattern."""
-    if is_archive(address):
-        return _videos_in(address, "*")
     has_magic = glob.has_magic(address.url)
     if address.scheme == TAR:
         try:
             pattern, archive = member_of(address)
         except VideoError as error:
             return [Failure(str(address), str(error))]
-        return _videos_in(archive, pattern or "*") if has_magic or not pattern else [address]
+        if has_magic or not pattern:
+            return _videos_in(archive, pattern or "*")
+        return _in_file(address)
     if address.scheme in ("http", "https") or (address.suffix and not has_magic):
-        return [address]
+        return _in_file(address)
     # Imported here, so that help answers at once.
     from actionrec.video.remote import call, file_system, storage_errors
 
@@ -107,10 +112,12 @@ def remote_videos(address: Address) -> list[Address | Failure]:
                 names = call(system, "find", path)
                 names = [name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES]
             else:
-                return [address]
+                return _in_file(address)
             _, chained, rest = address.url.partition("::")
             found = [system.unstrip_protocol(name) + chained + rest for name in sorted(names)]
     except VideoError as error:
         return [Failure(str(address), str(error))]
     nothing = f"{address} has no videos in it; check the address."
-    return [Address(url) for url in found] or [Failure(str(address), nothing)]
+    return [video for url in found for video in _in_file(Address(url))] or [
+        Failure(str(address), nothing)
+    ]
