@@ -145,7 +145,7 @@ def routes(room: Classroom) -> list[Route]:
         "class/rename": lambda values: room.rename_class(
             str(values["old"]), str(values["new"]), bool(values.get("merge"))
         ),
-        "train/start": lambda values: room.tuning.start(epochs_of(values)),
+        "train/start": lambda values: room.tuning.start(epochs_of(values), all_folds(values)),
         "train/stop": lambda _: room.tuning.stop(),
         "train/go-on": lambda values: room.tuning.go_on(str(values["run"])),
     }
@@ -172,9 +172,20 @@ def epochs_of(values: dict[str, Any]) -> int | None:
         ActionrecError: it is no number from 1 to 1000.
     """
     epochs = values.get("epochs")
-    if epochs is None or isinstance(epochs, int) and 1 <= epochs <= 1000:
+    if epochs is None or type(epochs) is int and 1 <= epochs <= 1000:
         return epochs
     raise ActionrecError(f"{epochs!r} is no number of epochs from 1 to 1000.")
+
+
+def all_folds(values: dict[str, Any]) -> bool:
+    """Whether a request asks to compare on all folds.
+
+    Raises:
+        ActionrecError: it asks for something else than one or all.
+    """
+    if (folds := values.get("folds", "one")) not in ("one", "all"):
+        raise ActionrecError(f"The folds are one or all, not {folds!r}.")
+    return folds == "all"
 
 
 def refusal(error: ActionrecError, status: int = 400) -> JSONResponse:
