@@ -21,6 +21,7 @@ import argparse
 import csv
 import hashlib
 import json
+import logging
 import os
 import random
 import socket
@@ -530,6 +531,7 @@ def main() -> int:
     clips = sorted(path for path in arguments.videos.glob("*/*") if path.is_file())
     if not clips:
         parser.error(f"{arguments.videos} has no folders of videos")
+    logging.getLogger("actionrec").setLevel(logging.ERROR)  # Parts may overlap.
     choose = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="check-project-") as temporary:
         folder = arguments.keep or Path(temporary)
