@@ -35,6 +35,7 @@ from actionrec.models.classifier import VideoClassifier
 
 logger = logging.getLogger(__name__)
 
+LONGEST_WORDS = 400  # letters of what an edit is called
 RESERVE = 20  # bytes of a file's name for " (2)" and the suffixes of previews
 GROUPINGS = ("file", "name", "time")
 SESSION = 600.0  # seconds between recordings of different groups
@@ -272,11 +273,8 @@ class Classroom:
 
     def change_rows(self, values: dict[str, Any]) -> None:
         """Replace rows of the table by others."""
-        removed = tuple(Example.of(row) for row in values.get("removed", ()))
-        added = tuple(
-            replace(example, label=self.spelling(example.label))
-            for example in map(Example.of, values.get("added", ()))
-        )
+        removed, added = (examples_of(values, name) for name in ("removed", "added"))
+        added = [replace(example, label=self.spelling(example.label)) for example in added]
         videos = set(self.project.videos()) | {example.path for example in removed}
         for example in added:
             if example.path not in videos:
@@ -286,7 +284,8 @@ class Classroom:
                 raise ActionrecError(
                     f"{example} is outside the video, which ends at {duration:.2f} s."
                 )
-        self.make(Edit(str(values.get("words") or "an edit"), removed, added))
+        words = str(values.get("words") or "an edit")[:LONGEST_WORDS]
+        self.make(Edit(words, tuple(removed), tuple(added)))
 
     def make(self, edit: Edit) -> None:
         """Make an edit and learn from it."""
@@ -410,6 +409,18 @@ class Classroom:
         if not target.exists():
             export(VideoClassifier.load(source), target)
         return target
+
+
+def examples_of(values: dict[str, Any], name: str) -> list[Example]:
+    """The rows of a request.
+
+    Raises:
+        ActionrecError: it has something else, or a row is impossible.
+    """
+    rows = values.get(name, [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ActionrecError(f"The {name} rows of the request are no list of objects.")
+    return [Example.of(row) for row in rows]
 
 
 def free_name(folder: Path, name: str) -> str:

@@ -138,16 +138,16 @@ def routes(room: Classroom) -> list[Route]:
     acts: dict[str, Callable[[dict[str, Any]], Any]] = {
         "rows": room.change_rows,
         "undo": lambda _: room.undo(),
-        "drop": lambda values: room.drop(str(values["path"])),
-        "group": lambda values: room.group_by(str(values["by"])),
-        "class/add": lambda values: room.add_class(str(values["name"])),
-        "class/remove": lambda values: room.remove_class(str(values["name"])),
+        "drop": lambda values: room.drop(text_of(values, "path")),
+        "group": lambda values: room.group_by(text_of(values, "by")),
+        "class/add": lambda values: room.add_class(text_of(values, "name")),
+        "class/remove": lambda values: room.remove_class(text_of(values, "name")),
         "class/rename": lambda values: room.rename_class(
-            str(values["old"]), str(values["new"]), bool(values.get("merge"))
+            text_of(values, "old"), text_of(values, "new"), bool(values.get("merge"))
         ),
         "train/start": lambda values: room.tuning.start(epochs_of(values), all_folds(values)),
         "train/stop": lambda _: room.tuning.stop(),
-        "train/go-on": lambda values: room.tuning.go_on(str(values["run"])),
+        "train/go-on": lambda values: room.tuning.go_on(text_of(values, "run")),
     }
     return [
         *(Route(f"/{name}", page) for name in PAGES),
@@ -163,6 +163,18 @@ def routes(room: Classroom) -> list[Route]:
             for name, act in acts.items()
         ),
     ]
+
+
+def text_of(values: dict[str, Any], name: str) -> str:
+    """A text of a request.
+
+    Raises:
+        KeyError: the request lacks it.
+        ActionrecError: it is something else.
+    """
+    if not isinstance(value := values[name], str):
+        raise ActionrecError(f"The {name} {value!r} is no text.")
+    return value
 
 
 def epochs_of(values: dict[str, Any]) -> int | None:

@@ -169,8 +169,8 @@ function showExamples() {
       each.label && make("label", {}, make("span", { class: "unseen" }, `Group of ${each.name}`),
         make("input", { id: `group-${number}`, value: each.group, size: 12, maxlength: 100,
           onchange: (event) => regroup(each, event.target.value) })),
-      make("button", { type: "button", id: `mark-${number}`, "aria-label": `Play ${each.name}`,
-        onclick: () => play(each) }, "Play"),
+      each.duration && make("button", { type: "button", id: `mark-${number}`,
+        "aria-label": `Play ${each.name}`, onclick: () => play(each) }, "Play"),
       make("button", { type: "button", id: `drop-${number}`, "aria-label": `Drop ${each.name}`,
         onclick: () => leaveOut(each) }, "Drop")))));
   find("#more").hidden = all.length <= shown;
@@ -242,7 +242,8 @@ function send({ file, label, item, progress }) {
       if (request.status === 200 && answer.new) item.remove();
       else if (request.status === 200) { item.remove(); tellKnown(); }
       else item.append(make("span", { class: "bad" }, answer.error ?? "The server does not answer."));
-      await refresh(true);
+      // Thousands of files would ask for everything thousands of times.
+      if (!waiting.length) await refresh(true);
       done();
     };
     request.send(file);
@@ -287,10 +288,17 @@ async function record(button, whenDone) {
     return;
   }
   const camera = find("#camera"), parts = [];
+  let recorder;
+  try {
+    recorder = button.recorder = new MediaRecorder(stream);
+  } catch (error) {
+    stream.getTracks().forEach((track) => track.stop());
+    complain(`This browser can't record the camera (${error.message}); choose a file.`);
+    return;
+  }
   camera.srcObject = stream;
   camera.hidden = false;
   start(camera);
-  const recorder = button.recorder = new MediaRecorder(stream);
   const words = button.textContent;
   button.textContent = "Stop";
   const ended = () => recorder.state !== "inactive" && recorder.stop();
@@ -615,7 +623,11 @@ function begin() {
     event.preventDefault();
     zone.classList.remove("over");
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry());
-    take(await dropped(entries.filter(Boolean)), find("#add-label").value);
+    try {
+      take(await dropped(entries.filter(Boolean)), find("#add-label").value);
+    } catch (error) {
+      complain(`What was dropped can't be read (${error.message}); drop it again, or choose it.`);
+    }
   });
   find("#search").oninput = () => { shown = MORE; showExamples(); };
   find("#more").onclick = () => { shown += MORE; showExamples(); };
