@@ -516,6 +516,7 @@ def use(server: Server, user: User, minutes: float, choose: random.Random) -> No
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
             # It was killed: what was asked for is in doubt.
             server.process.wait()
+        print(f"{user.done.total()} actions, {server.kills} kills", file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -550,7 +551,7 @@ def main() -> int:
             server.start()
             user.after_a_start()
         server.process.terminate()
-        server.process.wait(timeout=120)
+        server.process.wait(timeout=300)
         time.sleep(5)
         for process in psutil.process_iter(["cmdline"]):
             if str(folder / "project") in " ".join(process.info["cmdline"] or ()):

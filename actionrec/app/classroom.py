@@ -325,6 +325,7 @@ class Classroom:
         # `actionrec.files.remove_leftovers` knows the name.
         path, sha256, size = None, hashlib.sha256(), 0
         try:
+            folder.mkdir(exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=f".upload{TEMPORARY}", dir=folder)
             path = Path(name)
             with os.fdopen(handle, "wb") as file:
