@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,19 +205,95 @@ def test_a_table_that_a_hand_broke_is_a_sentence_and_stays_as_it_is(project, tex
     assert table.read_bytes() == data
 
 
-def test_examples_validate_by_whole_groups_or_a_sentence_says_why_not():
-    from actionrec.app.fine_tuning import validation_sides
+@pytest.mark.parametrize(
+    "data",
+    [
+        "path,label,group,start,end\r\nvideos/a.mp4,walk,a,1.0,2.5\r\n".encode("utf-8-sig"),
+        "path;label;group;start;end\r\nvideos/a.mp4;walk;a;1,0;2,5\r\n".encode("utf-8-sig"),
+        "sep=;\r\nPath;Label;Group;Start;End;\r\nvideos/a.mp4; walk ;a;1,0;2,5;\r\n;;;;;\r\n",
+        "path\tlabel\tgroup\tstart\tend\nvideos/a.mp4\twalk\ta\t1,0\t2,5\n".encode("utf-16"),
+    ],
+)
+def test_a_table_is_read_as_spreadsheets_write_it(project, data):
+    from actionrec.datasets.csv import csv_records
+
+    table = project.folder / "data.csv"
+    table.write_bytes(data if isinstance(data, bytes) else data.encode())
+    [example] = project.table().examples
+    assert example == Example("videos/a.mp4", "walk", "a", 1.0, 2.5)
+    # The next edit writes it as `train` and others read it.
+    project.edit(Edit("relabel", (example,), (Example(*example.part[:1], "run", "a", 1.0, 2.5),)))
+    assert csv_records(table)[1] == (2, ["videos/a.mp4", "run", "a", "1.0", "2.5"])
+
+
+def test_an_edit_that_a_kill_kept_out_of_the_history_does_not_block_undo(project):
+    project.edit(Edit("first", added=(RUN,)))
+    project.edit(Edit("second", added=(WALK,)))
+    table = project.folder / "data.csv"
+    table.write_text(table.read_text().replace("walk", "hop"))
+    with pytest.raises(Conflict, match="'second' can't be undone any more"):
+        project.undo()
+    assert project.undoable() == "first"
+    project.undo()
+    assert [example.label for example in project.table().examples] == ["hop"]
+
+
+def test_labels_stay_where_the_description_of_the_project_cannot_be_written(project, monkeypatch):
+    project.edit(Edit("add", added=(WALK, RUN)))
+
+    def full(table):
+        raise ActionrecError("project.json could not be written (No space left on device).")
+
+    monkeypatch.setattr(project, "_write_description", full)
+    with pytest.raises(ActionrecError, match="No space left"):
+        project.edit(Edit("drop", (WALK,), dropped=((), (WALK.path,))))
+    assert (
+        set(read_examples(project.folder / "data.csv"))
+        == {WALK, RUN}
+        == set(project.table().examples)
+    )
+    assert project.undoable() == "add"
+
+
+def test_names_are_one_in_all_their_encodings_and_those_of_every_script_are_taken():
+    from actionrec.app.project import folded, require_name
+
+    assert require_name(" e\u0301crire\u00a0 vite\n", "class") == "\u00e9crire vite"
+    for name in ("走る", "يركض", "می\u200cدود", "👨\u200d👩\u200d👧 hop", "a#?%'\"&<b>"):
+        assert require_name(name, "class") == name
+    for name in ("a|b", "left\u202eright", "nul\0"):
+        with pytest.raises(ActionrecError, match="invisible"):
+            require_name(name, "class")
+    assert folded("WALK") == folded("walk") != folded("walks")
+
+
+def test_stray_bytes_in_a_name_and_a_lost_folder_stop_nothing(project):
+    (project.folder / "videos" / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"x")
+    assert project.videos() == ["videos/a.mp4", "videos/b.mp4", "videos/c.mp4"]
+    shutil.rmtree(project.folder / "videos")
+    assert project.videos() == [] and project.unlabelled() == []
+
+
+def test_each_fold_holds_out_whole_groups_once_or_a_sentence_says_why_not():
+    from actionrec.app.fine_tuning import divisions
 
     def example(label, group, number=0):
         return Example(f"videos/{label}{group}{number}.mp4", label, group)
 
-    examples = [example(label, group) for label in "ab" for group in "12345"]
-    sides = dict(zip(examples, validation_sides(examples), strict=True))
-    held_out = {each.group for each, side in sides.items() if side == "val"}
-    assert len(held_out) == 1 and {sides[x] for x in examples if x.group in held_out} == {"val"}
+    examples = [example(label, group) for label in "ab" for group in "123456"]
+    held_out = []
+    for fold in divisions(examples):
+        sides = dict(zip(examples, fold, strict=True))
+        groups = {each.group for each, side in sides.items() if side == "val"}
+        assert {sides[x] for x in examples if x.group in groups} == {"val"}
+        held_out += groups
+    assert sorted(held_out) == list("123456")
+    # Without group 3 nothing would be left to learn c from.
+    alone = [*examples, example("c", "3")]
+    assert "val" not in {fold[-1] for fold in divisions(alone)}
     with pytest.raises(ActionrecError, match="two classes"):
-        validation_sides(examples[:5])
+        divisions(examples[:5])
     with pytest.raises(ActionrecError, match="All examples are of one group"):
-        validation_sides([example("a", "1"), example("b", "1")])
+        divisions([example("a", "1"), example("b", "1")])
     with pytest.raises(ActionrecError, match="has too few groups"):
-        validation_sides([example("a", "1"), example("b", "2")])
+        divisions([example("a", "1"), example("b", "2")])

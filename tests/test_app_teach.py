@@ -176,7 +176,11 @@ def test_a_table_that_a_hand_edits_is_followed_and_a_broken_one_is_told(page):
 def test_classes_are_added_renamed_put_together_and_removed(page):
     assert page.post("class/add", {"name": "sit"}).status_code == 200
     assert page.post("class/add", {"name": "sit"}).status_code == 409
+    # Names that only differ by upper case are one class.
+    assert page.post("class/add", {"name": " SIT "}).status_code == 409
     assert page.post("class/rename", {"old": "sit", "new": "run"}).status_code == 409
+    assert page.post("class/rename", {"old": "sit", "new": "Run "}).status_code == 409
+    assert page.post("class/rename", {"old": "sit", "new": "Sit"}).status_code == 200
     merged = page.post("class/rename", {"old": "walk", "new": "run", "merge": True})
     assert merged.status_code == 200
     assert {each["label"] for each in page.project()["examples"]} == {"run"}
@@ -214,6 +218,27 @@ def test_parts_of_a_video_are_examples_too(page):
     page.post("undo")
 
 
+def test_a_video_that_is_deleted_by_hand_is_told_can_be_dropped_and_comes_back(page):
+    path = page.folder / "videos" / "bob_run.avi"
+    data = path.read_bytes()
+
+    def its(project):
+        return next(x for x in project["examples"] if x["path"] == "videos/bob_run.avi")
+
+    path.unlink()
+    project = page.wait(lambda project: "not there any more" in (its(project)["problem"] or ""))
+    page.wait(lambda project: not its(project)["thumbnails"])
+    old = {name: its(project)[name] for name in ("path", "label", "group")}
+    change = {"removed": [old], "added": [{**old, "label": "WALK"}]}
+    assert page.post("rows", change).status_code == 200
+    assert its(page.project())["label"] == "walk"
+    page.post("undo")
+    assert page.post("drop", {"path": "videos/bob_run.avi"}).status_code == 200
+    page.post("undo")
+    path.write_bytes(data)
+    page.wait(lambda project: its(project)["is_known"] and its(project)["thumbnails"])
+
+
 def test_bad_files_are_sentences_and_the_rest_goes_on(page, tmp_path, encode):
     text = tmp_path / "notes.mp4"
     text.write_text("not a video\n" * 50)
@@ -246,7 +271,8 @@ def test_bad_files_are_sentences_and_the_rest_goes_on(page, tmp_path, encode):
 def test_names_of_every_script_are_kept_and_never_leave_the_folder(page, videos, tmp_path):
     for number, (name, kept) in enumerate(
         {
-            "走る 🏃.avi": "走る 🏃.avi",
+            "走る 🏃‍♀️.avi": "走る 🏃‍♀️.avi",
+            "50%20#1'&+;=.avi": "50%20#1'&+;=.avi",
             "../../etc/passwd.avi": "passwd.avi",
             "..\\up.avi": "up.avi",
             ".hidden.avi": "hidden.avi",
@@ -279,6 +305,16 @@ def test_other_pages_and_files_are_not_served(page):
         assert answer.status_code == 400
     assert page.post("drop", {"path": "videos/none.avi"}).status_code == 400
     assert "lacks 'path'" in page.post("drop", {}).json()["error"]
+    for name, values in (
+        ("drop", {"path": 1}),
+        ("class/add", {"name": None}),
+        ("class/rename", {"old": "run", "new": ["x"]}),
+        ("rows", {"added": "abc"}),
+        ("rows", {"removed": [1]}),
+        ("rows", {"added": None}),
+        ("group", {"by": {}}),
+    ):
+        assert page.post(name, values).status_code == 400, (name, values)
 
 
 def test_a_killed_page_goes_on_with_everything(model, tmp_path, videos):
@@ -300,24 +336,30 @@ def test_a_killed_page_goes_on_with_everything(model, tmp_path, videos):
         assert len(list((tmp_path / "mine" / "videos").iterdir())) == 3
 
 
-def test_fine_tuning_stops_goes_on_and_is_compared_with_the_head(page):
+def test_fine_tuning_stops_goes_on_and_is_compared_with_the_head_on_all_folds(page):
     project = page.project()
     assert {each["label"] for each in project["examples"]} == {"walk", "run"}
-    assert page.post("train/start", {"epochs": 0}).status_code == 400
-    assert page.post("train/start", {"epochs": 40}).status_code == 200
+    groups = {each["group"] for each in project["examples"]}
+    for wrong in ({"epochs": 0}, {"epochs": True}, {"folds": "some"}):
+        assert page.post("train/start", wrong).status_code == 400
+    assert page.post("train/start", {"epochs": 20, "folds": "all"}).status_code == 200
     assert "stop it first" in page.post("train/start", {}).json()["error"]
     page.wait(lambda project: project["runs"][-1]["epochs"])
     page.post("train/stop")
     [run] = page.wait(lambda project: project["runs"][-1]["status"] == "stopped")["runs"]
     done = len(run["epochs"])
-    assert 0 < done < 40 and run["problem"] is None
+    assert 0 < done < 20 and run["problem"] is None and run["comparison"] is None
     page.post("train/go-on", {"run": "1"})
     [run] = page.wait(lambda project: project["runs"][-1]["status"] == "done")["runs"]
-    assert [each["epoch"] for each in run["epochs"]] == list(range(1, 41))
+    assert [each["epoch"] for each in run["epochs"]] == list(range(1, 21))
+    assert run["fold"] == run["folds"] == len(groups) == 3
+    # Each example was held out once.
     compared = run["comparison"]
-    assert 1 <= compared["examples"] <= 2
-    assert 0 <= compared["fine_tuned"] <= compared["examples"]
-    assert 0 <= compared["head_alone"] <= compared["examples"]
+    assert (compared["examples"], compared["groups"]) == (5, 3)
+    for name in ("fine_tuned", "head_alone"):
+        figure = run[name]
+        assert figure["right"] == compared[name] and figure["examples"] == 5
+        assert 0 <= figure["low"] <= figure["right"] / 5 <= figure["high"] <= 1
     answer = requests.get(f"{page.url}/project/model.safetensors?run=1", timeout=30)
     assert answer.content == (page.folder / "runs" / "1" / "model.safetensors").read_bytes()
     missing = requests.get(f"{page.url}/project/model.safetensors?run=../1", timeout=30)

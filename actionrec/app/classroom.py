@@ -15,8 +15,18 @@ from typing import Any
 
 from actionrec.app.fine_tuning import FineTuning
 from actionrec.app.previews import Preview, previews, read_preview
-from actionrec.app.project import Conflict, Edit, Example, Project, Table, require_name
+from actionrec.app.project import (
+    Conflict,
+    Edit,
+    Example,
+    Project,
+    Table,
+    folded,
+    is_visible,
+    require_name,
+)
 from actionrec.app.teacher import Teacher
+from actionrec.datasets.check import FileState
 from actionrec.errors import ActionrecError
 from actionrec.export import export
 from actionrec.files import TEMPORARY, short_enough
@@ -25,6 +35,7 @@ from actionrec.models.classifier import VideoClassifier
 
 logger = logging.getLogger(__name__)
 
+LONGEST_WORDS = 400  # letters of what an edit is called
 RESERVE = 20  # bytes of a file's name for " (2)" and the suffixes of previews
 GROUPINGS = ("file", "name", "time")
 SESSION = 600.0  # seconds between recordings of different groups
@@ -81,9 +92,16 @@ class Classroom:
 
     def make_previews(self) -> None:
         """Make the previews of new videos, one after the other, until the page is closed."""
+        seen: dict[str, FileState] = {}
         while not self.closed.is_set():
             missing = []
-            for path in self.project.videos():
+            now = {path: FileState.of(self.folder / path) for path in self.project.videos()}
+            # Videos that were deleted or replaced by hand.
+            for path in [path for path in self.shown if now.get(path) != seen[path]]:
+                del self.shown[path]
+                self.change()
+            seen = now
+            for path in now:
                 if path not in self.shown and (known := read_preview(self.folder, path)):
                     self.shown[path] = known
                     self.change()
@@ -142,7 +160,7 @@ class Classroom:
     def example(self, example: Example) -> dict[str, Any]:
         """An example with its video, and what a head says that was fitted without its group."""
         judgement = self.teacher.lesson.judgements.get(example.part)
-        failure = self.teacher.failures.get(example.part)
+        failure = self.teacher.failure(example.part)
         return (
             self.video(example.path)
             | asdict(example)
@@ -156,7 +174,7 @@ class Classroom:
     def video(self, path: str) -> dict[str, Any]:
         """What the page shows of a video."""
         preview = self.shown.get(path)
-        failure = self.teacher.failures.get((path, None, None))
+        failure = self.teacher.failure((path, None, None))
         problem = str(preview) if isinstance(preview, ActionrecError) else failure
         known = isinstance(preview, Preview)
         return {
@@ -174,8 +192,8 @@ class Classroom:
         """Name a class that has no examples yet."""
         name = require_name(name, "class")
         table = self.project.table()
-        if name in table.labels:
-            raise Conflict(f"There is a class {name!r} already.")
+        if (known := self.spelling(name)) in table.labels:
+            raise Conflict(f"There is a class {known!r} already.")
         self.make(Edit(f"new class {name}", classes=(table.classes, (*table.classes, name))))
 
     def rename_class(self, old: str, new: str, merge: bool) -> None:
@@ -186,6 +204,8 @@ class Classroom:
             raise Conflict(f"There is no class {old!r} any more.")
         if new == old:
             return
+        if folded(new) != folded(old):
+            new = self.spelling(new)
         if new in table.labels and not merge:
             raise Conflict(
                 f"There is a class {new!r} already; rename it too, or put both together."
@@ -200,6 +220,12 @@ class Classroom:
                 classes=(table.classes, classes),
             )
         )
+
+    def spelling(self, name: str) -> str:
+        """A name as the class is spelt that is the same but for upper case, if there is one."""
+        name, labels = require_name(name, "class"), self.project.table().labels
+        alike = [label for label in labels if folded(label) == folded(name)]
+        return name if name in labels or not alike else alike[0]
 
     def remove_class(self, name: str) -> None:
         """Remove a class; the videos of its examples are unlabelled then."""
@@ -236,21 +262,20 @@ class Classroom:
 
     def drop(self, path: str) -> None:
         """Leave a video out: its examples go, and it is not suggested any more."""
-        if path not in self.project.videos():
-            raise ActionrecError(f"{path} is no video of the project.")
         table = self.project.table()
         gone = tuple(x for x in table.examples if x.path == path)
-        if path in table.dropped:
-            return
-        self.make(
-            Edit(f"drop {Path(path).name}", gone, dropped=(table.dropped, (*table.dropped, path)))
-        )
+        # A video that was deleted has its examples still.
+        if not gone and path not in self.project.videos():
+            raise ActionrecError(f"{path} is no video of the project.")
+        dropped = tuple(dict.fromkeys((*table.dropped, path)))
+        if gone or dropped != table.dropped:
+            self.make(Edit(f"drop {Path(path).name}", gone, dropped=(table.dropped, dropped)))
 
     def change_rows(self, values: dict[str, Any]) -> None:
         """Replace rows of the table by others."""
-        removed = tuple(Example.of(row) for row in values.get("removed", ()))
-        added = tuple(Example.of(row) for row in values.get("added", ()))
-        videos = set(self.project.videos())
+        removed, added = (examples_of(values, name) for name in ("removed", "added"))
+        added = [replace(example, label=self.spelling(example.label)) for example in added]
+        videos = set(self.project.videos()) | {example.path for example in removed}
         for example in added:
             if example.path not in videos:
                 raise ActionrecError(f"{example.path} is no video of the project.")
@@ -259,7 +284,8 @@ class Classroom:
                 raise ActionrecError(
                     f"{example} is outside the video, which ends at {duration:.2f} s."
                 )
-        self.make(Edit(str(values.get("words") or "an edit"), removed, added))
+        words = str(values.get("words") or "an edit")[:LONGEST_WORDS]
+        self.make(Edit(words, tuple(removed), tuple(added)))
 
     def make(self, edit: Edit) -> None:
         """Make an edit and learn from it."""
@@ -268,9 +294,11 @@ class Classroom:
 
     def undo(self) -> None:
         """Take the last edit back."""
-        if self.project.undo() is None:
-            raise ActionrecError("There is nothing to undo.")
-        self.changed_table()
+        try:
+            if self.project.undo() is None:
+                raise ActionrecError("There is nothing to undo.")
+        finally:
+            self.changed_table()
 
     def changed_table(self) -> None:
         self.change()
@@ -295,9 +323,11 @@ class Classroom:
         if announced > most:
             raise too_large
         # `actionrec.files.remove_leftovers` knows the name.
-        handle, name = tempfile.mkstemp(prefix=f".upload{TEMPORARY}", dir=folder)
-        path, sha256, size = Path(name), hashlib.sha256(), 0
+        path, sha256, size = None, hashlib.sha256(), 0
         try:
+            folder.mkdir(exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".upload{TEMPORARY}", dir=folder)
+            path = Path(name)
             with os.fdopen(handle, "wb") as file:
                 async for chunk in chunks:
                     size += len(chunk)
@@ -308,7 +338,8 @@ class Classroom:
                 file.flush()
                 os.fsync(file.fileno())
         except BaseException as error:
-            path.unlink(missing_ok=True)
+            if path is not None:
+                path.unlink(missing_ok=True)
             if isinstance(error, OSError):
                 raise ActionrecError(
                     f"The video could not be kept ({error.strerror}); free some space."
@@ -327,7 +358,7 @@ class Classroom:
         path, new = self._keep(received, sha256, name)
         known = {example.part for example in self.project.table().examples}
         if label and (path, None, None) not in known:
-            example = Example(path, label, group or group_of(path))
+            example = Example(path, self.spelling(label), group or group_of(path))
             self.make(Edit(f"add {example}", added=(example,)))
         return path, new
 
@@ -336,7 +367,7 @@ class Classroom:
         with self.uploading:
             # Hidden ones are uploads that come in just now.
             for other in (each for each in folder.iterdir() if not each.name.startswith(".")):
-                if other.stat().st_size != received.stat().st_size:
+                if not other.is_file() or other.stat().st_size != received.stat().st_size:
                     continue
                 with other.open("rb") as file:
                     known = hashlib.file_digest(file, "sha256").hexdigest() == sha256
@@ -381,10 +412,22 @@ class Classroom:
         return target
 
 
+def examples_of(values: dict[str, Any], name: str) -> list[Example]:
+    """The rows of a request.
+
+    Raises:
+        ActionrecError: it has something else, or a row is impossible.
+    """
+    rows = values.get(name, [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ActionrecError(f"The {name} rows of the request are no list of objects.")
+    return [Example.of(row) for row in rows]
+
+
 def free_name(folder: Path, name: str) -> str:
     """A name for a new file of `folder`, as near as possible to what a user called it."""
     name = name.replace("\\", "/").rpartition("/")[2].strip().lstrip(".")
-    name = "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in name) or "video"
+    name = "".join(c if is_visible(c) and c not in '<>:"|?*' else "_" for c in name) or "video"
     stem, suffix = os.path.splitext(name)
     while len(os.fsencode(f"{stem}{suffix}")) > 255 - RESERVE and stem:
         stem = stem[:-1]

@@ -1,10 +1,13 @@
 """Fine-tuning of a project in the background, beside its head alone on the same videos.
 
 runs/
-    1.csv       the examples, and which of them validate: whole groups
-    1/          the run of `actionrec train`; stopped, it goes on where it was
-    1.json      how many validation examples the network and the head alone name rightly
+    1.csv       the examples, and which of them are held out: whole groups
+    1/          the training, by `actionrec train`; stopped, it goes on where it was
+    1.json      how many of the held-out examples the network and the head alone name rightly
     1.log       what the training said
+    1-2.csv ... the same for the second fold, where each fold is held out once
+
+A run of all folds judges every example, and takes as many times as long.
 """
 
 import csv
@@ -16,17 +19,17 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
 
 from actionrec.app.project import Example, Project
-from actionrec.app.teacher import Teacher, scores_of
+from actionrec.app.teacher import Figure, Teacher, figure_of, scores_of
 from actionrec.datasets.dataset import deal_groups
 from actionrec.errors import ActionrecError
-from actionrec.files import write_whole
+from actionrec.files import exclusive, write_whole
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.models.shared_batches import ScoredVideo, score_videos, threads_of
@@ -49,11 +52,16 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How many of the validation examples, of which each has `CLIPS` clips, are named rightly."""
+    """How many of the held-out examples, of which each has `CLIPS` clips, are named rightly.
+
+    Attributes:
+        groups: Number of groups that the examples are of; None where an older page compared.
+    """
 
     examples: int
     fine_tuned: int
     head_alone: int
+    groups: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,21 +71,27 @@ class RunState:
     Attributes:
         name: Number of the run.
         status: running, stopped, comparing, done or failed.
-        epochs: Finished epochs.
-        of: Epochs of the run; None until it is known.
-        seconds_left: None while nothing is known.
+        fold, folds: Number of the fold that is held out now, or was last, and of all of the run.
+        epochs: Finished epochs of this fold.
+        of: Epochs of a fold; None until it is known.
+        seconds_left: Of all folds; None while nothing is known.
         problem: Why it failed.
-        comparison: None until it is done.
-        command: What repeats it.
+        comparison: On the folds that are done; None before the first is.
+        fine_tuned, head_alone: The figures of the comparison with their intervals.
+        command: What repeats the first fold.
     """
 
     name: str
     status: str
+    fold: int
+    folds: int
     epochs: tuple[Epoch, ...]
     of: int | None
     seconds_left: float | None
     problem: str | None
     comparison: Comparison | None
+    fine_tuned: Figure | None
+    head_alone: Figure | None
     command: str
 
 
@@ -93,23 +107,36 @@ class FineTuning:
     def __init__(self, project: Project, teacher: Teacher, model: str) -> None:
         self.project, self.teacher, self.model = project, teacher, model
         self.folder = project.folder / "runs"
+        self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._name, self._begin, self._before = "", 0.0, 0
+        self._name, self._comparing, self._stopping = "", False, threading.Event()
+        self._begin, self._before, self._pace = 0.0, 0, math.nan
         self._problems: dict[str, str] = {}
-        self._comparing = ""
         self._lock = threading.Lock()
 
-    def start(self, epochs: int | None = None) -> None:
+    def start(self, epochs: int | None = None, all_folds: bool = False) -> None:
         """Begin a new run on the examples as they are now.
 
+        Args:
+            epochs: Of each fold; None for the number of the recipe.
+            all_folds: Hold out each fold once, one after the other, instead of one alone.
+
         Raises:
-            ActionrecError: there are too few examples or groups, or another run is being trained.
+            ActionrecError: there are too few examples or groups, another run is being trained, or
+                the disk is full.
         """
         with self._lock:
             self._require_idle()
-            examples = self.project.table().examples
-            sides = validation_sides(examples)
+            examples = [
+                x for x in self.project.table().examples if self.teacher.failure(x.part) is None
+            ]
+            sides, *others = divisions(examples)
             name = str(max(map(int, self.names()), default=0) + 1)
+            for left_over in self.folder.glob(f"{name}-*.csv"):
+                left_over.unlink()
+            for number, side in enumerate(others if all_folds else (), 2):
+                write_examples(self.folder / f"{name}-{number}.csv", examples, side)
+            # The run is there with this one.
             write_examples(self.folder / f"{name}.csv", examples, sides)
             self._launch(name, epochs)
 
@@ -128,22 +155,28 @@ class FineTuning:
     def stop(self) -> None:
         """Ask the training to stop after its present step; it can go on later."""
         with self._lock:
+            self._stopping.set()
             if self._process is not None and self._process.stdin is not None:
                 self._process.stdin.close()
 
     def close(self) -> None:
         """Stop the training, and return when it has ended."""
         self.stop()
-        if self._process is not None:
-            self._process.wait()
+        if self._thread is not None:
+            self._thread.join()
 
     def names(self) -> list[str]:
         """The runs, the oldest first."""
         found = (x.stem for x in self.folder.glob("*.csv") if x.stem.isdigit())
         return sorted(found, key=int)
 
+    def folds(self, name: str) -> list[str]:
+        """The names of the trainings of a run, one for each fold that it holds out."""
+        others = (x.stem for x in self.folder.glob(f"{name}-*.csv"))
+        return [name, *sorted(others, key=lambda fold: int(fold.rpartition("-")[2]))]
+
     def model_file(self, name: str) -> Path:
-        """The model of a run.
+        """The model of a run, which is that of its first fold.
 
         Raises:
             ActionrecError: it has none yet.
@@ -158,81 +191,132 @@ class FineTuning:
         return [self._state(name) for name in self.names()]
 
     def _state(self, name: str) -> RunState:
-        folder = self.folder / name
+        folds = self.folds(name)
+        found = [read_comparison(self.folder / f"{fold}.json") for fold in folds]
+        done = [comparison for comparison in found if comparison]
+        present = next((n for n, each in enumerate(found) if not each), len(folds) - 1)
+        folder = self.folder / folds[present]
         epochs = read_epochs(folder / "logs" / "metrics.csv")
-        of = epochs_of(folder / "config.yaml")
-        comparison = read_comparison(self.folder / f"{name}.json")
-        running = self._name == name and self._process is not None
-        if running and self._process.poll() is None:
-            status = "running"
-        elif self._comparing == name:
-            status = "comparing"
+        of = epochs_of(folder / "config.yaml") or epochs_of(self.folder / name / "config.yaml")
+        if self._name == name:
+            status = "comparing" if self._comparing else "running"
         elif name in self._problems:
             status = "failed"
         else:
-            status = "done" if comparison else "stopped"
-        seconds_left, new = None, len(epochs) - self._before
-        if status == "running" and of is not None and new > 0:
-            seconds_left = (time.monotonic() - self._begin) / new * (of - len(epochs))
-        command = f"actionrec train --config {folder / 'config.yaml'} --output again"
-        problem = self._problems.get(name)
-        return RunState(name, status, epochs, of, seconds_left, problem, comparison, command)
+            status = "done" if len(done) == len(folds) else "stopped"
+        seconds_left = None
+        if status == "running" and of is not None:
+            new = len(epochs) - self._before
+            pace = (time.monotonic() - self._begin) / new if new > 0 else self._pace
+            if math.isfinite(pace):
+                seconds_left = pace * (of * (len(folds) - present) - len(epochs))
+        comparison = total(done) if done else None
+        return RunState(
+            name=name,
+            status=status,
+            fold=present + 1,
+            folds=len(folds),
+            epochs=epochs,
+            of=of,
+            seconds_left=seconds_left,
+            problem=self._problems.get(name),
+            comparison=comparison,
+            fine_tuned=comparison and figure_in(comparison, comparison.fine_tuned),
+            head_alone=comparison and figure_in(comparison, comparison.head_alone),
+            command=f"actionrec train --config {self.folder / name / 'config.yaml'} --output again",
+        )
 
     @property
     def is_busy(self) -> bool:
         """Whether a run is being trained or compared."""
-        return bool(self._comparing) or self._process is not None and self._process.poll() is None
+        return bool(self._name)
 
     def _require_idle(self) -> None:
         if self.is_busy:
             raise ActionrecError(f"Run {self._name} is being trained; stop it first.")
 
     def _launch(self, name: str, epochs: int | None) -> None:
-        config = self.folder / name / "config.yaml"
+        self._problems.pop(name, None)
+        self._stopping.clear()
+        self._name, self._pace = name, math.nan
+        self._thread = threading.Thread(target=self._run, args=(name, epochs), daemon=True)
+        self._thread.start()
+
+    def _run(self, name: str, epochs: int | None) -> None:
+        """Train and compare the folds of a run that are not done yet, one after the other."""
+        try:
+            for fold in self.folds(name):
+                result = self.folder / f"{fold}.json"
+                if read_comparison(result) is not None:
+                    continue
+                # Later folds are trained like the first.
+                epochs = epochs or epochs_of(self.folder / name / "config.yaml")
+                if not self._train(fold, epochs):
+                    break
+                self._comparing = True
+                self.teacher.changed()
+                if (comparison := self._compare(fold)) is None:
+                    break
+                write_whole(result, json_text(asdict(comparison)) + "\n")
+                self._comparing = False
+        except ActionrecError as error:
+            self._problems[name] = str(error)
+        except OSError as error:
+            self._problems[name] = f"The training could not be started ({error.strerror})."
+        finally:
+            self._name, self._comparing = "", False
+            self.teacher.changed()
+
+    def _train(self, fold: str, epochs: int | None) -> bool:
+        """Train a fold to its end; whether it is done, and was not asked to stop.
+
+        Raises:
+            ActionrecError: it failed.
+        """
+        folder = self.folder / fold
+        config = folder / "config.yaml"
         if config.is_file():
             arguments = ["--config", config, "--resume", "auto"]
         else:
             base = self.teacher.base.config
-            arguments = ["--dataset", "csv", "--root", self.folder / f"{name}.csv"]
+            arguments = ["--dataset", "csv", "--root", self.folder / f"{fold}.csv"]
             arguments += ["--backbone", base.backbone, "--weights", self.model]
-            arguments += ["--output", self.folder / name]
+            arguments += ["--output", folder]
             arguments += ["--epochs", epochs] if epochs else []
             # A recipe's warm-up takes some epochs of its own.
             arguments += ["--warmup", 0] if epochs and epochs < WITH_WARMUP else []
-        self._problems.pop(name, None)
-        log = (self.folder / f"{name}.log").open("ab")
-        with log:
-            self._process = subprocess.Popen(
+        self._wait_for_an_orphan(folder)
+        begin, before = time.monotonic(), len(read_epochs(folder / "logs" / "metrics.csv"))
+        self._begin, self._before = begin, before
+        with self._lock, (self.folder / f"{fold}.log").open("ab") as log:
+            if self._stopping.is_set():
+                return False
+            self._process = process = subprocess.Popen(
                 [sys.executable, "-m", "actionrec.app.tied_process", "train", *map(str, arguments)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
             )
-        self._name, self._begin = name, time.monotonic()
-        self._before = len(read_epochs(self.folder / name / "logs" / "metrics.csv"))
-        threading.Thread(target=self._watch, args=(name, self._process), daemon=True).start()
-
-    def _watch(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        """Wait for the end of a training, then compare it with the head alone."""
         code = process.wait()
-        asked = process.stdin is None or process.stdin.closed
-        if code == 0:
-            self._comparing = name
-            try:
-                comparison = self._compare(name)
-                write_whole(self.folder / f"{name}.json", json_text(asdict(comparison)) + "\n")
-            except ActionrecError as error:
-                self._problems[name] = str(error)
-            finally:
-                self._comparing = ""
-        elif not asked:
-            self._problems[name] = last_lines(self.folder / f"{name}.log")
-        self.teacher.changed()
+        if (new := len(read_epochs(folder / "logs" / "metrics.csv")) - before) > 0:
+            self._pace = (time.monotonic() - begin) / new
+        if code != 0 and not self._stopping.is_set():
+            raise ActionrecError(last_lines(self.folder / f"{fold}.log"))
+        return code == 0
 
-    def _compare(self, name: str) -> Comparison:
-        examples, sides = read_examples_of_run(self.folder / f"{name}.csv")
+    def _wait_for_an_orphan(self, folder: Path) -> None:
+        """Wait until the training of a page that was killed has stopped, as it does by itself."""
+        while folder.is_dir() and not self._stopping.is_set():
+            with suppress(ActionrecError), exclusive(folder / "run", "It is being trained."):
+                return
+            self._stopping.wait(0.2)
+
+    def _compare(self, fold: str) -> Comparison | None:
+        """The network of a fold and the head alone on its held-out examples; None if the page is to
+        stop meanwhile."""
+        examples, sides = read_examples_of_run(self.folder / f"{fold}.csv")
         held_out = [x for x, side in zip(examples, sides, strict=True) if side == "val"]
-        network = VideoClassifier.load(self.model_file(name))
+        network = VideoClassifier.load(self.folder / fold / "model.safetensors")
         labels = network.config.labels
         head = self.teacher.head_without([x.part for x in held_out], examples, labels)
         known = [x for x in held_out if self.teacher.is_known(x.part)]
@@ -240,23 +324,47 @@ class FineTuning:
             labels[int(scores_of(self.teacher.features(x.part), *head).argmax())] == x.label
             for x in known
         )
-        return Comparison(len(known), self._rightly_named(network, known), right)
+        tuned = self._rightly_named(network, known)
+        groups = len({example.group for example in known})
+        return None if tuned is None else Comparison(len(known), tuned, right, groups)
 
-    def _rightly_named(self, network: VideoClassifier, examples: Sequence[Example]) -> int:
+    def _rightly_named(self, network: VideoClassifier, examples: Sequence[Example]) -> int | None:
         model = InferenceModel(network)
         label_of = {self.teacher.source(x.part): x.label for x in examples}
         networks = [model.scores] * threads_of(model)
         right = 0
         with closing(score_videos(networks, model.clips, list(label_of), CLIPS)) as results:
             for source, result in results:
+                if self._stopping.is_set():
+                    return None
                 if isinstance(result, ScoredVideo):
                     best = int(result.answers[:, 0].mean(axis=0).argmax())
                     right += model.labels[best] == label_of[source]
         return right
 
 
-def validation_sides(examples: Sequence[Example]) -> list[str]:
-    """train or val for each example: a fifth of them, whole groups, validates.
+def total(comparisons: Sequence[Comparison]) -> Comparison:
+    """The comparison on the held-out examples of several folds, which share none and no group."""
+    groups = [each.groups for each in comparisons]
+    return Comparison(
+        sum(each.examples for each in comparisons),
+        sum(each.fine_tuned for each in comparisons),
+        sum(each.head_alone for each in comparisons),
+        None if None in groups else sum(groups),
+    )
+
+
+def figure_in(comparison: Comparison, right: int) -> Figure | None:
+    """The share of a comparison's examples that is right, with its interval."""
+    if not comparison.examples:
+        return None
+    return figure_of(right, comparison.examples, comparison.groups or comparison.examples)
+
+
+def divisions(examples: Sequence[Example]) -> list[list[str]]:
+    """For each fold, train or val for each example: about a fifth, whole groups, validates.
+
+    A fold whose other examples lack a class is left out.
 
     Raises:
         ActionrecError: a class or the whole has too few groups.
@@ -272,15 +380,18 @@ def validation_sides(examples: Sequence[Example]) -> list[str]:
             "of another person, place or recording."
         )
     dealt = deal_groups(groups, labels, folds)
+    found, lacking = [], set()
     for fold in range(folds):
         trained = {label for label, of in zip(labels, dealt, strict=True) if of != fold}
-        if trained == set(labels):
-            return ["val" if of == fold else "train" for of in dealt]
-    lacking = min(set(labels) - trained)
-    raise ActionrecError(
-        f"{lacking!r} has too few groups to train on some and validate on others; add examples of "
-        "another person, place or recording."
-    )
+        lacking |= set(labels) - trained
+        if trained == set(labels) and fold in dealt:
+            found.append(["val" if of == fold else "train" for of in dealt])
+    if not found:
+        raise ActionrecError(
+            f"{min(lacking)!r} has too few groups to train on some and validate on others; add "
+            "examples of another person, place or recording."
+        )
+    return found
 
 
 def write_examples(path: Path, examples: Sequence[Example], sides: Sequence[str]) -> None:

@@ -70,7 +70,7 @@ def page(service: Service, max_megabytes: float, teaches: bool) -> gr.Blocks:
             models(service.recognizer.name), value=service.recognizer.name, label="Model"
         )
         silent = {"show_label": False, "interactive": False, "buttons": []}
-        player = gr.Video(visible=False, elem_id="player", **silent)
+        player = gr.Video(elem_id="player", **silent)
         with gr.Column(elem_id="known"):
             strip = gr.HTML(elem_id="timeline")
             labels = gr.Label(label="The whole video", elem_id="labels", num_top_classes=TOP)
@@ -85,7 +85,7 @@ def page(service: Service, max_megabytes: float, teaches: bool) -> gr.Blocks:
             if isinstance(result, Playable):
                 return {
                     upload: gr.update(visible=False),
-                    player: gr.update(value=result.video, visible=result.video is not None),
+                    player: result.video,
                 }
             if isinstance(result, Timeline):
                 return {
@@ -123,7 +123,7 @@ def page(service: Service, max_megabytes: float, teaches: bool) -> gr.Blocks:
             return {
                 status: "",
                 upload: gr.update(value=None, visible=True),
-                player: gr.update(value=None, visible=False),
+                player: None,
                 strip: "",
                 caption: "",
                 heat: None,

@@ -28,7 +28,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
+from unicodedata import normalize
 
+from actionrec.datasets.csv import csv_records
 from actionrec.errors import ActionrecError
 from actionrec.files import exclusive, remove_leftovers, write_whole
 from actionrec.text import json_text
@@ -40,6 +42,8 @@ COLUMNS = ("path", "label", "group", "start", "end")
 FOLDERS = ("videos", "previews", "features", "models", "runs")
 LABEL_SEPARATOR = "|"  # of several labels in the table of `train`
 LONGEST_NAME = 100  # letters of a class or group
+# Invisible themselves, they belong to the spelling of some scripts and to many emoji.
+JOINERS = "\u200c\u200d"
 
 
 class Conflict(ActionrecError):
@@ -84,8 +88,9 @@ class Example:
         start, end = (_seconds(values.get(name), name) for name in COLUMNS[3:])
         if not path or ".." in Path(path).parts or Path(path).is_absolute():
             raise ActionrecError(f"{path!r} is no path below the project's folder.")
-        require_name(label, "class")
-        group = group or Path(path).stem
+        # One name in all its encodings, as `train` sees it.
+        group = normalize("NFC", group or Path(path).stem)
+        label = require_name(label, "class")
         if (start is None) != (end is None):
             raise ActionrecError(f"{path} has only one of start and end; give both or none.")
         if start is not None and not 0 <= start < end:
@@ -249,15 +254,23 @@ class Project:
             ActionrecError: the files can't be written.
         """
         with self._lock:
-            edited = edit.applied(self.table())
-            # The labels first: nobody could make them anew.
+            before = self.table()
+            edited = edit.applied(before)
+            is_described = edit.classes is not None or edit.dropped is not None
+            # The labels last: where the first file can't be written, they are as they were.
+            if is_described:
+                self._write_description(edited)
             if edit.removed or edit.added:
-                write_whole(self.folder / "data.csv", examples_as_csv(edited.examples))
+                try:
+                    write_whole(self.folder / "data.csv", examples_as_csv(edited.examples))
+                except ActionrecError:
+                    if is_described:
+                        with suppress(ActionrecError):
+                            self._write_description(before)
+                    raise
                 self._state = self._file_state()
             self._table = edited
             self.revision += 1
-            if edit.classes is not None or edit.dropped is not None:
-                self._write_description(edited)
             self._remember(edit)
             return edited
 
@@ -265,7 +278,8 @@ class Project:
         """Take the last edit back that is not taken back yet; None if there is none.
 
         Raises:
-            Conflict: its rows were changed by hand since.
+            Conflict: its rows were changed since, by hand or by an edit that a kill kept out of
+                the history; the next `undo` passes it over.
         """
         with self._lock:
             if (number := self._undoable()) is None:
@@ -279,7 +293,11 @@ class Project:
             if inverse.dropped is not None:
                 after = _moved(table.dropped, *inverse.dropped)
                 inverse = replace(inverse, dropped=(table.dropped, after))
-            self.edit(inverse)
+            try:
+                self.edit(inverse)
+            except Conflict as conflict:
+                self._remember(Edit(f"{edit.words} stays", undoes=number))
+                raise Conflict(f"{edit.words!r} can't be undone any more: {conflict}") from conflict
             return edit
 
     def undoable(self) -> str | None:
@@ -290,8 +308,13 @@ class Project:
 
     def videos(self) -> list[str]:
         """Paths of all videos of the project, below its folder."""
-        names = (x.name for x in (self.folder / "videos").iterdir() if not x.name.startswith("."))
-        return sorted(f"videos/{name}" for name in names)
+        try:
+            names = os.listdir(self.folder / "videos")
+        except OSError:
+            return []
+        # Names that are no UTF-8 have no place in a table or an answer.
+        visible = (name for name in names if not name.startswith(".") and is_text(name))
+        return sorted(f"videos/{name}" for name in visible)
 
     def unlabelled(self) -> list[str]:
         """Paths of the videos that are neither labelled nor dropped."""
@@ -407,17 +430,32 @@ def require_name(name: str, what: str) -> str:
     Raises:
         ActionrecError: it is empty, too long, or has characters that no name has.
     """
-    name = name.strip()
+    name = normalize("NFC", " ".join(name.split()))
     if not name:
         raise ActionrecError(f"A {what} needs a name.")
     if len(name) > LONGEST_NAME:
         raise ActionrecError(f"The name of a {what} has at most {LONGEST_NAME} letters.")
-    if LABEL_SEPARATOR in name or not name.isprintable():
+    if LABEL_SEPARATOR in name or not all(map(is_visible, name)):
         raise ActionrecError(
             f"The name of a {what} has no {LABEL_SEPARATOR}, which parts several labels, and no "
-            "line breaks or invisible characters."
+            "invisible characters."
         )
     return name
+
+
+def is_visible(character: str) -> bool:
+    """Whether a character may be part of a name."""
+    return character.isprintable() or character in JOINERS
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name is made of characters, not of stray bytes."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def folded(name: str) -> str:
+    """What is equal of two names that only differ by upper case or by the form of characters."""
+    return normalize("NFKC", name.casefold())
 
 
 def read_examples(path: Path) -> tuple[Example, ...]:
@@ -426,27 +464,26 @@ def read_examples(path: Path) -> tuple[Example, ...]:
     Raises:
         ActionrecError: it is no table of `COLUMNS`, or a row is impossible or there twice.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
+    if not path.exists():
         return ()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ActionrecError(f"{path} can't be read as UTF-8 ({error}); mend it.") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    columns = reader.fieldnames or []
-    if set(columns) != set(COLUMNS):
+    (_, header), *records = csv_records(path)
+    columns = [name.lower() for name in header]
+    if sorted(filter(None, columns)) != sorted(COLUMNS):
         raise ActionrecError(
             f"{path} has the columns {', '.join(columns) or 'of an empty file'}; a project's are "
             f"{', '.join(COLUMNS)}."
         )
     examples: dict[tuple[str, float | None, float | None], Example] = {}
-    for row in reader:
+    for line, record in records:
+        values = dict(zip(columns, record, strict=False))
         try:
-            example = Example.of(row)
+            if any(record[len(columns) :]) or values.pop("", ""):
+                raise ActionrecError("more fields than columns; quote a name that has a comma.")
+            example = Example.of(values)
         except ActionrecError as error:
-            raise ActionrecError(f"{path}, line {reader.line_num}: {error}") from error
+            raise ActionrecError(f"{path}, line {line}: {error}") from error
         if example.part in examples:
-            raise ActionrecError(f"{path}, line {reader.line_num}: {example} is there twice.")
+            raise ActionrecError(f"{path}, line {line}: {example} is there twice.")
         examples[example.part] = example
     try:
         require_one_group(examples.values())

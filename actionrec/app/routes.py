@@ -138,16 +138,16 @@ def routes(room: Classroom) -> list[Route]:
     acts: dict[str, Callable[[dict[str, Any]], Any]] = {
         "rows": room.change_rows,
         "undo": lambda _: room.undo(),
-        "drop": lambda values: room.drop(str(values["path"])),
-        "group": lambda values: room.group_by(str(values["by"])),
-        "class/add": lambda values: room.add_class(str(values["name"])),
-        "class/remove": lambda values: room.remove_class(str(values["name"])),
+        "drop": lambda values: room.drop(text_of(values, "path")),
+        "group": lambda values: room.group_by(text_of(values, "by")),
+        "class/add": lambda values: room.add_class(text_of(values, "name")),
+        "class/remove": lambda values: room.remove_class(text_of(values, "name")),
         "class/rename": lambda values: room.rename_class(
-            str(values["old"]), str(values["new"]), bool(values.get("merge"))
+            text_of(values, "old"), text_of(values, "new"), bool(values.get("merge"))
         ),
-        "train/start": lambda values: room.tuning.start(epochs_of(values)),
+        "train/start": lambda values: room.tuning.start(epochs_of(values), all_folds(values)),
         "train/stop": lambda _: room.tuning.stop(),
-        "train/go-on": lambda values: room.tuning.go_on(str(values["run"])),
+        "train/go-on": lambda values: room.tuning.go_on(text_of(values, "run")),
     }
     return [
         *(Route(f"/{name}", page) for name in PAGES),
@@ -165,6 +165,18 @@ def routes(room: Classroom) -> list[Route]:
     ]
 
 
+def text_of(values: dict[str, Any], name: str) -> str:
+    """A text of a request.
+
+    Raises:
+        KeyError: the request lacks it.
+        ActionrecError: it is something else.
+    """
+    if not isinstance(value := values[name], str):
+        raise ActionrecError(f"The {name} {value!r} is no text.")
+    return value
+
+
 def epochs_of(values: dict[str, Any]) -> int | None:
     """The number of epochs that a request asks for.
 
@@ -172,9 +184,20 @@ def epochs_of(values: dict[str, Any]) -> int | None:
         ActionrecError: it is no number from 1 to 1000.
     """
     epochs = values.get("epochs")
-    if epochs is None or isinstance(epochs, int) and 1 <= epochs <= 1000:
+    if epochs is None or type(epochs) is int and 1 <= epochs <= 1000:
         return epochs
     raise ActionrecError(f"{epochs!r} is no number of epochs from 1 to 1000.")
+
+
+def all_folds(values: dict[str, Any]) -> bool:
+    """Whether a request asks to compare on all folds.
+
+    Raises:
+        ActionrecError: it asks for something else than one or all.
+    """
+    if (folds := values.get("folds", "one")) not in ("one", "all"):
+        raise ActionrecError(f"The folds are one or all, not {folds!r}.")
+    return folds == "all"
 
 
 def refusal(error: ActionrecError, status: int = 400) -> JSONResponse:

@@ -138,12 +138,14 @@ function showTeach() {
   showMarker();
 }
 
+// Names that only differ by upper case are one.
+const folded = (name) => name.normalize("NFKC").toLowerCase();
 async function rename(old) {
   const name = prompt(`New name of ${old}`, old)?.trim();
   if (!name || name === old) return;
-  const merge = names().includes(name);
-  if (merge && !confirm(`There is a class ${name} already. Put both together?`)) return;
-  await act("class/rename", { old, new: name, merge });
+  const other = names().find((each) => each !== old && folded(each) === folded(name));
+  if (other && !confirm(`There is a class ${other} already. Put both together?`)) return;
+  await act("class/rename", { old, new: name, merge: !!other });
 }
 
 function showExamples() {
@@ -163,12 +165,12 @@ function showExamples() {
       make("label", {}, make("span", { class: "unseen" }, `Class of ${each.name}`),
         make("select", { id: `label-${number}`, onchange: (event) => relabel(each, event.target.value) },
           make("option", { value: "", selected: !each.label, disabled: !!each.label }, "no label"),
-          names().map((name) => make("option", { selected: name === each.label }, name)))),
+          names().map((name) => make("option", { value: name, selected: name === each.label }, name)))),
       each.label && make("label", {}, make("span", { class: "unseen" }, `Group of ${each.name}`),
         make("input", { id: `group-${number}`, value: each.group, size: 12, maxlength: 100,
           onchange: (event) => regroup(each, event.target.value) })),
-      make("button", { type: "button", id: `mark-${number}`, "aria-label": `Play ${each.name}`,
-        onclick: () => play(each) }, "Play"),
+      each.duration && make("button", { type: "button", id: `mark-${number}`,
+        "aria-label": `Play ${each.name}`, onclick: () => play(each) }, "Play"),
       make("button", { type: "button", id: `drop-${number}`, "aria-label": `Drop ${each.name}`,
         onclick: () => leaveOut(each) }, "Drop")))));
   find("#more").hidden = all.length <= shown;
@@ -240,7 +242,8 @@ function send({ file, label, item, progress }) {
       if (request.status === 200 && answer.new) item.remove();
       else if (request.status === 200) { item.remove(); tellKnown(); }
       else item.append(make("span", { class: "bad" }, answer.error ?? "The server does not answer."));
-      await refresh(true);
+      // Thousands of files would ask for everything thousands of times.
+      if (!waiting.length) await refresh(true);
       done();
     };
     request.send(file);
@@ -285,10 +288,17 @@ async function record(button, whenDone) {
     return;
   }
   const camera = find("#camera"), parts = [];
+  let recorder;
+  try {
+    recorder = button.recorder = new MediaRecorder(stream);
+  } catch (error) {
+    stream.getTracks().forEach((track) => track.stop());
+    complain(`This browser can't record the camera (${error.message}); choose a file.`);
+    return;
+  }
   camera.srcObject = stream;
   camera.hidden = false;
   start(camera);
-  const recorder = button.recorder = new MediaRecorder(stream);
   const words = button.textContent;
   button.textContent = "Stop";
   const ended = () => recorder.state !== "inactive" && recorder.stop();
@@ -515,28 +525,45 @@ function showTrain() {
     [make("span", { class: "soft" }, project.words)]);
   draw("#runs", project.runs, () => project.runs.toReversed().map((run) => make("li", {},
     make("h3", {}, `Run ${run.name}: ${run.status}`),
-    run.status === "running" && make("label", {},
-      `Epoch ${run.epochs.length + 1}${run.of ? ` of ${run.of}` : ""}` +
-      (run.seconds_left ? `, ${clock(run.seconds_left)} left ` : " "),
-      make("progress", { value: run.of ? run.epochs.length / run.of : null })),
+    run.status === "running" && make("label", {}, [
+      run.folds > 1 && `fold ${run.fold} of ${run.folds}`,
+      run.of ? `epoch ${Math.min(run.epochs.length + 1, run.of)} of ${run.of}` : "beginning",
+      run.seconds_left && `${clock(run.seconds_left)} left`].filter(Boolean).join(", "), " ",
+      make("progress", { value: run.of ? doneOf(run) : null })),
     run.epochs.length > 0 && curve(run),
     run.problem && make("p", { class: "bad" }, run.problem),
-    run.comparison && make("p", {}, verdict(run.comparison)),
+    run.comparison && verdict(run),
     make("div", { class: "row" },
-      run.status === "running" && make("button", { type: "button", id: `stop-${run.name}`,
-        onclick: () => act("train/stop") }, "Stop"),
+      ["running", "comparing"].includes(run.status) && make("button", { type: "button",
+        id: `stop-${run.name}`, onclick: () => act("train/stop") }, "Stop"),
       ["stopped", "failed"].includes(run.status) && make("button", { type: "button",
         id: `on-${run.name}`, onclick: () => act("train/go-on", { run: run.name }) }, "Go on"),
-      run.epochs.length > 0 && [
+      (run.epochs.length > 0 || run.fold > 1) && [
         make("a", { href: `/project/model.safetensors?run=${run.name}`, download: true },
           "Model file"),
-        make("a", { href: `/project/model.onnx?run=${run.name}`, download: true }, "ONNX")]),
+        make("a", { href: `/project/model.onnx?run=${run.name}`, download: true }, "ONNX"),
+        run.folds > 1 && make("span", { class: "soft" },
+          "of the network that has learnt from all folds but the first")]),
     make("p", { class: "hint" }, "The same again: ", make("code", {}, run.command)))));
 }
 
-const verdict = ({ examples, fine_tuned: tuned, head_alone: head }) =>
-  `Of ${examples} held-out examples the fine-tuned network names ${tuned} rightly, the head alone ` +
-  `${head}: ${tuned > head ? "keep the fine-tuned one" : "keep the head alone"}.`;
+const doneOf = ({ fold, folds, epochs, of }) => (fold - 1 + epochs.length / of) / folds;
+
+// Both on the same held-out examples, and which of them to keep.
+function verdict({ status, comparison, fine_tuned: tuned, head_alone: head, folds, fold }) {
+  if (!tuned || !head) return null;
+  const words = ({ right, examples, low, high }) => `${right} rightly, ` +
+    `${percent(right / examples)} (95 % interval ${percent(low)} to ${percent(high)})`;
+  const share = ({ right, examples }) => right / examples;
+  const within = (one, other) => other.low <= share(one) && share(one) <= other.high;
+  const groups = comparison.groups ? ` of ${comparison.groups} groups` : "";
+  const done = status === "done" ? "" : `After ${fold - 1} of ${folds} folds: `;
+  return make("p", {}, `${done}Of ${tuned.examples} held-out examples${groups} the fine-tuned ` +
+    `network names ${words(tuned)}; the head alone ${words(head)}. `,
+    status === "done" && [make("b", {}, tuned.right > head.right ? "Keep the fine-tuned one." :
+      "Keep the head alone."), tuned.right !== head.right && within(tuned, head) &&
+      within(head, tuned) ? " The difference may be chance." : ""]);
+}
 
 function curve({ epochs, of }) {
   const space = "http://www.w3.org/2000/svg", svg = document.createElementNS(space, "svg");
@@ -596,7 +623,11 @@ function begin() {
     event.preventDefault();
     zone.classList.remove("over");
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry());
-    take(await dropped(entries.filter(Boolean)), find("#add-label").value);
+    try {
+      take(await dropped(entries.filter(Boolean)), find("#add-label").value);
+    } catch (error) {
+      complain(`What was dropped can't be read (${error.message}); drop it again, or choose it.`);
+    }
   });
   find("#search").oninput = () => { shown = MORE; showExamples(); };
   find("#more").onclick = () => { shown += MORE; showExamples(); };
@@ -618,7 +649,7 @@ function begin() {
   find("#start").onsubmit = (event) => {
     event.preventDefault();
     const epochs = find("#epochs").valueAsNumber;
-    act("train/start", Number.isNaN(epochs) ? {} : { epochs });
+    act("train/start", { epochs: Number.isNaN(epochs) ? null : epochs, folds: find("#folds").value });
   };
   document.addEventListener("keydown", (event) => {
     const typing = event.target.matches("input, select, textarea");

@@ -17,6 +17,7 @@ import torch
 
 from actionrec.app.labelling import labelling_order
 from actionrec.app.project import Example, Project
+from actionrec.datasets.check import FileState
 from actionrec.datasets.dataset import LabelledVideo, deal_groups
 from actionrec.errors import ActionrecError
 from actionrec.models.classifier import VideoClassifier
@@ -146,7 +147,6 @@ class Teacher:
 
     Attributes:
         lesson: The newest.
-        failures: Reasons of the videos that can't be read, by path and part.
         doing: What is being done, and the share of it that is done.
     """
 
@@ -157,7 +157,8 @@ class Teacher:
         self.model = InferenceModel(base)
         self.cache = FeatureCache.of(self.model)
         self.lesson = Lesson()
-        self.failures: dict[Part, str] = {}
+        # By the same keys as features: a file that is replaced is tried again.
+        self._failures: dict[str, str] = {}
         self.doing: tuple[str, float] | None = None
         self._awake, self._closed = threading.Event(), threading.Event()
         self._network = threading.Lock()
@@ -181,10 +182,13 @@ class Teacher:
 
     def is_known(self, part: Part) -> bool:
         """Whether the features of a part of a video are there."""
-        try:
-            return self.cache.key(self.source(part)) in self.cache.known
-        except OSError:
-            return False
+        return self.cache.key(self.source(part)) in self.cache.known
+
+    def failure(self, part: Part) -> str | None:
+        """Why a part of a video can't be learnt from, if it can't."""
+        if FileState.of(self.project.folder / part[0]) == FileState():
+            return f"{part[0]} is not there any more; put it back, or drop it."
+        return self._failures.get(self.cache.key(self.source(part)))
 
     def predict(self, video: Path) -> Prediction:
         """Name the action in a video, as `actionrec predict` does with the downloaded model.
@@ -264,7 +268,7 @@ class Teacher:
         table = self.project.table()
         labelled = [example.part for example in table.examples]
         wanted = labelled + [(path, None, None) for path in self.project.unlabelled()]
-        missing = [x for x in wanted if x not in self.failures and not self.is_known(x)]
+        missing = [x for x in wanted if not self.failure(x) and not self.is_known(x)]
         now = missing[:AT_ONCE]
         if now:
             self._compute(now, len(wanted) - len(missing), len(wanted))
@@ -282,12 +286,7 @@ class Teacher:
         return not is_last
 
     def _compute(self, parts: Sequence[Part], done: int, total: int) -> None:
-        sources: dict[VideoSource, Part] = {}
-        for part in parts:
-            if (self.project.folder / part[0]).is_file():
-                sources[self.source(part)] = part
-            else:
-                self.failures[part] = f"{part[0]} is not there any more."
+        sources = {self.source(part): self.cache.key(self.source(part)) for part in parts}
         self._doing((f"Looking at video {done + 1} of {total}", done / total))
         with self._network:
             networks = [self.model.clip_features] * threads_of(self.model)
@@ -296,10 +295,10 @@ class Teacher:
                     if self._closed.is_set():
                         break
                     if isinstance(result, ScoredVideo):
-                        self.cache.known[self.cache.key(source)] = result.answers[:, 0]
+                        self.cache.known[sources[source]] = result.answers[:, 0]
                         self._unsaved += 1
                     else:
-                        self.failures[sources[source]] = str(result)
+                        self._failures[sources[source]] = str(result)
                     done += 1
                     self._doing(
                         (f"Looking at video {min(done + 1, total)} of {total}", done / total)
@@ -330,11 +329,7 @@ class Teacher:
             judgements[examples[number].part] = Judgement(
                 labels[best], float(of_classes[best]), float(of_classes[videos[number].label])
             )
-        figure = None
-        if scores:
-            share = right / len(scores)
-            low, high = wilson_interval(round(share * len(groups)), len(groups))
-            figure = Figure(right, len(scores), len(groups), min(low, share), max(high, share))
+        figure = figure_of(right, len(scores), len(groups)) if scores else None
         words = words_on(examples, labels, found)
         lesson = Lesson(revision, words, labels, weight, bias, figure, judgements)
         self.lesson = replace(lesson, suggestions=self._suggestions(lesson))
@@ -377,6 +372,13 @@ class Teacher:
         if what != self.doing:
             self.doing = what
             self.changed()
+
+
+def figure_of(right: int, examples: int, groups: int) -> Figure:
+    """The share of examples that is right, with an interval that counts groups."""
+    share = right / examples
+    low, high = wilson_interval(round(share * groups), groups)
+    return Figure(right, examples, groups, min(low, share), max(high, share))
 
 
 def penalty_of(found: CrossValidation | None) -> float:

@@ -46,6 +46,7 @@ LIKE_TIMES = re.compile(
     r"(.*[^a-z])?(t0|t1|start|begin|end|stop|onset|offset)([^a-z].*)?|"
     r"(start|begin|end|stop)(s|ing|time|sec|seconds|frame)|(from|to)"
 )
+DECIMAL_COMMA = re.compile(r"[0-9]+,[0-9]+")
 FOLDS = ("1", "2", "3", "4", "5")
 SIDE_NAMES = {
     "train": ("train", "training"),
@@ -187,7 +188,7 @@ def _segment_of(row: Row) -> Segment | None:
 
 def _read(path: Path) -> list[Row]:
     """Return the rows, stripped of spaces, each with the number of its line under "line"."""
-    (_, names), *records = _records(path)
+    (_, names), *records = csv_records(path)
     names = [name.lower() for name in names]
     _check_columns(path, names)
     rows = []
@@ -302,9 +303,16 @@ def _check_files_of_segments(path: Path, rows: list[Row]) -> None:
         )
 
 
-def _records(path: Path) -> list[tuple[int, list[str]]]:
-    """The lines that aren't blank, with their numbers: the header, separated by comma, semicolon or
-    tab, and the rows."""
+def csv_records(path: Path) -> list[tuple[int, list[str]]]:
+    """The lines of a table that aren't blank, with their numbers: the header, separated by comma,
+    semicolon or tab, and the rows; without the spaces around the cells.
+
+    Spreadsheets separate by semicolons or tabs where they write times with a decimal comma; it
+    becomes a point.
+
+    Raises:
+        ActionrecError: the file can't be read, or not as a table in UTF-8.
+    """
     try:
         data = path.read_bytes()
         if data.startswith(b"PK\x03\x04"):
@@ -322,8 +330,15 @@ def _records(path: Path) -> list[tuple[int, list[str]]]:
             stripped = ([cell.strip() for cell in record] for record in reader)
             records = ((reader.line_num, record) for record in stripped if any(record))
             header = next(records, (1, []))
-            if {"path", "label"} <= {name.lower() for name in header[1]}:
-                return [header, *records]
+            names = [name.lower() for name in header[1]]
+            if {"path", "label"} <= set(names):
+                times = [names.index(name) for name in TIMES if name in names]
+                rows = list(records)
+                for _, record in rows if delimiter != "," else []:
+                    for column in times:
+                        if DECIMAL_COMMA.fullmatch(record[column] if column < len(record) else ""):
+                            record[column] = record[column].replace(",", ".")
+                return [header, *rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ActionrecError(
             f"{path} can't be read as a CSV file in UTF-8 ({error}); check the path and how it "
