@@ -13,6 +13,7 @@ from pathlib import Path
 from actionrec.errors import Failure, VideoError
 from actionrec.files import VIDEO_SUFFIXES, scan, tell_passed_over
 from actionrec.video.address import (
+    FRAMES,
     TAR,
     Address,
     VideoPath,
@@ -93,7 +94,7 @@ def remote_videos(address: Address) -> list[Address | Failure]:
         except VideoError as error:
             return [Failure(str(address), str(error))]
         return _videos_in(archive, pattern or "*") if has_magic or not pattern else [address]
-    if address.scheme in ("http", "https") or (address.suffix and not has_magic):
+    if address.scheme in ("http", "https", FRAMES) or (address.suffix and not has_magic):
         return [address]
     # Imported here, so that help answers at once.
     from actionrec.video.remote import call, file_system, storage_errors
