@@ -326,8 +326,8 @@ def test_several_labels_are_found_in_time_as_a_slow_reference_finds_them(
     lines = [f"{footage}/val.mp4,{row}" for row in rows]
     root.write_text("\n".join(["path,label,split,start,end", *lines]))
     plain = InferenceModel(small_recognizer, precision="float32")
-    hop = 4 / 25
-    clips = list(plain.clips.windows(footage / "val.mp4", hop))
+    hop = plain.config.sampling.span // 2  # frames
+    clips = list(plain.clips.windows(footage / "val.mp4", hop / 25))
     sigmoid = Decision(multi_label=True)
     network = VideoClassifier(replace(small_recognizer.config, decision=sigmoid)).eval()
     network.network.load_state_dict(small_recognizer.network.state_dict())
@@ -339,8 +339,8 @@ def test_several_labels_are_found_in_time_as_a_slow_reference_finds_them(
     model.network.load_state_dict(network.network.state_dict())
     model.save(tmp_path / "model.safetensors")
 
-    # Steps of four frames, each with the mean score of the windows around its middle.
-    steps, found = [(4 * n, min(4 * n + 4, 165)) for n in range(42)], []
+    # Steps of one hop, each with the mean score of the windows around its middle.
+    steps, found = [(first, min(first + hop, 165)) for first in range(0, 165, hop)], []
     for number, label in enumerate("abc"):
         run = []
         for first, stop in [*steps, (165, 166)]:

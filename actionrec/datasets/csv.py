@@ -107,8 +107,8 @@ def open_csv(
     Raises:
         UsageError: `path` is a folder, or its `split` column leaves no choice of a fold.
         ActionrecError: the file can't be read, has wrong columns, an incomplete line or one
-            video twice, a rate that is none, lacks the groups or labels that the division needs, divides a group
-            or file between training and validation, has an impossible segment or, without
+            video twice, lacks the groups or labels that the division needs, divides a group or
+            file between training and validation, has an impossible segment or rate or, without
             `multi_label`, several labels in a cell, or most of its videos don't exist.
     """
     path = video_path(path)

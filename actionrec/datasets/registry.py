@@ -109,7 +109,7 @@ def open_dataset(
 
     Args:
         name: A key of `DATASETS`.
-        root: Its folder, or its CSV file, which may be an address; not needed for the demo data set.
+        root: Its folder, or CSV file or the address of one; not needed for the demo data set.
         split: One of the data set's splits; "1" where there is only one.
         to_train: Whether videos to train on are needed.
         multi_label: Whether a video may have several labels, or none; None for as the data say.

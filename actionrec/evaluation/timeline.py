@@ -39,7 +39,7 @@ from actionrec.prediction.timeline import (
     smoothed,
     step_scores,
 )
-from actionrec.prediction.timeline_settings import DEFAULTS, TimelineSettings
+from actionrec.prediction.timeline_settings import TimelineSettings
 from actionrec.prediction.videos import best, given
 from actionrec.progress import track
 from actionrec.video.reader import VideoReader

@@ -4,8 +4,8 @@
 
 A folder is a video if what it holds are pictures whose names end in a number, before which all have
 the same letters. They are shown in the order of the numbers, at the rate that ACTIONREC_FRAME_RATE
-(or --frame-rate) sets, 25 a second if nothing does. The address frames://30::FOLDER is a folder with
-a rate of its own, as the column fps of a CSV file gives it.
+(or --frame-rate) sets, 25 a second if nothing does. The address frames://30::FOLDER is a folder
+with a rate of its own, as the column fps of a CSV file gives it.
 """
 
 import os
