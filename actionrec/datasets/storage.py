@@ -198,7 +198,7 @@ def _usable(label: Any, where: str) -> str:
 
 
 def _in_folder(place: VideoPath) -> Iterator[Listed | Table]:
-    """The videos of a folder, here or in storage, or its Parquet files if it has no other videos."""
+    """The videos of a folder, here or in storage, or its Parquet files if it has no others."""
     if isinstance(place, Path):
         if not place.is_dir():
             raise ActionrecError(f"{place} is not a folder and no tar archive; check the path.")
