@@ -245,9 +245,9 @@ def test_files_of_spreadsheets_are_read(tmp_path, monkeypatch, text, encoding):
 
 
 def test_columns_that_are_not_used_are_told(tmp_path, caplog):
-    file = write(tmp_path, "path,label,split,fps", "a.mp4,run,train,25", "b.mp4,run,val,25")
+    file = write(tmp_path, "path,label,split,width", "a.mp4,run,train,320", "b.mp4,run,val,320")
     assert open_csv(file).labels == ("run",)
-    assert caplog.messages == [f"{file}: columns that are not used: fps."]
+    assert caplog.messages == [f"{file}: columns that are not used: width."]
 
 
 def test_two_ways_to_write_a_path_or_a_label_are_one(tmp_path):

@@ -162,5 +162,5 @@ def test_what_can_not_be_listed_is_a_sentence(videos):
         index_storage(["train-0.tar", "more.tar"], Path("d.csv"))
     Path("hub").mkdir()
     Path("hub/train-0.parquet").touch()
-    with pytest.raises(ActionrecError, match="keeps its videos in 1 Parquet"):
+    with pytest.raises(ActionrecError, match="train-0.parquet can't be read as a Parquet file"):
         index_storage(["hub"], Path("d.csv"))

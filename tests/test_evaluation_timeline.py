@@ -3,10 +3,13 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import av
 import numpy as np
 import pytest
+import torch
+from test_evaluation_detection import slow_average_precision
 
 from actionrec.cli.main import main
 from actionrec.config import TrainConfig
@@ -16,6 +19,8 @@ from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError
 from actionrec.evaluation.detection import THRESHOLDS, Detection
 from actionrec.evaluation.timeline import detections, figures, hops_of, score_files, tune
+from actionrec.models.classifier import VideoClassifier
+from actionrec.models.decision import Decision
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction.timeline import score_timeline
 from actionrec.prediction.timeline_settings import (
@@ -264,10 +269,10 @@ def test_timelines_need_segments(class_folders, model, capsys):
 def test_tuning_finds_settings_that_are_better_than_the_defaults(footage, small_recognizer):
     model = InferenceModel(small_recognizer, precision="float32")
     dataset = open_csv(footage / "joined.csv")
-    labels = tuple(FRAMES)
+    labels = model.labels
     clip = model.config.sampling.span / 25
     hops = [*hops_of(clip), None]
-    scored, failures = score_files(model, dataset.train, dataset.labels, hops, "scoring")
+    scored, failures = score_files(model, dataset.train, labels, hops, "scoring")
     assert failures == []
     [video] = scored
     # Scores that are right where an action is, and unsure elsewhere.
@@ -278,12 +283,12 @@ def test_tuning_finds_settings_that_are_better_than_the_defaults(footage, small_
             if truth.start <= middle < truth.end:
                 row[labels.index(truth.label)] = 0.6
         video.rows[frames] = row
-    settings = tune(scored, labels, clip)
-    tuned, plain = (figures(scored, labels, each) for each in (settings, DEFAULTS))
+    settings = tune(scored, model, clip)
+    tuned, plain = (figures(scored, model, each) for each in (settings, DEFAULTS))
     assert settings.min_score > 0.3
     assert tuned.frame_accuracy > 0.9 > 0.7 > plain.frame_accuracy
     assert tuned.mean > 0.9 > plain.mean
-    found = detections(video, labels, settings)
+    found = detections(video, model, settings)
     assert [each.label for each in found] == [each.label for each in video.truths]
 
 
@@ -299,4 +304,117 @@ def test_once_computed_scores_give_the_segments_of_the_timeline(footage, small_r
             Detection(video.name, each.label, each.start, each.end, each.score)
             for each in timeline.segments
         ]
-        assert detections(video, model.labels, settings) == expected
+        assert detections(video, model, settings) == expected
+    # A model that may answer "none of these" has gaps in both.
+    decision = Decision(
+        least_confidence=float(np.median([row.max() for row in video.rows.values()]))
+    )
+    unsure = VideoClassifier(replace(small_recognizer.config, decision=decision)).eval()
+    unsure.network.load_state_dict(small_recognizer.network.state_dict())
+    model, settings = InferenceModel(unsure, precision="float32"), TimelineSettings(0.16, 0, 0)
+    timeline = score_timeline(model, video.name, settings)
+    found = [(each.start, each.end) for each in detections(video, model, settings)]
+    assert found == [(each.start, each.end) for each in timeline.segments]
+    assert sum(end - start for start, end in found) < 0.9 * timeline.duration
+
+
+def test_several_labels_are_found_in_time_as_a_slow_reference_finds_them(
+    footage, small_recognizer, tmp_path, capsys
+):
+    rows = ["a,val,0,1", "b|c,val,2,3.2", "a|b,val,3,4", ",val,4,4.2", "c|a,val,4.2,5.6"]
+    root = tmp_path / "data.csv"
+    lines = [f"{footage}/val.mp4,{row}" for row in rows]
+    root.write_text("\n".join(["path,label,split,start,end", *lines]))
+    plain = InferenceModel(small_recognizer, precision="float32")
+    hop = plain.config.sampling.span // 2  # frames
+    clips = list(plain.clips.windows(footage / "val.mp4", hop / 25))
+    sigmoid = Decision(multi_label=True)
+    network = VideoClassifier(replace(small_recognizer.config, decision=sigmoid)).eval()
+    network.network.load_state_dict(small_recognizer.network.state_dict())
+    scores = InferenceModel(network, precision="float32").scores(
+        torch.cat([clip.pixels for clip in clips])
+    )
+    sigmoid = replace(sigmoid, thresholds=tuple(np.quantile(scores, 0.45, axis=0).tolist()))
+    model = VideoClassifier(replace(network.config, decision=sigmoid)).eval()
+    model.network.load_state_dict(network.network.state_dict())
+    model.save(tmp_path / "model.safetensors")
+
+    # Steps of one hop, each with the mean score of the windows around its middle.
+    steps, found = [(first, min(first + hop, 165)) for first in range(0, 165, hop)], []
+    for number, label in enumerate("abc"):
+        run = []
+        for first, stop in [*steps, (165, 166)]:
+            middle = (first + stop) / 2
+            inside = [
+                row[number]
+                for row, clip in zip(scores, clips, strict=True)
+                if round(25 * clip.seconds[0]) <= middle < round(25 * clip.seconds[1])
+            ]
+            if first < 165 and np.mean(inside) >= sigmoid.thresholds[number]:
+                run.append((first, stop, np.mean(inside)))
+            elif run:
+                mean = np.average([r[2] for r in run], weights=[r[1] - r[0] for r in run])
+                found.append(Detection("v", label, run[0][0] / 25, run[-1][1] / 25, mean))
+                run = []
+    truths = [
+        Detection("v", label, float(row.split(",")[2]), float(row.split(",")[3]))
+        for row in rows
+        for label in filter(None, row.split(",")[0].split("|"))
+    ]
+    expected = {}
+    for label in "abc":
+        mine, others = ([e for e in each if e.label == label] for each in (truths, found))
+        expected[label] = np.mean([slow_average_precision(mine, others, t) for t in THRESHOLDS])
+    right = 0
+    for frame in range(165):
+        shown = [
+            {
+                each.label
+                for each in side
+                if each.start <= frame / 25 + 1e-6 < each.end - 1e-6 + 2e-6
+            }
+            for side in (truths, found)
+        ]
+        right += shown[0] == shown[1]
+
+    arguments = ["evaluate", "--timeline", "--model", str(tmp_path / "model.safetensors")]
+    arguments += ["--dataset", "csv", "--root", str(root), "--workers", "1", "--clips", "1"]
+    report = tmp_path / "report"
+    assert main([*arguments, "--format", "json", "--output", str(report)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    timeline = result["timeline"]["with_defaults"]
+    assert timeline["segments"] == {"annotated": 7, "found": len(found)}
+    assert timeline["per_class"] == pytest.approx(expected, abs=2e-6) and max(expected.values()) > 0
+    assert timeline["frame_accuracy"] == pytest.approx(right / 165, abs=2e-6)
+    assert 0 < timeline["frame_accuracy"] < 1 and 0 <= result["map"] <= 1
+    with (report / "segments.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(found)
+    assert main(arguments) == 0
+    assert "frames with just the right labels" in capsys.readouterr().out
+
+
+def test_several_labels_are_tuned_without_a_common_lowest_score(
+    footage, small_recognizer, tmp_path, capsys
+):
+    text = (footage / "joined.csv").read_text()
+    for name in ("train.mp4", "val.mp4"):
+        text = text.replace(f"\n{name}", f"\n{footage}/{name}")
+    for label, labels in (("left", "a|b"), ("right", "b"), ("up", "c")):
+        text = text.replace(f",{label},", f",{labels},")
+    (tmp_path / "data.csv").write_text(text)
+    decision = Decision(multi_label=True)
+    model = VideoClassifier(replace(small_recognizer.config, decision=decision))
+    model.network.load_state_dict(small_recognizer.network.state_dict())
+    model.eval().save(tmp_path / "model.safetensors")
+    arguments = ["evaluate", "--timeline", "--model", str(tmp_path / "model.safetensors")]
+    arguments += ["--dataset", "csv", "--root", str(tmp_path / "data.csv"), "--workers", "1"]
+    assert main([*arguments, "--clips", "1", "--format", "json"]) == 0
+    result = json.loads(capsys.readouterr().out)["timeline"]
+    assert result["tuned_on"] == "12 training segments of 1 videos"
+    assert result["settings"]["min_score"] == 0
+    assert stored_settings(tmp_path / "model.safetensors").min_score == 0
+    # Segments without any label: nothing could be found.
+    empty = text.replace(",a|b,", ",,").replace(",b,", ",,").replace(",c,val", ",,val")
+    (tmp_path / "data.csv").write_text(empty)
+    assert main([*arguments, "--clips", "1"]) in (1, 2)
+    assert "has a label" in capsys.readouterr().err

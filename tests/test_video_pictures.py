@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from actionrec.cli.main import main
-from actionrec.errors import UsageError, VideoError
+from actionrec.datasets.csv import open_csv
+from actionrec.errors import ActionrecError, UsageError, VideoError
+from actionrec.evaluation.scoring import relative_names
 from actionrec.files import are_frames
-from actionrec.video.decoders import open_video
+from actionrec.video.decoders import open_source, open_video
 from actionrec.video.pictures import frame_rate
 from actionrec.video.reader import VideoReader
 from actionrec.video.sources import find_videos
@@ -160,3 +162,105 @@ def test_the_command_line_predicts_and_trains_on_folders_of_frames(
     assert main(["train", "--config", "run/config.yaml", "--output", "again"]) == 0
     first, again = (Path(name, "results.json").read_text() for name in ("run", "again"))
     assert json.loads(first)["last"]["clip"] == json.loads(again)["last"]["clip"]
+
+
+def listed(*rows, columns="path,label,split,fps"):
+    Path("data.csv").write_text("\n".join([columns, *rows]))
+    return "data.csv"
+
+
+def test_each_folder_of_frames_has_the_rate_of_its_row(tmp_path, pictures, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACTIONREC_FRAME_RATE", "50")
+    for name in "abc":
+        write(tmp_path / name, pictures)
+    root = listed("a,run,train,12.5", "b,run,train,", f"{tmp_path}/c,run,val,30")
+    dataset = open_csv(root)
+    readers = [VideoReader(video.path) for video in dataset.train + dataset.val]
+    assert [reader.fps for reader in readers] == [12.5, 50, 30]
+    assert [str(video.path) for video in dataset.train] == ["frames://12.5::a", "b"]
+    assert np.array_equal(readers[0].read(range(12)), pictures)
+    assert relative_names(dataset.val, dataset) == (f"frames://30.0::{tmp_path}/c",)
+
+
+def test_segments_of_a_folder_of_frames_are_in_its_own_time(tmp_path, pictures, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a", pictures)
+    write(tmp_path / "b", pictures)
+    columns = "path,label,split,start,end,fps"
+    root = listed("a,run,train,0.2,0.4,10", "a,run,train,0.4,1,10", "b,run,val,,,", columns=columns)
+    source = open_csv(root).train[0].source
+    assert np.array_equal(open_source(source).read([0, 1]), pictures[2:4])
+    again = Path(root).read_text().replace("0.4,1,10", "0.4,1,20")
+    Path(root).write_text(again)
+    with pytest.raises(ActionrecError, match="a has 10 fps in line 2 and 20 fps in line 3; give"):
+        open_csv(root)
+    Path(root).write_text(again.replace("0.4,1,20", "0.4,1,"))
+    with pytest.raises(ActionrecError, match="a has 10 fps in line 2 and no fps in line 3"):
+        open_csv(root)
+
+
+@pytest.mark.parametrize("rate", ["0", "-25", "nan", "inf", "fast", "1_0", "30 fps", "30000/1001"])
+def test_a_rate_that_is_none_is_refused_with_its_line(tmp_path, pictures, monkeypatch, rate):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a", pictures)
+    with pytest.raises(ActionrecError, match=f"data.csv, line 3: the fps '{rate}' is no rate"):
+        open_csv(listed("a,run,train,25", f"a,run,val,{rate}"))
+
+
+def test_the_rate_of_a_video_file_is_its_own(tmp_path, encode, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    encode(tmp_path / "a.mp4")
+    rows = ["a.mp4,run,train,", "https://example.org/b.mp4,run,train,9", "s3://c/d.mp4,run,val,9"]
+    dataset = open_csv(listed(*rows))
+    assert VideoReader(dataset.train[0].path).fps == 25
+    assert "line 3: the fps of https://example.org/b.mp4 is not used" in caplog.text
+    assert "(2 such lines)" in caplog.text
+
+
+def test_an_address_of_frames_says_what_is_wrong_with_it(tmp_path, pictures):
+    folder = write(tmp_path / "a", pictures)
+    assert find_videos([f"frames://5::{folder}"])[0].name == "a"
+    assert VideoReader(f"frames://5::{folder}").duration == 12 / 5
+    for wrong, said in (
+        (f"frames://0::{folder}", "is no folder of frames with its rate; write frames://30::"),
+        (f"frames://{folder}", "is no folder of frames with its rate"),
+        ("frames://5::https://example.org/a", "is no folder of frames with its rate"),
+        (f"frames://5::{tmp_path}/b", "b is not a folder of frames"),
+    ):
+        with pytest.raises(VideoError, match=said):
+            VideoReader(wrong)
+
+
+def test_a_list_with_rates_is_checked_shrunk_predicted_and_trained(
+    tmp_path, pictures, model, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for number in range(6):
+        write(tmp_path / "data" / str(number), pictures)
+    rates = ["20", "10", "25", "30", "25", "30"]
+    rows = [f"data/{n},{'ab'[n % 2]},{'train' if n < 4 else 'val'},{rates[n]}" for n in range(6)]
+    root = listed(*rows)
+    (tmp_path / "data/1/frame_000012.png").unlink()
+    (tmp_path / "data/1/frame_000007.png").unlink()
+    assert main(["data", "check", "csv", "--root", root, "--format", "json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert list(report["bad"]) == ["frames://10.0::data/1"] and len(report["good"]) == 5
+    write(tmp_path / "new", pictures)
+    (tmp_path / "data/1").rename(tmp_path / "old")
+    (tmp_path / "new").rename(tmp_path / "data/1")
+    assert main(["data", "shrink", "csv", "--root", root, "--output", "small"]) == 0
+    shrunk = open_csv("small/data.csv")
+    assert [VideoReader(video.path).fps for video in shrunk.train] == [20, 10, 25, 30]
+    evaluate = ["evaluate", "--model", model, "--dataset", "csv", "--root", root, "--workers", "1"]
+    assert main([*evaluate, "--clips", "1", "--output", "report"]) == 0
+    assert "frames://25.0::data/4" in Path("report/predictions.csv").read_text()
+    Path("list.txt").write_text("frames://10::data/1\n")
+    predict = ["predict", "--files-from", "list.txt", "--model", model, "--format", "json"]
+    capsys.readouterr()
+    assert main(predict) == 0
+    [row] = json.loads(capsys.readouterr().out)
+    assert row["video"] == "frames://10::data/1" and row["clips"][-1]["end"] == 1.2
+    small = "--backbone c3d_small --weights none --clip-length 4 --short-side 28 --crop 24"
+    arguments = [*small.split(), "--epochs", "1", "--batch-size", "2", "--workers", "1"]
+    assert main(["train", "--dataset", "csv", "--root", root, *arguments, "--output", "run"]) == 0

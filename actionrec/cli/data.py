@@ -187,19 +187,21 @@ def data_check(
 def data_index(sources: list[str], output: str, label_key: str = "label") -> int:
     """List the videos of shards, buckets and data sets of the hub in a CSV file.
 
-    The videos stay where they are. Labels come from the .cls, .txt or .json in WebDataset's shards,
-    and from metadata.csv or the names of folders elsewhere; splits from names that begin with
-    train, val or test.
+    The videos stay where they are; those inside of Parquet files are written to a folder beside the
+    list. Labels come from the .cls, .txt or .json in WebDataset's shards, from a column of Parquet
+    files, and from metadata.csv or the names of folders elsewhere; splits from names that begin
+    with train, val or test.
 
     Examples:
         actionrec data index 'shards/train-{000..007}.tar' 'shards/val-*.tar' --output data.csv
         actionrec data index s3://bucket/actions/ --output data.csv
         actionrec data index hf://datasets/USER/NAME --output data.csv
+        actionrec data index 'data/train-*.parquet' 'data/test-*.parquet' --output data.csv
 
     Args:
-        sources: Tar archives and folders: paths, patterns in quotes, or addresses.
+        sources: Tar archives, Parquet files and folders: paths, patterns in quotes, or addresses.
         output: New CSV file, for --dataset csv.
-        label_key: Where the label stands in the .json of a sample.
+        label_key: Where the label stands in the .json of a sample, or its column in Parquet files.
     """
     from actionrec.datasets.storage import index_storage
 

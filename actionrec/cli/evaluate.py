@@ -65,7 +65,7 @@ def evaluate(
     from actionrec.evaluation.accuracy import evaluation_of
     from actionrec.evaluation.report import require_same_evaluation, write_report
     from actionrec.evaluation.scoring import describe_protocol, score_dataset
-    from actionrec.evaluation.timeline import EvaluationInTime, evaluate_timelines
+    from actionrec.evaluation.timeline import evaluate_timelines, in_time
     from actionrec.models.inference import InferenceModel
     from actionrec.prediction.timeline_settings import stored_settings
 
@@ -94,8 +94,8 @@ def evaluate(
         request["engine"] = ready.engine.name
     if output is not None:
         protocol = describe_protocol(ready.config, data, clips, crops) | request
-        in_time = {"timeline": True} if timeline else {}
-        require_same_evaluation(Path(output), protocol | in_time)
+        protocol |= {"timeline": True} if timeline else {}
+        require_same_evaluation(Path(output), protocol)
     logits = score_dataset(ready, data, clips, crops, workers, known_bad)
     if not is_first():
         return 0
@@ -107,7 +107,7 @@ def evaluate(
         # The accuracies are known already and are not lost.
         try:
             evaluated, found, failures = evaluate_timelines(ready, good, stored)
-            result = EvaluationInTime.of(result, evaluated, failures)
+            result = in_time(result, evaluated, failures)
             if evaluated.tuned_on:
                 store_timeline_settings(model, evaluated.settings, evaluated.tuned_on)
             if evaluated.tuned_on and evaluated.with_defaults.mean > evaluated.mean:

@@ -212,15 +212,16 @@ def print_evaluation(result: "Evaluation", format: Format) -> None:
         print_table(rows, head)
         if timeline := getattr(result, "timeline", None):
             print()
-            print_timeline_figures(timeline)
+            print_timeline_figures(timeline, several=precision is not None)
 
 
 def _average_precisions(result: "Evaluation") -> list[float]:
     return [each.average_precision for each in result.per_class.values()]
 
 
-def print_timeline_figures(result: "TimelineEvaluation") -> None:
-    """Print how well segments are found in time, beside what the default settings give."""
+def print_timeline_figures(result: "TimelineEvaluation", several: bool) -> None:
+    """Print how well segments are found in time, of one label or several, beside what the default
+    settings give."""
     tuned = f"tuned on {result.tuned_on}" if result.tuned_on else "not tuned now"
     say(f"timeline, {tuned}: {result.settings}")
     columns = [result, result.with_defaults]
@@ -232,7 +233,7 @@ def print_timeline_figures(result: "TimelineEvaluation") -> None:
         [name, *(f"{getattr(each, key):.1%}" for each in columns)]
         for name, key in (
             ("mean of these", "mean"),
-            ("frames with the right label", "frame_accuracy"),
+            (f"frames with {'just ' * several}the right label{'s' * several}", "frame_accuracy"),
             ("those in segments", "annotated_frame_accuracy"),
         )
     ]

@@ -3,7 +3,8 @@
     actionrec data check ucf101 --root UCF-101
 
 Every frame of every video is decoded. The findings are kept in a report: actionrec_check.json in
-the data set's folder, for a CSV file NAME.check.json beside it. It is JSON:
+the data set's folder, for a CSV file NAME.check.json beside it, or in the cache if the file stands
+at an address. It is JSON:
 
     {"version": 1, "dataset": "ucf101", "checked": 13320,
      "bad": {"Archery/v_Archery_g01_c01.avi":
@@ -38,10 +39,19 @@ from typing import Any, NamedTuple, TypeVar
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.datasets.registry import dataset_kind, open_dataset
 from actionrec.errors import ActionrecError, Failure, VideoError
-from actionrec.files import short_enough, write_whole
+from actionrec.files import cache_folder, short_enough, write_whole
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
 from actionrec.text import json_text
-from actionrec.video.address import Address, VideoPath, beside, video_path
+from actionrec.video.address import (
+    FRAMES,
+    Address,
+    VideoPath,
+    beside,
+    frame_folder_of,
+    frames_address,
+    video_path,
+)
+from actionrec.video.block_cache import key_of
 from actionrec.video.parts import VideoSegment
 from actionrec.video.reader import VideoReader
 from actionrec.video.segments import frames_of
@@ -290,8 +300,11 @@ def _every_video(
 
 
 def report_file(dataset: VideoDataset) -> Path:
-    """The path of a data set's report: in its folder, or beside the file that lists its videos."""
+    """The path of a data set's report: in its folder, or beside the file that lists its videos; in
+    the cache if that stands at an address."""
     root = dataset.root
+    if isinstance(root, Address):
+        return cache_folder() / "checks" / f"{key_of(root.url)}.check.json"
     return (
         root / REPORT if root.is_dir() else root.with_name(short_enough(f"{root.stem}.check.json"))
     )
@@ -349,6 +362,9 @@ def without_damaged_videos(
 def relative_path(path: VideoPath, folder: Path) -> VideoPath:
     """The path relative to `folder`, or absolute where it lies elsewhere; an address as it is."""
     if isinstance(path, Address):
+        if path.scheme == FRAMES:
+            frames, rate = frame_folder_of(path)
+            return frames_address(relative_path(frames, folder), rate)
         return path
     path, folder = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
     return path.relative_to(folder) if path.is_relative_to(folder) else path

@@ -1,9 +1,10 @@
-"""Videos listed in a CSV file with the columns path,label[,group][,split][,start,end].
+"""Videos listed in a CSV file with the columns path,label[,group][,split][,start,end][,fps].
 
     actionrec train --dataset csv --root my_videos.csv
+    actionrec train --dataset csv --root s3://bucket/my_videos.csv
 
-Paths are relative to the folder of the CSV file; addresses (https://, s3://, ...) may stand in
-their place. `split` says train or val. `group` names the
+Paths are relative to the folder of the CSV file, which may itself stand at an address; addresses
+(https://, s3://, ...) may stand in their place. `split` says train or val. `group` names the
 recording that a clip was cut from: clips of one recording must not be on both sides, or the
 validation figures only tell how well the recording is recognised again. Without a `split`
 column the groups are dealt into five folds, or as many as there are groups if those are fewer, and
@@ -11,6 +12,8 @@ fold N validates: `--split 1` to `--split 5`.
 
 `start` and `end` make a row a segment of its file, in seconds; both empty mean all of it. A file
 may then have many rows, and all of them are on one side; where no group is known, the file is it.
+
+`fps` is the rate of a folder of frames; without it, --frame-rate is. Video files have their own.
 
 With `--multi-label true` a video may have several labels, parted by | in its cell, or none: an
 empty cell.
@@ -32,15 +35,24 @@ from pathlib import Path
 from unicodedata import normalize
 
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset, deal_groups
-from actionrec.errors import ActionrecError, UsageError
+from actionrec.errors import ActionrecError, UsageError, VideoError
 from actionrec.files import replacing
-from actionrec.video.address import VideoPath, beside, is_address
+from actionrec.video.address import (
+    Address,
+    VideoPath,
+    beside,
+    frames_address,
+    is_address,
+    rate_of,
+    video_path,
+)
 from actionrec.video.pictures import is_frame_folder
 
 logger = logging.getLogger("actionrec")
 
-COLUMNS = ("path", "label", "group", "split", "start", "end")
+COLUMNS = ("path", "label", "group", "split", "start", "end", "fps")
 TIMES = ("start", "end")
+MAY_BE_EMPTY = ("group", "label", *TIMES, "fps")
 # Other names that people give to these two.
 LIKE_TIMES = re.compile(
     r"(.*[^a-z])?(t0|t1|start|begin|end|stop|onset|offset)([^a-z].*)?|"
@@ -54,6 +66,9 @@ SIDE_NAMES = {
     "test": ("test", "testing"),
 }
 
+# Of a list at an address; what is larger is no list.
+MOST_BYTES = 1 << 28
+
 # Between the labels of a cell.
 SEPARATOR = "|"
 
@@ -62,7 +77,7 @@ Segment = tuple[float, float]
 
 
 def open_csv(
-    path: str | Path,
+    path: str | VideoPath,
     split: str = "1",
     to_train: bool = True,
     multi_label: bool | None = None,
@@ -84,20 +99,21 @@ def open_csv(
     A cell holds one label or, with `multi_label`, several, parted by |, or none. By default there
     are several where one of the cells holds |.
 
+    `fps` is the rate of a folder of frames, the same in all its rows; that of a video file is not
+    used, which is told.
+
     A listed file that doesn't exist is warned of and kept, and counts as a broken video when it is
     read; where half the files or more don't exist, the paths themselves must be wrong: an error.
 
     Raises:
         UsageError: `path` is a folder, or its `split` column leaves no choice of a fold.
         ActionrecError: the file can't be read, has wrong columns, an incomplete line or one
-            video twice, lacks the groups or labels that the division needs, divides a group
-            or file between training and validation, has an impossible segment or, without
+            video twice, lacks the groups or labels that the division needs, divides a group or
+            file between training and validation, has an impossible segment or rate or, without
             `multi_label`, several labels in a cell, or most of its videos don't exist.
     """
-    if is_address(path):
-        raise UsageError(f"{path} is an address; download the list, its videos may stay there.")
-    path = Path(path)
-    if path.is_dir():
+    path = video_path(path)
+    if isinstance(path, Path) and path.is_dir():
         raise UsageError(f"{path} is a folder; give the CSV file itself, --root FILE.csv.")
     rows = _read(path)
     if multi_label is None:
@@ -129,11 +145,11 @@ def open_csv(
     def video(row: Row) -> LabelledVideo:
         own = tuple(index[label] for label in _labels_of(row, multi_label))
         first, several = own[0] if own else -1, own if multi_label else None
-        path_here, part = beside(path.parent, row["path"]), _segment_of(row)
-        return LabelledVideo(path_here, first, _group_of(row), part, several)
+        place, part = _place_of(path, row), _segment_of(row)
+        return LabelledVideo(place, first, _group_of(row), part, several)
 
     sides = [tuple(map(video, side)) for side in (train, val)]
-    others = tuple(beside(path.parent, row["path"]) for row in rest)
+    others = tuple(_place_of(path, row) for row in rest)
     return VideoDataset("csv", labels, *sides, others=others, multi_label=multi_label)
 
 
@@ -149,7 +165,13 @@ def _labels_of(row: Row, multi_label: bool) -> list[str]:
     return [label.strip() for label in cell.split(SEPARATOR)] if cell else []
 
 
-def _check_labels(path: Path, rows: list[Row], multi_label: bool) -> None:
+def _place_of(path: VideoPath, row: Row) -> VideoPath:
+    """The video of a row of the list at `path`."""
+    place = beside(path.parent, row["path"])
+    return frames_address(place, float(row["fps"])) if row.get("fps") else place
+
+
+def _check_labels(path: VideoPath, rows: list[Row], multi_label: bool) -> None:
     for row in rows:
         where, cell = f"{path}, line {row['line']}", row["label"]
         if not multi_label and not cell:
@@ -166,9 +188,13 @@ def _check_labels(path: Path, rows: list[Row], multi_label: bool) -> None:
             raise ActionrecError(f"{where} has the label {twice[0]!r} twice; remove one of them.")
 
 
-def rewrite_csv(source: Path, new_path: Callable[[VideoPath], str], target: Path) -> None:
+def rewrite_csv(source: VideoPath, new_path: Callable[[VideoPath], str], target: Path) -> None:
     """Write a CSV file that `open_csv` has accepted anew, with other paths of the videos."""
-    rows = [row | {"path": new_path(beside(source.parent, row["path"]))} for row in _read(source)]
+    rows = [row | {"path": new_path(_place_of(source, row))} for row in _read(source)]
+    for row in rows:
+        # The copy of a folder of frames is a video file.
+        if row.get("fps") and (target.parent / row["path"]).is_file():
+            row["fps"] = ""
     columns = [name for name in rows[0] if name in COLUMNS]
     with replacing(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
@@ -186,7 +212,7 @@ def _segment_of(row: Row) -> Segment | None:
     return (float(row["start"]), float(row["end"])) if row.get("start") else None
 
 
-def _read(path: Path) -> list[Row]:
+def _read(path: VideoPath) -> list[Row]:
     """Return the rows, stripped of spaces, each with the number of its line under "line"."""
     (_, names), *records = csv_records(path)
     names = [name.lower() for name in names]
@@ -212,12 +238,16 @@ def _read(path: Path) -> list[Row]:
         row = {name: normalize("NFC", value) for name, value in values if name in COLUMNS}
         for name in COLUMNS:
             # Whether a label may be empty is known once all rows are.
-            if name in row and name not in ("group", "label", *TIMES) and not row[name]:
+            if name in row and name not in MAY_BE_EMPTY and not row[name]:
                 raise ActionrecError(f"{where} has no {name}; fill it in.")
-        row["path"] = _path_here(path.parent, record[names.index("path")])
-        file = row["path"]
-        row["file"] = file if is_address(file) else os.path.abspath(path.parent / file)
+        try:
+            row["path"] = _path_here(path.parent, record[names.index("path")])
+            place = beside(path.parent, row["path"])
+        except VideoError as error:
+            raise ActionrecError(f"{where}: {error}") from error
+        row["file"] = str(place) if isinstance(place, Address) else os.path.abspath(place)
         _check_segment(where, row)
+        _check_rate(where, row)
         same: tuple[str, ...] = (row["file"],)
         if (segment := _segment_of(row)) is not None:
             same = (row["file"], *map(str, segment), row["label"])
@@ -232,6 +262,8 @@ def _read(path: Path) -> list[Row]:
         raise ActionrecError(f"{path} lists no videos; add a line for each, below the header.")
     if any(_segment_of(row) for row in rows):
         _check_files_of_segments(path, rows)
+    if any(row.get("fps") for row in rows):
+        _check_rates(path, rows)
     return rows
 
 
@@ -269,7 +301,40 @@ def _check_segment(where: str, row: Row) -> None:
         )
 
 
-def _check_files_of_segments(path: Path, rows: list[Row]) -> None:
+def _check_rate(where: str, row: Row) -> None:
+    if (text := row.get("fps")) and rate_of(text) is None:
+        raise ActionrecError(
+            f"{where}: the fps {text!r} is no rate; write frames a second above 0, such as 30, or "
+            "leave it empty."
+        )
+
+
+def _check_rates(path: VideoPath, rows: list[Row]) -> None:
+    """Check that each folder of frames has one rate, and leave out those of video files, which is
+    told."""
+    rated = [row for row in rows if row["fps"]]
+    unused = [row for row in rated if is_address(row["file"]) or os.path.isfile(row["file"])]
+    for row in unused:
+        row["fps"] = ""
+    if unused:
+        logger.warning(
+            "%s, line %s: the fps of %s is not used, because fps is for folders of frames, and a "
+            "video file has its own (%d such lines).",
+            *(path, unused[0]["line"], unused[0]["path"], len(unused)),
+        )
+    first: dict[str, Row] = {}
+    for row in rows:
+        other = first.setdefault(row["file"], row)
+        if rate_of(other["fps"]) != rate_of(row["fps"]):
+            rates = " and ".join(
+                f"{each['fps'] or 'no'} fps in line {each['line']}" for each in (other, row)
+            )
+            raise ActionrecError(
+                f"{path}: {row['path']} has {rates}; give all rows of a folder of frames one rate."
+            )
+
+
+def _check_files_of_segments(path: VideoPath, rows: list[Row]) -> None:
     """Check that each file with segments has one group, its own name if none is known, and tell
     which segments overlap and have different labels."""
     files: dict[str, list[Row]] = {}
@@ -303,7 +368,7 @@ def _check_files_of_segments(path: Path, rows: list[Row]) -> None:
         )
 
 
-def csv_records(path: Path) -> list[tuple[int, list[str]]]:
+def csv_records(path: VideoPath) -> list[tuple[int, list[str]]]:
     """The lines of a table that aren't blank, with their numbers: the header, separated by comma,
     semicolon or tab, and the rows; without the spaces around the cells.
 
@@ -314,7 +379,7 @@ def csv_records(path: Path) -> list[tuple[int, list[str]]]:
         ActionrecError: the file can't be read, or not as a table in UTF-8.
     """
     try:
-        data = path.read_bytes()
+        data = _bytes_of(path)
         if data.startswith(b"PK\x03\x04"):
             raise ActionrecError(f"{path} is a workbook, no CSV file; save it as CSV in UTF-8.")
         # Excel's "Unicode text" is UTF-16; utf-8-sig removes the byte order mark that it writes.
@@ -349,25 +414,57 @@ def csv_records(path: Path) -> list[tuple[int, list[str]]]:
     return [(1, [name.strip() for name in found.split(",")])]
 
 
-def _path_here(folder: Path, path: str) -> str:
+def _bytes_of(path: VideoPath) -> bytes:
+    """The contents of a list.
+
+    Raises:
+        OSError: there is no such file here, or it can't be read.
+        ActionrecError: there is none at an address, it can't be read, or it is too large.
+    """
+    if isinstance(path, Path):
+        return path.read_bytes()
+    try:
+        with path.open() as file:
+            if (size := file.state.st_size) > MOST_BYTES:
+                raise ActionrecError(
+                    f"{path} has {size / 1e6:.0f} MB and so is no CSV file; check the address."
+                )
+            return file.read()
+    except VideoError as error:
+        raise ActionrecError(f"The CSV file can't be read: {error}") from error
+
+
+def _path_here(folder: VideoPath, path: str) -> str:
     """A listed path as this machine writes it: backslashes from Windows become slashes, ~ the home
-    folder. Addresses stay as they are."""
+    folder. Addresses stay as they are.
+
+    Raises:
+        VideoError: it is a path on this machine in a list that stands elsewhere.
+    """
     if is_address(path):
+        return path
+    if isinstance(folder, Address):
+        path = path.replace("\\", "/")
+        if path.startswith(("/", "~")) or re.match("[A-Za-z]:", path):
+            raise VideoError(
+                f"{path} is a path on one machine, and the list stands at an address; write it "
+                "relative to the list, or as an address."
+            )
         return path
     if os.sep == "/" and "\\" in path and not (folder / path).exists():
         path = path.replace("\\", "/")
     return os.path.expanduser(path) if path.startswith("~/") else path
 
 
-def _check_columns(path: Path, names: list[str]) -> None:
+def _check_columns(path: VideoPath, names: list[str]) -> None:
     wanted = (
-        "the first line must be path,label and, if known, group, split, and start and end of "
-        f"segments ({path})"
+        "the first line must be path,label and, if known, group, split, start and end of "
+        f"segments, and fps of folders of frames ({path})"
     )
     others = [name for name in names if name and name not in COLUMNS]
     missing = [name for name in COLUMNS if name not in names]
-    # Many words are like "start"; those for times are meant by their whole.
-    close = [name for name in missing if name not in TIMES]
+    # Many words are like "start" or "fps"; those for times are meant by their whole.
+    close = [name for name in missing if name not in (*TIMES, "fps")]
     misspelt = [name for name in others if get_close_matches(name, close)]
     if not set(TIMES) & set(names):
         misspelt += [name for name in others if LIKE_TIMES.fullmatch(name)]
@@ -389,7 +486,7 @@ def _check_columns(path: Path, names: list[str]) -> None:
 
 
 def _divide_by_column(
-    path: Path, rows: list[Row], to_train: bool
+    path: VideoPath, rows: list[Row], to_train: bool
 ) -> tuple[list[Row], list[Row], list[Row]]:
     """Return the rows that train, that validate, and the rest."""
     side_of = {word: side for side, words in SIDE_NAMES.items() for word in words}
@@ -423,7 +520,7 @@ def _divide_by_column(
     return train, val, test
 
 
-def _divide_by_fold(path: Path, rows: list[Row], fold: int) -> tuple[list[Row], list[Row]]:
+def _divide_by_fold(path: VideoPath, rows: list[Row], fold: int) -> tuple[list[Row], list[Row]]:
     """Return the rows that train and that validate."""
     if not rows[0].keys() & {"group", "recording"}:
         raise ActionrecError(
@@ -449,7 +546,7 @@ def _divide_by_fold(path: Path, rows: list[Row], fold: int) -> tuple[list[Row], 
     return train, val
 
 
-def _check_files(path: Path, rows: list[Row]) -> None:
+def _check_files(path: VideoPath, rows: list[Row]) -> None:
     # A listing of each folder answers for thousands of files at once. Files that it lacks are
     # looked at one by one: a disk may accept another case or form of an accent in a name.
     # Whether an address leads anywhere shows when it is read.

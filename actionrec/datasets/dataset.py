@@ -50,7 +50,7 @@ class VideoDataset:
     Attributes:
         labels: Class names in the order of the logits.
         flip: Whether a mirrored video keeps its class; False where classes mirror each other.
-        root: The folder or list file that the data set was opened from.
+        root: The folder or list file that the data set was opened from; a list may be an address.
         others: Listed videos that this split neither trains nor validates on.
         multi_label: Whether a video may have several classes, or none.
     """
@@ -60,7 +60,7 @@ class VideoDataset:
     train: tuple[LabelledVideo, ...]
     val: tuple[LabelledVideo, ...]
     flip: bool = True
-    root: Path | None = None
+    root: VideoPath | None = None
     others: tuple[VideoPath, ...] = ()
     multi_label: bool = False
 

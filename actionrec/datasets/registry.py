@@ -14,6 +14,7 @@ from unicodedata import category
 from actionrec.datasets import csv, demo, folder, hmdb51, kinetics, ucf101
 from actionrec.datasets.dataset import VideoDataset
 from actionrec.errors import ActionrecError, UsageError
+from actionrec.video.address import VideoPath, video_path
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class DatasetKind:
     may_lack_training: bool = False
     may_have_several_labels: bool = False
     lists_beside: tuple[str, ...] = ()
-    rewrite_list: Callable[[Path, Callable[[Path], str], Path], None] | None = None
+    rewrite_list: Callable[[VideoPath, Callable[[VideoPath], str], Path], None] | None = None
 
 
 DATASETS: dict[str, DatasetKind] = {
@@ -80,9 +81,9 @@ DATASETS: dict[str, DatasetKind] = {
     "csv": DatasetKind(
         csv.open_csv,
         "videos of your own, listed in a CSV file",
-        "ROOT is the file; columns path,label and, if known, group, split (train, val), and start "
-        "and end of segments in seconds; without split the groups are dealt into five folds; "
-        "several labels in a cell are parted by |",
+        "ROOT is the file or its address; columns path,label and, if known, group, split (train, "
+        "val), start and end of segments in seconds, and fps of folders of frames; without split "
+        "the groups are dealt into five folds; several labels in a cell are parted by |",
         splits=csv.FOLDS,
         may_lack_training=True,
         may_have_several_labels=True,
@@ -99,7 +100,7 @@ DATASETS: dict[str, DatasetKind] = {
 
 def open_dataset(
     name: str,
-    root: str | Path | None = None,
+    root: str | VideoPath | None = None,
     split: str = "1",
     to_train: bool = True,
     multi_label: bool | None = None,
@@ -108,7 +109,7 @@ def open_dataset(
 
     Args:
         name: A key of `DATASETS`.
-        root: Its folder or CSV file; not needed for the demo data set.
+        root: Its folder, or CSV file or the address of one; not needed for the demo data set.
         split: One of the data set's splits; "1" where there is only one.
         to_train: Whether videos to train on are needed.
         multi_label: Whether a video may have several labels, or none; None for as the data say.
@@ -149,7 +150,7 @@ def open_dataset(
         raise ActionrecError(
             f"{root} has the label {odd[0]!r} with a control character; rename it."
         )
-    return replace(dataset, root=dataset.root or Path(root))
+    return replace(dataset, root=dataset.root or video_path(root))
 
 
 def dataset_kind(name: str) -> DatasetKind:

@@ -45,7 +45,7 @@ from actionrec.errors import ActionrecError, UsageError, VideoError
 from actionrec.files import exclusive, remove_leftovers, replacing, write_whole
 from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError, run_each_with_progress
 from actionrec.text import json_text
-from actionrec.video.address import Address, VideoPath
+from actionrec.video.address import FRAMES, Address, VideoPath, frame_folder_of
 from actionrec.video.reader import VideoReader
 from actionrec.video.writer import CONTAINERS, VideoWriter
 
@@ -141,7 +141,9 @@ def shrink(
     _check_names(targets)
     busy = f"Another `data shrink` is writing {output}; wait until it is done."
     with exclusive(output / RECORD, busy):
-        record = _open_record(Record(name, str(folder.resolve()), short_side), output)
+        remote = isinstance(dataset.root, Address)
+        source = str(dataset.root if remote else folder.resolve())
+        record = _open_record(Record(name, source, short_side), output)
 
         failures = []
         remove_leftovers(output)
@@ -190,7 +192,8 @@ def shrink_video(path: VideoPath, folder: Path, output: Path, short_side: int) -
     video = VideoReader(path)
     found = path.stat()
     target = output / path_in_copy(path, folder)
-    if min(video.size) <= short_side:
+    # A folder of frames becomes a file in any case.
+    if min(video.size) <= short_side and video.index.access != "pictures":
         video.verify()
         with replacing(target) as temporary, path.open("rb") as source:
             with temporary.open("wb") as copy:
@@ -213,7 +216,7 @@ def shrink_video(path: VideoPath, folder: Path, output: Path, short_side: int) -
 
 def encode(video: VideoReader, short_side: int, path: Path) -> None:
     """Write all frames of `video`, scaled, as MPEG-4 without B-frames and without sound."""
-    scale = short_side / min(video.size)
+    scale = min(1, short_side / min(video.size))
     height, width = (round(side * scale) for side in video.size)
     starts = range(0, len(video), CHUNK)
     chunks = [range(start, min(start + CHUNK, len(video))) for start in starts]
@@ -240,6 +243,8 @@ def path_in_copy(path: VideoPath, folder: Path) -> Path:
     A CSV file may list videos that lie elsewhere; they get their whole path, without the root, or
     the server and path of their address.
     """
+    if isinstance(path, Address) and path.scheme == FRAMES:
+        path, _ = frame_folder_of(path)
     path = relative_path(path, folder)
     if isinstance(path, Address):
         server_and_folders = re.split(r"/+|::", path.url.partition("?")[0].replace("://", "/"))

@@ -4,8 +4,9 @@
     actionrec data index hf://datasets/USER/NAME --output data.csv
     actionrec train --dataset csv --root data.csv
 
-The videos stay where they are; the list names them by paths and addresses. Labels and splits come
-from what is beside the videos:
+The videos stay where they are; the list names them by paths and addresses. Only those inside of
+Parquet files are written to files, in a folder beside the list. Labels and splits come from what is
+beside the videos:
 
 - WebDataset's shards, tar archives: files of one name up to the first dot are a sample, such as
   0001.mp4 and 0001.json, 0001.cls or 0001.txt. The label is the text of .cls or .txt, or in .json
@@ -13,6 +14,7 @@ from what is beside the videos:
 - Folders as of Hugging Face's VideoFolder, also in a bucket or on the hub: metadata.csv or
   metadata.jsonl with the columns file_name and label, or else the name of the folder that a video
   lies in.
+- Parquet files with videos and labels as columns (see `parquet`), alone or in a folder.
 
 A folder or archive whose name begins with train, val or test tells the split of its videos.
 """
@@ -28,6 +30,7 @@ from glob import glob
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from actionrec.datasets.parquet import unpacked
 from actionrec.errors import ActionrecError
 from actionrec.files import VIDEO_SUFFIXES, replacing, require_free, scan
 from actionrec.progress import track
@@ -47,6 +50,7 @@ from actionrec.video.tar import members_of, read_member
 # In this order.
 LABEL_SUFFIXES = ("cls", "txt", "json")
 METADATA = ("metadata.csv", "metadata.jsonl")
+TABLE = ".parquet"
 SPLITS = {
     "train": re.compile(r"train(ing)?(?![a-z])", re.IGNORECASE),
     "val": re.compile(r"val(id|idate|idation)?(?![a-z])", re.IGNORECASE),
@@ -65,14 +69,23 @@ class Listed:
     split: str
 
 
+@dataclass(frozen=True)
+class Table:
+    """A Parquet file with videos, and the split that its place tells, "" if none."""
+
+    path: VideoPath
+    split: str
+
+
 def index_storage(sources: Sequence[str], output: Path, key: str = "label") -> list[Listed]:
     """Write the CSV file of the videos in shards and folders; returns what it lists.
 
     Args:
-        sources: Tar archives and folders, as paths, patterns or addresses; {000..007} stands for
-            each of these numbers.
-        output: The CSV file. Paths below its folder are written relative to it.
-        key: Where the label stands in the .json of a sample.
+        sources: Tar archives, Parquet files and folders, as paths, patterns or addresses;
+            {000..007} stands for each of these numbers.
+        output: The CSV file. Paths below its folder are written relative to it. The videos of
+            Parquet files are written to OUTPUT_videos beside it.
+        key: Where the label stands in the .json of a sample, or the column of a Parquet file.
 
     Raises:
         UsageError: `output` is there already.
@@ -80,9 +93,20 @@ def index_storage(sources: Sequence[str], output: Path, key: str = "label") -> l
     """
     require_free(output)
     places = [place for source in sources for place in _expanded(source)]
-    listed: list[Listed] = []
+    found: list[Listed | Table] = []
     for place in track(places, "listing", len(places)):
-        listed += _in_shard(place, key) if is_archive(place) else _in_folder(place)
+        if place.suffix.lower() == TABLE:
+            folder = place.parent.name
+            is_split = any(pattern.fullmatch(folder) for pattern in SPLITS.values())
+            found.append(Table(place, _split_of([place.name, folder * is_split])))
+        else:
+            found += _in_shard(place, key) if is_archive(place) else _in_folder(place)
+    listed = [each for each in found if isinstance(each, Listed)]
+    videos = output.with_name(f"{output.stem}_videos")
+    for table in found:
+        if isinstance(table, Table):
+            rows = unpacked(table.path, videos, key)
+            listed += [Listed(path, label, table.split) for path, label in rows]
     if not listed:
         raise ActionrecError(f"{', '.join(sources)} has no videos; check the names.")
     without = [each for each in listed if not each.split]
@@ -173,8 +197,8 @@ def _usable(label: Any, where: str) -> str:
     return str(label).strip()
 
 
-def _in_folder(place: VideoPath) -> Iterator[Listed]:
-    """The videos of a folder, here or in storage."""
+def _in_folder(place: VideoPath) -> Iterator[Listed | Table]:
+    """The videos of a folder, here or in storage, or its Parquet files if it has no others."""
     if isinstance(place, Path):
         if not place.is_dir():
             raise ActionrecError(f"{place} is not a folder and no tar archive; check the path.")
@@ -211,12 +235,17 @@ def _in_folder(place: VideoPath) -> Iterator[Listed]:
                     "label; expected is LABEL/video.mp4."
                 )
         yield Listed(path_of(name), label, split)
-    parquet = sum(name.endswith(".parquet") for name in files)
-    if parquet and not any(PurePosixPath(name).suffix in VIDEO_SUFFIXES for name in files):
-        raise ActionrecError(
-            f"{place} keeps its videos in {parquet} Parquet files, in which no part can be read "
-            "alone; write them to files first."
-        )
+    if not any(PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES for name in files):
+        for name in filter(is_table, files):
+            split = _split_of(
+                [PurePosixPath(name).name, *PurePosixPath(name).parts[:-1], place.name]
+            )
+            yield Table(path_of(name), split)
+
+
+def is_table(name: str) -> bool:
+    """Whether a file is a table of videos, by its name."""
+    return name.lower().endswith(TABLE)
 
 
 def _system(address: Address) -> tuple[Any, str]:

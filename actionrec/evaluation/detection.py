@@ -36,6 +36,9 @@ class Detection:
 class TimelineFigures:
     """How well actions are found in time.
 
+    Where a segment may have several labels, a frame is right if it has all of its labels and no
+    others.
+
     Attributes:
         mean_ap: Mean average precision in [0, 1] at each temporal IoU, such as "0.5".
         mean: Its mean over the thresholds.
@@ -123,12 +126,26 @@ def _area(hits: np.ndarray, truths: int) -> float:
 
 
 def frame_hits(
-    times: np.ndarray, truths: Collection[Detection], found: Collection[Detection]
+    times: np.ndarray,
+    truths: Collection[Detection],
+    found: Collection[Detection],
+    multi_label: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of the frames of one video, shown at `times` (frames,): whether each has the right label,
-    and whether it has one. Where true segments overlap, either label is right; where there is
-    none, no label is."""
+    and whether it has one. Where true segments overlap, either label is right, or with several
+    labels a frame, all of them together; where there is none, no label is."""
     annotated, labelled, right = np.zeros((3, len(times)), bool)
+    if multi_label:
+        differs = np.zeros(len(times), bool)
+        true_of, found_of = (_by_label(each) for each in (truths, found))
+        for label in true_of.keys() | found_of.keys():
+            true, shown = np.zeros((2, len(times)), bool)
+            for mask, segments in ((true, true_of[label]), (shown, found_of[label])):
+                for each in segments:
+                    mask[_frames_of(times, each)] = True
+            annotated |= true
+            differs |= true != shown
+        return ~differs, annotated
     by_label: dict[str, list[slice]] = defaultdict(list)
     for each in truths:
         shown = _frames_of(times, each)

@@ -17,7 +17,7 @@ import numpy as np
 
 from actionrec.datasets.dataset import LabelledVideo, VideoDataset
 from actionrec.errors import ActionrecError, Failure, VideoError
-from actionrec.evaluation.accuracy import Evaluation
+from actionrec.evaluation.accuracy import Evaluation, EvaluationOfSeveralLabels
 from actionrec.evaluation.detection import (
     THRESHOLDS,
     Detection,
@@ -32,14 +32,15 @@ from actionrec.prediction.timeline import (
     STEP_TOPK,
     SlidingWindows,
     Step,
+    default_settings,
     find_segments,
     rounded_clock,
     score_windows,
     smoothed,
     step_scores,
 )
-from actionrec.prediction.timeline_settings import DEFAULTS, TimelineSettings
-from actionrec.prediction.videos import best
+from actionrec.prediction.timeline_settings import TimelineSettings
+from actionrec.prediction.videos import best, given
 from actionrec.progress import track
 from actionrec.video.reader import VideoReader
 from actionrec.video.segments import frames_of
@@ -62,17 +63,24 @@ class EvaluationInTime(Evaluation):
 
     timeline: TimelineEvaluation
 
-    @classmethod
-    def of(
-        cls, evaluation: Evaluation, timeline: TimelineEvaluation, failures: Sequence[Failure]
-    ) -> "EvaluationInTime":
-        """The evaluation with that of timelines, of which `failures` could not be scored."""
-        values = vars(evaluation)
-        known = {failure.video for failure in evaluation.skipped}
-        more = [failure for failure in failures if failure.video not in known]
-        protocol = evaluation.protocol | {"timeline": True}
-        skipped = [*evaluation.skipped, *more]
-        return cls(**values | {"protocol": protocol, "skipped": skipped}, timeline=timeline)
+
+@dataclass(frozen=True)
+class EvaluationOfSeveralLabelsInTime(EvaluationOfSeveralLabels, EvaluationInTime):
+    """The same where a segment may have several labels."""
+
+
+def in_time(
+    evaluation: Evaluation, timeline: TimelineEvaluation, failures: Sequence[Failure]
+) -> EvaluationInTime:
+    """The evaluation with that of timelines, of which `failures` could not be scored."""
+    several = isinstance(evaluation, EvaluationOfSeveralLabels)
+    kind = EvaluationOfSeveralLabelsInTime if several else EvaluationInTime
+    known = {failure.video for failure in evaluation.skipped}
+    more = [failure for failure in failures if failure.video not in known]
+    protocol = evaluation.protocol | {"timeline": True}
+    skipped = [*evaluation.skipped, *more]
+    values = vars(evaluation) | {"protocol": protocol, "skipped": skipped}
+    return kind(**values, timeline=timeline)
 
 
 @dataclass
@@ -85,14 +93,14 @@ class WindowScores:
     windows: dict[float | None, SlidingWindows]
     rows: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
 
-    def steps(self, hop: float | None, smoothing: float, labels: tuple[str, ...]) -> list[Step]:
+    def steps(self, hop: float | None, smoothing: float, model: InferenceModel) -> list[Step]:
         """The steps of the timeline with these settings."""
         sliding, seconds = self.windows[hop], rounded_clock(self.video)
         windows = ((clip[0], clip[-1] + 1, self.rows[tuple(clip)]) for clip in sliding)
         scored = step_scores(windows, sliding.steps)
         timed = ((seconds(start), seconds(end), row) for start, end, row in scored)
         return [
-            Step(start, end, best(row, labels, STEP_TOPK))
+            Step(start, end, best(row, model.labels, STEP_TOPK), given(model, row))
             for start, end, row in smoothed(timed, smoothing)
         ]
 
@@ -120,15 +128,16 @@ def score_files(
     for name, its in files.items():
         try:
             reader = VideoReader(its[0].path)
-            truths = []
+            truths, is_there = [], False
             for each in its:
                 try:
                     start, end = _times(reader, each)
                 except VideoError as error:
                     failures.append(Failure(str(each.source), str(error)))
                     continue
-                truths.append(Detection(name, labels[each.label], start, end))
-            if not truths:
+                is_there = True
+                truths += [Detection(name, labels[own], start, end) for own in each.all_labels]
+            if not is_there:
                 continue
             windows = {hop: SlidingWindows(model.config.sampling, reader, hop) for hop in hops}
             scores = WindowScores(name, reader, truths, windows)
@@ -157,37 +166,51 @@ def _times(reader: VideoReader, video: LabelledVideo) -> tuple[float, float]:
     return start, min(end, float(reader.times[-1]))
 
 
+def require_labels(scored: Sequence[WindowScores], side: str) -> None:
+    """Raise ActionrecError if no segment of a side has a label, of those that may have several."""
+    if not any(each.truths for each in scored):
+        raise ActionrecError(
+            f"No segment of the {side} videos has a label, so there is nothing to find in time; "
+            "fill some in."
+        )
+
+
 def figures(
-    scored: Sequence[WindowScores], labels: tuple[str, ...], settings: TimelineSettings
+    scored: Sequence[WindowScores], model: InferenceModel, settings: TimelineSettings
 ) -> TimelineFigures:
     """How well actions are found in videos with these settings."""
-    found = {each.name: detections(each, labels, settings) for each in scored}
-    return _figures(scored, found)
+    found = {each.name: detections(each, model, settings) for each in scored}
+    return _figures(scored, found, model.decision.multi_label)
 
 
 def detections(
-    scores: WindowScores, labels: tuple[str, ...], settings: TimelineSettings
+    scores: WindowScores, model: InferenceModel, settings: TimelineSettings
 ) -> list[Detection]:
     """The segments of a video's timeline."""
-    steps = scores.steps(settings.hop, settings.smoothing, labels)
-    return _found(scores, steps, settings)
+    steps = scores.steps(settings.hop, settings.smoothing, model)
+    return _found(scores, steps, settings, model.decision.multi_label)
 
 
 def _found(
-    scores: WindowScores, steps: Sequence[Step], settings: TimelineSettings
+    scores: WindowScores, steps: Sequence[Step], settings: TimelineSettings, multi_label: bool
 ) -> list[Detection]:
     return [
         Detection(scores.name, each.label, each.start, each.end, each.score)
-        for each in find_segments(steps, settings)
+        for each in find_segments(steps, settings, multi_label)
     ]
 
 
-def _figures(scored: Sequence[WindowScores], found: dict[str, list[Detection]]) -> TimelineFigures:
+def _figures(
+    scored: Sequence[WindowScores], found: dict[str, list[Detection]], multi_label: bool
+) -> TimelineFigures:
     truths = [truth for each in scored for truth in each.truths]
     everything = [segment for each in found.values() for segment in each]
     precisions = average_precisions(truths, everything)
     table = np.array(list(precisions.values()))
-    frames = [frame_hits(each.video.times[:-1], each.truths, found[each.name]) for each in scored]
+    frames = [
+        frame_hits(each.video.times[:-1], each.truths, found[each.name], multi_label)
+        for each in scored
+    ]
     right, annotated = (np.concatenate(each) for each in zip(*frames, strict=True))
     return TimelineFigures(
         mean_ap={
@@ -204,32 +227,34 @@ def _figures(scored: Sequence[WindowScores], found: dict[str, list[Detection]]) 
     )
 
 
-def tune(scored: Sequence[WindowScores], labels: tuple[str, ...], clip: float) -> TimelineSettings:
+def tune(scored: Sequence[WindowScores], model: InferenceModel, clip: float) -> TimelineSettings:
     """The settings with the highest mean of mean average precision and frame accuracy; of equals,
     the first.
 
     Args:
         scored: Training videos, scored with `hops_of(clip)`.
-        labels: Of the scores.
+        model: That of the scores. Where it has several labels a video, the lowest score is the
+            threshold of each, and not chosen.
         clip: Seconds that a clip lasts.
     """
-    best_settings, highest, best_steps = DEFAULTS, -1.0, []
+    several = model.decision.multi_label
+    best_settings, highest, best_steps = default_settings(model), -1.0, []
     for hop, smoothing in track(
         list(product(hops_of(clip), SMOOTHINGS)), "tuning the timeline", transient=True
     ):
         smoothing = round(smoothing * clip, 3)
-        steps = [each.steps(hop, smoothing, labels) for each in scored]
+        steps = [each.steps(hop, smoothing, model) for each in scored]
         best_scores = [step.top[0].score for each in steps for step in each]
-        limits = np.quantile(best_scores, QUANTILES).round(3).tolist()
+        limits = [] if several else np.quantile(best_scores, QUANTILES).round(3).tolist()
         for min_score in dict.fromkeys([0.0, *limits]):
             settings = TimelineSettings(hop, smoothing, min_score)
-            if (value := _value(scored, steps, settings)) > highest:
+            if (value := _value(scored, steps, settings, several)) > highest:
                 best_settings, highest, best_steps = settings, value, steps
     chosen = best_settings
     for length, gap in product(LENGTHS, GAPS):
         seconds = {"min_length": round(length * clip, 3), "bridge": round(gap * clip, 3)}
         settings = replace(chosen, **seconds)
-        if (value := _value(scored, best_steps, settings)) > highest:
+        if (value := _value(scored, best_steps, settings, several)) > highest:
             best_settings, highest = settings, value
     return best_settings
 
@@ -240,12 +265,16 @@ def hops_of(clip: float) -> list[float]:
 
 
 def _value(
-    scored: Sequence[WindowScores], steps: Sequence[list[Step]], settings: TimelineSettings
+    scored: Sequence[WindowScores],
+    steps: Sequence[list[Step]],
+    settings: TimelineSettings,
+    several: bool,
 ) -> float:
     found = {
-        each.name: _found(each, its, settings) for each, its in zip(scored, steps, strict=True)
+        each.name: _found(each, its, settings, several)
+        for each, its in zip(scored, steps, strict=True)
     }
-    result = _figures(scored, found)
+    result = _figures(scored, found, several)
     return (result.mean + result.frame_accuracy) / 2
 
 
@@ -282,29 +311,31 @@ def evaluate_timelines(
     Raises:
         ActionrecError: no file of a side can be read.
     """
-    settings, tuned_on, failures = stored or DEFAULTS, "", []
+    defaults = default_settings(model)
+    settings, tuned_on, failures = stored or defaults, "", []
     if dataset.train:
         clip = clip_seconds(model, dataset.train)
         title, hops = "scoring to tune", hops_of(clip)
         scored, failures = score_files(model, dataset.train, dataset.labels, hops, title)
         if not scored:
             raise ActionrecError(f"No training video can be scored: {failures[0].error}")
-        settings = tune(scored, model.labels, clip)
+        require_labels(scored, "training")
+        settings = tune(scored, model, clip)
         segments = sum(len(each.truths) for each in scored)
         tuned_on = f"{segments} training segments of {len(scored)} videos"
-    hops = list(dict.fromkeys([settings.hop, DEFAULTS.hop]))
+    hops = list(dict.fromkeys([settings.hop, defaults.hop]))
     scored, failed = score_files(model, dataset.val, dataset.labels, hops, "scoring timelines")
     if not scored:
         raise ActionrecError(f"No validation video can be scored: {failed[0].error}")
+    require_labels(scored, "validation")
     names = relative_names(dataset.val, dataset)
     short = {str(each.path): name for each, name in zip(dataset.val, names, strict=True)}
     found = [
         replace(each, video=short[each.video])
         for video in scored
-        for each in detections(video, model.labels, settings)
+        for each in detections(video, model, settings)
     ]
-    measured = figures(scored, model.labels, settings)
-    plain = figures(scored, model.labels, DEFAULTS)
+    measured, plain = (figures(scored, model, each) for each in (settings, defaults))
     evaluation = TimelineEvaluation(
         **vars(measured), settings=settings, tuned_on=tuned_on, with_defaults=plain
     )

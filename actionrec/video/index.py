@@ -29,7 +29,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from actionrec.errors import ActionrecError, VideoError
 from actionrec.files import cache_folder
 from actionrec.text import json_text
-from actionrec.video.address import Address, VideoPath, video_path
+from actionrec.video.address import FRAMES, Address, VideoPath, frame_folder_of, video_path
 from actionrec.video.container import is_whole, opened
 from actionrec.video.pictures import frame_rate, frames_in, is_frame_folder, size_of
 from actionrec.video.proof import decode_once, prove_parts, prove_shortcut
@@ -155,9 +155,14 @@ def index_of(path: str | VideoPath) -> FrameIndex:
     """
     path = video_path(path)
     if isinstance(path, Address):
+        if path.scheme == FRAMES:
+            folder, rate = frame_folder_of(path)
+            if not is_frame_folder(folder):
+                raise VideoError(f"{folder} is not a folder of frames; check the path.")
+            return index_of_pictures(folder, rate)
         path = path.pinned()
     if isinstance(path, Path) and is_frame_folder(path):
-        return index_of_pictures(path)
+        return index_of_pictures(path, frame_rate())
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -180,8 +185,8 @@ def index_of(path: str | VideoPath) -> FrameIndex:
     return index
 
 
-def index_of_pictures(folder: Path) -> FrameIndex:
-    """The index of a folder of frames.
+def index_of_pictures(folder: Path, rate: float) -> FrameIndex:
+    """The index of a folder of frames, `rate` of them a second.
 
     Raises:
         VideoError: a frame is missing, or the first one can't be read.
@@ -189,7 +194,7 @@ def index_of_pictures(folder: Path) -> FrameIndex:
     pictures = frames_in(folder)
     return FrameIndex(
         frames=len(pictures),
-        fps=frame_rate(),
+        fps=rate,
         size=size_of(pictures[0]),
         orientation=Orientation(),
         access="pictures",

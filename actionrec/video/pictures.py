@@ -4,7 +4,8 @@
 
 A folder is a video if what it holds are pictures whose names end in a number, before which all have
 the same letters. They are shown in the order of the numbers, at the rate that ACTIONREC_FRAME_RATE
-(or --frame-rate) sets, 25 a second if nothing does.
+(or --frame-rate) sets, 25 a second if nothing does. The address frames://30::FOLDER is a folder
+with a rate of its own, as the column fps of a CSV file gives it.
 """
 
 import os
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from actionrec.errors import UsageError, VideoError
 from actionrec.files import are_frames, frame_number
+from actionrec.video.address import rate_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,15 +68,12 @@ def frame_rate() -> float:
         UsageError: ACTIONREC_FRAME_RATE is no rate.
     """
     chosen = os.environ.get(FRAME_RATE, "")
-    try:
-        rate = float(chosen or STANDARD_RATE)
-        if not 0 < rate < float("inf"):
-            raise ValueError
-    except ValueError:
+    rate = rate_of(chosen) if chosen else STANDARD_RATE
+    if rate is None:
         raise UsageError(
             f"Folders of frames can't have a rate of {chosen!r}; set --frame-rate (or "
             "ACTIONREC_FRAME_RATE) to frames a second, such as 30."
-        ) from None
+        )
     return rate
 
 

@@ -19,7 +19,7 @@ from av.video.reformatter import VideoReformatter
 
 from actionrec.errors import VideoError
 from actionrec.video import pictures
-from actionrec.video.address import Address, VideoPath, video_path
+from actionrec.video.address import FRAMES, Address, VideoPath, frame_folder_of, video_path
 from actionrec.video.container import opened
 from actionrec.video.index import FrameIndex, index_of, warn_of_damage
 
@@ -284,7 +284,10 @@ class VideoReader:
 
     def _decode_pictures(self, wanted: Iterable[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode the pictures of a folder of frames."""
-        files, chosen = pictures.frames_in(self.path), list(wanted)
+        folder = self.path
+        if isinstance(folder, Address) and folder.scheme == FRAMES:
+            folder, _ = frame_folder_of(folder)
+        files, chosen = pictures.frames_in(folder), list(wanted)
         if len(files) != len(self):
             raise VideoError(f"{self.path} has changed while it was read; read it again.")
         frames = pictures.decoded([files[index] for index in chosen], self.size)

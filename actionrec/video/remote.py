@@ -279,8 +279,8 @@ class _HttpSource:
                 return RemoteState(0, stated or "empty", stated)
             if "html" in answer.headers.get("Content-Type", ""):
                 raise VideoError(
-                    f"{without_credentials(self.url)} is a web page, not a video; give the address "
-                    "of the file itself."
+                    f"{without_credentials(self.url)} is a web page, not a video or list; give the "
+                    "address of the file itself."
                 )
             size = _total(answer)
             if answer.status_code == 206 and size is not None:
@@ -460,7 +460,10 @@ class _Stored:
     def state(self) -> RemoteState:
         info = self._call("info", self.path)
         if info.get("type") == "directory":
-            raise VideoError(f"{self.url} is a folder, not a video; end it with / to read all.")
+            raise VideoError(
+                f"{self.url} is a folder, not a video or list; end it with / to "
+                "read all videos in it."
+            )
         size = info.get("size")
         if size is None:
             raise VideoError(f"{self.url} has no known size; download it first.")

@@ -13,6 +13,7 @@ from pathlib import Path
 from actionrec.errors import Failure, VideoError
 from actionrec.files import VIDEO_SUFFIXES, scan, tell_passed_over
 from actionrec.video.address import (
+    FRAMES,
     TAR,
     Address,
     VideoPath,
@@ -98,7 +99,7 @@ def remote_videos(address: Address) -> list[Address | Failure]:
         if has_magic or not pattern:
             return _videos_in(archive, pattern or "*")
         return _in_file(address)
-    if address.scheme in ("http", "https") or (address.suffix and not has_magic):
+    if address.scheme in ("http", "https", FRAMES) or (address.suffix and not has_magic):
         return _in_file(address)
     # Imported here, so that help answers at once.
     from actionrec.video.remote import call, file_system, storage_errors
