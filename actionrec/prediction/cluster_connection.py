@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import socket
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from actionrec.errors import ActionrecError, UsageError, reason_of
+from actionrec.errors import ActionrecError, UsageError
 from actionrec.processes import cores
 
 try:
@@ -29,9 +28,10 @@ except ImportError as error:
         "A cluster needs Ray, which is not installed; `pip install 'actionrec[ray]'`."
     ) from error
 
-ANSWER_TIMEOUT = 8.0  # seconds, in which a cluster has to say that it is one
+ANSWER_TIMEOUT = 5.0  # seconds, in which a cluster has to say that it is one
 MOST_CORES = 8  # of a worker without a GPU
 OBJECT_STORE = 256 * 2**20  # bytes, of a local Ray
+TOKEN = "token"
 # A method of the service that answers at an address of either form. It is called with an empty
 # message: any answer but that there is no such method is Ray's.
 METHODS = {
@@ -88,7 +88,7 @@ def connect(cluster: Cluster) -> None:
         options["num_cpus"] = cores()
         # Else whatever runs beside them goes first (a niceness of 15), which is no worker of Ray.
         os.environ.setdefault("RAY_worker_niceness", "0")
-    elif address != "auto":
+    else:
         _require_cluster(address)
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
@@ -98,6 +98,8 @@ def connect(cluster: Cluster) -> None:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:
         text = " ".join(str(error).split())
+        if "nauthenticated" in text:
+            raise _refused_token(address) from error
         if found := re.search(r"[Vv]ersion mismatch.*", text):
             raise ActionrecError(
                 f"The cluster at {address} runs other versions of Ray or Python than this machine "
@@ -110,7 +112,8 @@ def connect(cluster: Cluster) -> None:
 
 def _require_cluster(address: str) -> None:
     """Raise ActionrecError if no Ray cluster answers at an address: Ray would wait for a minute."""
-    scheme, separator, place = address.rpartition("://")
+    found = _found_address() if address == "auto" else address
+    scheme, separator, place = found.rpartition("://")
     host, colon, port = place.partition("/")[0].rpartition(":")
     is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
     if scheme + separator not in METHODS or not (colon and host and is_port):
@@ -118,17 +121,33 @@ def _require_cluster(address: str) -> None:
             f"--address {address} is no address of a Ray cluster; write auto, host:6379 or "
             "ray://host:10001."
         )
-    deadline = time.monotonic() + ANSWER_TIMEOUT
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_TIMEOUT).close()
-        problem = _problem_at(f"{host}:{port}", METHODS[scheme + separator], deadline)
+        problem = _problem_at(f"{host}:{port}", METHODS[scheme + separator])
     except OSError as error:
-        problem = reason_of(error)
-    if problem:
+        problem = error.strerror or str(error)
+    # With auto, Ray finds the token of this machine by itself.
+    if problem == TOKEN and address != "auto":
+        raise _refused_token(address)
+    if problem not in (None, TOKEN):
         raise _no_cluster(address, problem)
 
 
-def _problem_at(target: str, method: str, deadline: float) -> str | None:
+def _found_address() -> str:
+    """The address that auto stands for, maybe of a cluster that has ended since.
+
+    Raises:
+        ActionrecError: there is none.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        return canonicalize_bootstrap_address("auto")
+    except ConnectionError as error:
+        raise _no_cluster("auto", "none runs on this machine") from error
+
+
+def _problem_at(target: str, method: str) -> str | None:
     """Why what answers at HOST:PORT is not the service of Ray that has a method; None if it may
     be."""
     try:
@@ -137,19 +156,35 @@ def _problem_at(target: str, method: str, deadline: float) -> str | None:
         from ray._private.grpc_utils import init_grpc_channel
     except ImportError:
         return None
+    codes = grpc.StatusCode
     with init_grpc_channel(target) as channel:
         try:
-            grpc.channel_ready_future(channel).result(timeout=deadline - time.monotonic())
-            left = max(1.0, deadline - time.monotonic())
-            channel.unary_unary(method)(b"", timeout=left)
-        except grpc.FutureTimeoutError:
-            return "the port is open, and what answers there is no Ray"
+            channel.unary_unary(method)(b"", timeout=ANSWER_TIMEOUT)
         except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+            if error.code() == codes.UNIMPLEMENTED:
                 return "another service answers there; has `ray://` to be added or left out?"
-            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-                return f"it refuses the token: {reason_of(Exception(error.details()))}"
+            if error.code() == codes.UNAUTHENTICATED:
+                return TOKEN
+            if error.code() == codes.UNAVAILABLE or not _is_open(channel):
+                return "the port is open, and what answers there is no Ray"
     return None
+
+
+def _is_open(channel: Any) -> bool:
+    """Whether the other side of a gRPC channel speaks gRPC, if late."""
+    import grpc
+
+    with suppress(grpc.FutureTimeoutError):
+        grpc.channel_ready_future(channel).result(timeout=0.1)
+        return True
+    return False
+
+
+def _refused_token(address: str) -> ActionrecError:
+    return ActionrecError(
+        f"The Ray cluster at {address} wants its token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN "
+        "to what ~/.ray/auth_token holds on its head."
+    )
 
 
 def _no_cluster(address: str, reason: str) -> ActionrecError:
