@@ -65,8 +65,9 @@ def test_the_shards_together_are_the_list_and_share_nothing(videos, count):
         list_videos(["a.avi"], "videos.txt", f"{number}/{count}") for number in range(1, count + 1)
     ]
     whole = list_videos(["a.avi"], "videos.txt")
-    assert len(whole) == 7
-    assert sum(len(shard) for shard in shards) == 7
+    # a.avi is named twice.
+    assert len(whole) == 6
+    assert sum(len(shard) for shard in shards) == 6
     for number, shard in enumerate(shards):
         assert shard == whole[number::count]
 

@@ -175,7 +175,8 @@ def here(videos, model, tmp_path, monkeypatch):
 
 def test_without_ray_a_sentence_says_what_to_install(here, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "actionrec.prediction.cluster", raising=False)
+    for name in [name for name in sys.modules if name.startswith("actionrec.prediction.cluster")]:
+        monkeypatch.delitem(sys.modules, name)
     assert main([*here, "--output", "out", "--cluster", "ray"]) == 1
     assert "pip install 'actionrec[ray]'" in capsys.readouterr().err
     assert not Path("out").exists()
@@ -226,7 +227,7 @@ def test_more_gpus_than_there_are_is_a_sentence(cluster, here, capsys):
 
 
 def test_machines_of_another_version_are_told(ray):
-    from actionrec.prediction.cluster import Place, require_same_versions
+    from actionrec.prediction.cluster_workers import Place, require_same_versions
 
     mine = version("actionrec")
     python = "3.{}.0".format

@@ -1,17 +1,17 @@
 """The folder of a job's results: whole parts, one run, one kind of settings, and no row lost."""
 
-import json
-
 import pytest
 
 from actionrec.errors import ActionrecError, UsageError
+from actionrec.prediction import parquet
 from actionrec.prediction import parts as module
-from actionrec.prediction.journal import Settings
+from actionrec.prediction.journal import FeatureSettings, Settings
 from actionrec.prediction.parts import Parts, recorded_settings, resolved
+from actionrec.prediction.tasks import Features, Predictions
 from actionrec.storage import Folder
 
-pytest.importorskip("pyarrow")
-SETTINGS = Settings("model", precision="float32")
+pyarrow = pytest.importorskip("pyarrow")
+TASK = Predictions(Settings("model", precision="float32"))
 
 
 @pytest.fixture(params=["memory", "disk"])
@@ -22,54 +22,58 @@ def folder(request, tmp_path, monkeypatch):
     return Folder.at(f"memory://{request.node.name}")
 
 
-def line(name):
+def rows(name):
     top = [{"label": "yoga", "score": 0.5}]
     clips = [{"start": 0.0, "end": 1.0, "top": top}]
-    return json.dumps({"video": name, "model": "model", "top": top, "clips": clips})
+    row = parquet.row({"video": name, "model": "model", "top": top, "clips": clips})
+    return pyarrow.RecordBatch.from_pylist([row], TASK.schema()).serialize().to_pybytes()
 
 
 def test_a_later_run_knows_what_is_done_and_adds_to_it(folder):
-    first = Parts(folder, SETTINGS)
-    first.append(line("a.mp4"))
-    first.append(json.dumps({"video": "b\udcff.mp4", "error": "b.mp4 is empty."}), failed=True)
+    first = Parts(folder, TASK)
+    first.append(rows("a.mp4"))
+    first.append(TASK.failed("b\udcff.mp4", "b.mp4 is empty."), failed=True)
     first.write()
-    first.append(line("lost.mp4"))  # which is killed before the next part
-    second = Parts(folder, SETTINGS)
+    first.append(rows("lost.mp4"))  # which is killed before the next part
+    second = Parts(folder, TASK)
     assert second.videos == {"a.mp4", "b\\udcff.mp4"}
-    assert (second.rows, second.failed) == (2, 1)
-    second.append(line("c.mp4"))
+    assert (second.done, second.failed) == (2, 1)
+    second.append(rows("c.mp4"))
     second.write()
-    assert Parts(folder, SETTINGS).videos == {"a.mp4", "b\\udcff.mp4", "c.mp4"}
+    assert Parts(folder, TASK).videos == {"a.mp4", "b\\udcff.mp4", "c.mp4"}
 
 
 def test_a_part_is_written_when_rows_are_many_or_wait_for_long(folder, monkeypatch):
-    monkeypatch.setattr(module, "MOST_ROWS", 3)
-    parts = Parts(folder, SETTINGS)
+    monkeypatch.setattr(module, "MOST_VIDEOS", 3)
+    parts = Parts(folder, TASK)
     for number in range(7):
-        parts.append(line(f"{number}.mp4"))
+        parts.append(rows(f"{number}.mp4"))
     assert len([n for n in folder.names() if n.startswith("part-")]) == 2
     monkeypatch.setattr(module, "SOONEST", 0.0)
     monkeypatch.setattr(module, "SHARE", 0.0)
     parts.write_when_due()
-    assert len(Parts(folder, SETTINGS).videos) == 7
+    assert len(Parts(folder, TASK).videos) == 7
 
 
 def test_other_settings_and_other_folders_are_refused(folder):
     assert recorded_settings(folder) is None
-    Parts(folder, SETTINGS)
+    Parts(folder, TASK)
     recorded = recorded_settings(folder)
     assert recorded["precision"] == "float32"
     # auto is what the results were made with.
-    assert resolved(Settings("model"), recorded) == SETTINGS
+    automatic = Predictions(Settings("kinetics400-i3d"))
+    assert resolved(automatic, recorded).settings.precision == "float32"
     with pytest.raises(UsageError, match="was made with topk 5, not 3"):
-        Parts(folder, Settings("model", topk=3, precision="float32"))
+        Parts(folder, Predictions(Settings("model", topk=3, precision="float32")))
+    with pytest.raises(UsageError, match="holds predictions, not features"):
+        Parts(folder, Features(FeatureSettings("model", precision="float32")))
     folder.write("part-x.parquet", b"no Parquet")
     with pytest.raises(UsageError, match="is not of actionrec"):
-        Parts(folder, SETTINGS)
+        Parts(folder, TASK)
     other = Folder.at(f"{folder.address}/other")
     other.write("notes.txt", b"mine")
     with pytest.raises(UsageError, match="was not written by actionrec"):
-        Parts(other, SETTINGS)
+        Parts(other, TASK)
 
 
 def test_rows_that_a_store_refuses_are_kept_and_added_by_the_next_run(
@@ -78,8 +82,8 @@ def test_rows_that_a_store_refuses_are_kept_and_added_by_the_next_run(
     monkeypatch.setenv("ACTIONREC_CACHE", str(tmp_path))
     monkeypatch.setattr(module, "WAITS", ())
     folder = Folder.at(f"memory://{request.node.name}")
-    parts = Parts(folder, SETTINGS)
-    parts.append(line("a.mp4"))
+    parts = Parts(folder, TASK)
+    parts.append(rows("a.mp4"))
 
     def refuse(self, path, data):
         raise PermissionError("the token has expired")
@@ -88,17 +92,17 @@ def test_rows_that_a_store_refuses_are_kept_and_added_by_the_next_run(
         patch.setattr(type(folder.filesystem), "pipe_file", refuse)
         with pytest.raises(ActionrecError, match="expired.*the last 1 results are kept"):
             parts.write()
-    assert Parts(folder, SETTINGS).videos == {"a.mp4"}
+    assert Parts(folder, TASK).videos == {"a.mp4"}
     assert not list(tmp_path.rglob("*.parquet"))
 
 
 def test_an_earlier_run_ends_when_a_later_one_writes_to_the_same_bucket(request):
     folder = Folder.at(f"memory://{request.node.name}")
-    earlier = Parts(folder, SETTINGS)
-    later = Parts(folder, SETTINGS)
-    earlier.append(line("a.mp4"))
+    earlier = Parts(folder, TASK)
+    later = Parts(folder, TASK)
+    earlier.append(rows("a.mp4"))
     with pytest.raises(ActionrecError, match="Another actionrec has begun to write"):
         earlier.write()
-    later.append(line("a.mp4"))
+    later.append(rows("a.mp4"))
     later.write()
-    assert Parts(folder, SETTINGS).rows == 1
+    assert Parts(folder, TASK).done == 1

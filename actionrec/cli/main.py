@@ -73,17 +73,22 @@ OF_EVERY_VERB = {
 SWITCH = {"action": "store_true"}
 DATASET = {"type": DatasetName}
 
+# Flags of the verbs that read lists of videos.
+OF_LISTS = {
+    "files_from": {"metavar": "LIST"},
+    "workers": {"metavar": "N|MIN:MAX"},
+    "gpus_per_worker": {"type": Positive, "metavar": "X"},
+}
+
 VERBS = {
     "predict": _verb(
         predict,
         "paths",
         paths={"nargs": "*", "default": []},
         output=PREDICT_OUTPUT,
-        files_from={"metavar": "LIST"},
-        workers={"metavar": "N|MIN:MAX"},
-        gpus_per_worker={"type": Positive, "metavar": "X"},
+        **OF_LISTS,
     ),
-    "features": _verb(features, "paths", paths={"nargs": "*", "default": []}),
+    "features": _verb(features, "paths", paths={"nargs": "*", "default": []}, **OF_LISTS),
     "timeline": _verb(timeline, "paths", paths={"nargs": "+"}, output=TIMELINE_OUTPUT),
     "watch": _verb(watch, "source"),
     "train": Verb(train, lambda: train_settings_parser(train)),

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,17 +23,22 @@ from actionrec.prediction.formats import (
 )
 from actionrec.progress import track
 from actionrec.text import json_text
+from actionrec.video.address import is_address
 from actionrec.video.sources import find_videos
 
 if TYPE_CHECKING:
+    from actionrec.prediction.cluster_connection import Cluster
     from actionrec.prediction.timeline import Timeline
     from actionrec.prediction.videos import Prediction
+    from actionrec.processes import Limits
 
 logger = logging.getLogger("actionrec")
 
 # How argparse reads --output; help names the formats.
 PREDICT_OUTPUT = {"metavar": f"FILE{{{','.join(PREDICTION_FORMATS)}}}"}
 TIMELINE_OUTPUT = {"metavar": f"FILE{{{','.join(TIMELINE_FORMATS)}}}", "nargs": "+", "default": []}
+# The shard that is the whole list.
+WHOLE = "1/1"
 
 
 def predict(
@@ -94,39 +99,26 @@ def predict(
         raise UsageError(
             "--output writes to a file and prints nothing; leave out --format and --sort."
         )
-    if cluster is None and (address, gpus_per_worker) != (None, None):
-        raise UsageError("--address and --gpus-per-worker need --cluster ray.")
-    least, most = _worker_range(workers)
-    if cluster is not None:
-        if output is None or Path(output).suffix.lower() in PREDICTION_FORMATS:
-            raise UsageError(
-                "--cluster needs --output with a folder, such as actions/ or s3://bucket/actions; "
-                "it is filled with Parquet files."
-            )
-        if shard is not None:
-            raise UsageError("--cluster divides the list by itself; leave out --shard.")
-    elif output is not None:
+    flags = ClusterFlags(cluster, address, workers, gpus_per_worker, shard)
+    flags.require_possible(output, PREDICTION_FORMATS)
+    if output is not None and cluster is None:
         require_suffix(Path(output), PREDICTION_FORMATS, "--output")
-        if least != most:
-            raise UsageError(f"--workers {workers}, a range, needs --cluster ray.")
 
     if cluster is not None:
         # First, because without Ray nothing else matters.
-        from actionrec.prediction.cluster import Cluster, predict_to_folder
+        from actionrec.prediction.cluster import run_to_folder
+        from actionrec.prediction.tasks import Predictions
     from actionrec.prediction.batch import list_videos, predict_to_file
     from actionrec.prediction.journal import Settings
-    from actionrec.processes import STANDARD_LIMITS, Limits
 
-    shard = shard or "1/1"
-    videos = list_videos(paths, files_from, shard)
-    limits = Limits(timeout or STANDARD_LIMITS.timeout, memory or STANDARD_LIMITS.memory)
-    settings = Settings(model, None, topk, clips, precision, decoder, shard)
+    videos = list_videos(paths, files_from, shard or WHOLE)
+    limits = _limits(timeout, memory)
+    settings = Settings(model, None, topk, clips, precision, decoder, shard or WHOLE)
     if cluster is not None:
-        numbers = (least, most) if least and most else None
-        where = Cluster(address, numbers, gpus_per_worker)
-        failed = predict_to_folder(videos, output, settings, where, limits, engine, complain)
-        return 1 if failed else 0
+        task, where = Predictions(settings), flags.cluster()
+        return 1 if run_to_folder(videos, output, task, where, limits, engine, complain) else 0
     if output is not None:
+        most = flags.range[1]
         failed = predict_to_file(videos, Path(output), settings, most, limits, engine, complain)
         return 1 if failed else 0
 
@@ -164,8 +156,11 @@ def features(
     engine: EngineName = "auto",
     decoder: DecoderName = "pyav",
     files_from: str | None = None,
-    workers: PositiveInt | None = None,
-    shard: str = "1/1",
+    workers: str | None = None,
+    cluster: Literal["ray"] | None = None,
+    address: str | None = None,
+    gpus_per_worker: Positive | None = None,
+    shard: str | None = None,
     timeout: Positive | None = None,
     memory: PositiveInt | None = None,
 ) -> int:
@@ -178,14 +173,20 @@ def features(
         actionrec features holiday/ --output features.npz
         actionrec features --files-from videos.txt --hop 0.5 --output features/
         actionrec features 'more/*.avi' --model r2plus1d_r50 --output features.parquet
+        actionrec features --files-from s3://lake/list.txt --output s3://lake/out/ --cluster ray
 
     Args:
         paths: Video files, folders with videos, or patterns in quotes.
-        output: FILE.npz, FILE.parquet, or a folder, which gets a file NAME.npy for each video.
+        output: FILE.npz, FILE.parquet, or a folder, which gets a file NAME.npy for each video; with
+            --cluster a folder or address, such as s3://..., which gets Parquet files.
         hop: Seconds from one clip to the next, for clips that slide over the whole video.
         clips: Clips spread over each video; by default enough to cover it, at most ten.
-        files_from: Text file with one path on each line, or - for standard input.
-        workers: Processes that read videos; by default one a core.
+        files_from: Text file or address, a path on each line; or - for standard input.
+        workers: Processes that read videos, by default one a core; with --cluster workers on its
+            machines.
+        cluster: Read on a Ray cluster, or with Ray on this machine.
+        address: Ray cluster: auto, host:6379 or ray://host:10001.
+        gpus_per_worker: Such as 0.5; by default one if there is a GPU.
         shard: Part of the list, such as 3/8 on the third of eight machines.
         timeout: Limit for reading one video, in seconds; by default 300.
         memory: Limit for reading one video, in MiB; by default 4096.
@@ -194,22 +195,86 @@ def features(
         raise UsageError("No paths are given; name videos or folders, or a list with --files-from.")
     if hop is not None and clips is not None:
         raise UsageError("--hop and --clips are two ways to choose clips; leave out one of them.")
+    flags = ClusterFlags(cluster, address, workers, gpus_per_worker, shard)
+    flags.require_possible(output, FEATURE_FILES)
     is_folder = output.endswith("/") or Path(output).is_dir() or not Path(output).suffix
-    if not is_folder and Path(output).suffix.lower() not in FEATURE_FILES:
+    if cluster is None and not is_folder and Path(output).suffix.lower() not in FEATURE_FILES:
         raise UsageError(
             f"--output {output} must end in {' or '.join(FEATURE_FILES)}, or in / for a folder."
         )
 
+    if cluster is not None:
+        # First, because without Ray nothing else matters.
+        from actionrec.prediction.cluster import run_to_folder
+        from actionrec.prediction.tasks import Features
     from actionrec.prediction.batch import list_videos
     from actionrec.prediction.features import features_to_file
     from actionrec.prediction.journal import FeatureSettings
+
+    videos = list_videos(paths, files_from, shard or WHOLE)
+    limits = _limits(timeout, memory)
+    settings = FeatureSettings(model, None, clips, hop, precision, decoder, shard or WHOLE)
+    if cluster is not None:
+        task, where = Features(settings), flags.cluster()
+        return 1 if run_to_folder(videos, output, task, where, limits, engine, complain) else 0
+    most = flags.range[1]
+    failed = features_to_file(videos, Path(output), settings, most, limits, engine, complain)
+    return 1 if failed else 0
+
+
+@dataclass(frozen=True)
+class ClusterFlags:
+    """The flags that say where a list of videos is read."""
+
+    name: str | None
+    address: str | None
+    workers: str | None
+    gpus: float | None
+    shard: str | None
+
+    def require_possible(self, output: str | None, files: Sequence[str]) -> None:
+        """Raise UsageError if the flags do not go together with each other or with an output.
+
+        Args:
+            files: Suffixes of outputs that are files, which a cluster can't write.
+        """
+        least, most = self.range
+        if self.name is None:
+            if (self.address, self.gpus) != (None, None):
+                raise UsageError("--address and --gpus-per-worker need --cluster ray.")
+            if least != most:
+                raise UsageError(f"--workers {self.workers}, a range, needs --cluster ray.")
+            if output is not None and is_address(output):
+                raise UsageError(
+                    f"--output {output} is an address, which needs --cluster ray; without it, name "
+                    "a file or folder of this machine."
+                )
+            return
+        if output is None or Path(output).suffix.lower() in files:
+            raise UsageError(
+                "--cluster needs --output with a folder, such as actions/ or s3://bucket/actions; "
+                "it is filled with Parquet files."
+            )
+        if self.shard is not None:
+            raise UsageError("--cluster divides the list by itself; leave out --shard.")
+
+    @property
+    def range(self) -> tuple[int | None, int | None]:
+        """The fewest and the most workers; None for those by default."""
+        return _worker_range(self.workers)
+
+    def cluster(self) -> "Cluster":
+        """Where the videos are read."""
+        from actionrec.prediction.cluster_connection import Cluster
+
+        least, most = self.range
+        return Cluster(self.address, (least, most) if least and most else None, self.gpus)
+
+
+def _limits(timeout: float | None, memory: int | None) -> "Limits":
     from actionrec.processes import STANDARD_LIMITS, Limits
 
-    videos = list_videos(paths, files_from, shard)
-    settings = FeatureSettings(model, None, clips, hop, precision, decoder, shard)
-    limits = Limits(timeout or STANDARD_LIMITS.timeout, memory or STANDARD_LIMITS.memory)
-    failed = features_to_file(videos, Path(output), settings, workers, limits, engine, complain)
-    return 1 if failed else 0
+    return Limits(timeout or STANDARD_LIMITS.timeout, memory or STANDARD_LIMITS.memory)
 
 
 def _worker_range(text: str | None) -> tuple[int | None, int | None]:

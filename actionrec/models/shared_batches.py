@@ -146,6 +146,7 @@ def score_once(
     clips: int | None = None,
     workers: int | None = None,
     limits: Limits = STANDARD_LIMITS,
+    hop: float | None = None,
 ) -> Iterator[tuple[VideoSource, ScoredVideo | ActionrecError]]:
     """As `score_videos`, each video by itself and without a second attempt.
 
@@ -153,7 +154,7 @@ def score_once(
         sources: May be endless, and one may come again when it has been answered; a None says that
             no other is known yet.
     """
-    read = partial(read_frames, reader=reader, clips=clips, crops=1)
+    read = partial(read_frames, reader=reader, clips=clips, crops=1, hop=hop)
     files = (None if source is None else _OfOneFile((source,)) for source in sources)
     return _score(networks, Workers(read, files, workers, limits))
 

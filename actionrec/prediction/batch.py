@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ from actionrec.processes import STANDARD_LIMITS, Limits, WorkerError
 from actionrec.progress import track
 from actionrec.signals import sigterm_as_interrupt
 from actionrec.text import json_text
-from actionrec.video.address import Address, video_path
+from actionrec.video.address import Address, is_address, spelled, video_path
 from actionrec.video.sources import find_videos
 
 logger = logging.getLogger("actionrec")
@@ -86,9 +87,25 @@ def list_videos(
             "file with a path on each line."
         )
     lines = (line.rstrip(b"\r\n") for line in io.BytesIO(data.removeprefix(codecs.BOM_UTF8)))
-    # As Path writes a name: ./a.mp4 and a.mp4 are one video.
-    listed = [str(video_path(os.fsdecode(line))) for line in lines if line.strip()]
-    return (found + listed)[int(part[1]) - 1 :: int(part[2])]
+    named = chain(found, (spelled(os.fsdecode(line)) for line in lines if line.strip()))
+    home = f"{os.getcwd()}{os.sep}"
+    once: dict[str, str | Failure] = {}
+    for video in named:
+        once.setdefault(_identity(video, home), video)
+    if files_from is not None and not once:
+        raise UsageError(f"--files-from {files_from} names no video; put a path on each line.")
+    return list(islice(once.values(), int(part[1]) - 1, None, int(part[2])))
+
+
+def _identity(video: str | Failure, home: str) -> str:
+    """What all spellings of one video have in common; `home` is the folder that relative paths
+    start from. Most names are their own, which saves time and memory with a million of them."""
+    name = video.video if isinstance(video, Failure) else video
+    if is_address(name):
+        return name
+    if ".." in name:
+        name = os.path.abspath(name)
+    return name.removeprefix(home)
 
 
 def predict_to_file(

@@ -41,6 +41,7 @@ import numpy as np
 
 from actionrec.errors import ActionrecError, Failure, Stopped, UsageError
 from actionrec.files import exclusive, replacing, short_enough
+from actionrec.models.classifier import VideoClassifier
 from actionrec.models.exported import ExportedModel
 from actionrec.models.inference import InferenceModel, read_model
 from actionrec.models.registry import EngineName
@@ -48,7 +49,13 @@ from actionrec.models.shared_batches import ScoredVideo
 from actionrec.prediction.batch import complete, score_each
 from actionrec.prediction.formats import FEATURE_FILES
 from actionrec.prediction.journal import FeatureSettings, Journal
-from actionrec.prediction.parquet import METADATA_KEY, require_pyarrow
+from actionrec.prediction.parquet import (
+    METADATA_KEY,
+    failed_row,
+    feature_rows,
+    feature_schema,
+    require_pyarrow,
+)
 from actionrec.processes import STANDARD_LIMITS, Limits
 from actionrec.progress import track
 from actionrec.signals import sigterm_as_interrupt
@@ -93,11 +100,7 @@ def features_to_file(
     if output.suffix.lower() == ".parquet":
         require_pyarrow()
     # Before anything is written, so that a wrong model leaves nothing behind.
-    if isinstance(read_model(settings.model), ExportedModel):
-        raise ActionrecError(
-            f"{settings.model} is an exported file, which gives no features; give the model that "
-            "it was made from."
-        )
+    require_features(read_model(settings.model), settings.model)
     settings = settings.resolved()
     if output.is_symlink():
         output = output.resolve()
@@ -134,6 +137,15 @@ def features_to_file(
         if write is not None:
             shutil.rmtree(folder)
         return journal.failed
+
+
+def require_features(model: VideoClassifier | ExportedModel, name: str) -> None:
+    """Raise ActionrecError if a model is an exported file, which gives no features."""
+    if isinstance(model, ExportedModel):
+        raise ActionrecError(
+            f"{name} is an exported file, which gives no features; give the model that it was made "
+            "from."
+        )
 
 
 def _require_own(folder: Path) -> None:
@@ -187,11 +199,14 @@ def _lines(
             file = names.name(video)
             with replacing(folder / file) as temporary:
                 np.save(temporary, result.answers[:, 0])
-            clips = [
-                {"start": round(start, 3), "end": round(end, 3)} for start, end in result.seconds
-            ]
+            clips = [{"start": start, "end": end} for start, end in rounded(result.seconds)]
             row = {"video": video, "model": model.name, "file": file, "clips": clips}
             yield video, json_text(row)
+
+
+def rounded(seconds: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Starts and ends as they are written, to the millisecond."""
+    return [(round(start, 3), round(end, 3)) for start, end in seconds]
 
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:
@@ -269,43 +284,23 @@ def write_parquet(output: Path, folder: Path, settings: FeatureSettings, rows: i
     import pyarrow
     from pyarrow import parquet
 
-    columns = pyarrow.schema(
-        [
-            pyarrow.field("video", pyarrow.string(), nullable=False),
-            ("error", pyarrow.string()),
-            ("model", pyarrow.string()),
-            ("start", pyarrow.float64()),
-            ("end", pyarrow.float64()),
-            ("features", pyarrow.list_(pyarrow.float32())),
-        ],
-        {METADATA_KEY: json_text(asdict(settings))},
-    )
-    with replacing(output) as temporary, parquet.ParquetWriter(temporary, columns) as writer:
+    described = feature_schema().with_metadata({METADATA_KEY: json_text(asdict(settings))})
+    with replacing(output) as temporary, parquet.ParquetWriter(temporary, described) as writer:
         waiting: list[pyarrow.RecordBatch] = []
         for row in track(_rows(folder), f"writing {output.name}", rows):
-            waiting.append(_batch(row, folder, columns))
+            waiting.append(_batch(row, folder))
             if sum(len(batch) for batch in waiting) >= ROW_GROUP:
-                writer.write_table(pyarrow.Table.from_batches(waiting, columns))
+                writer.write_table(pyarrow.Table.from_batches(waiting))
                 waiting = []
-        writer.write_table(pyarrow.Table.from_batches(waiting, columns))
+        writer.write_table(pyarrow.Table.from_batches(waiting, feature_schema()))
 
 
-def _batch(row: dict[str, Any], folder: Path, columns: Any) -> Any:
+def _batch(row: dict[str, Any], folder: Path) -> Any:
     """The rows of Parquet of one video."""
-    import pyarrow
-
-    video = valid_utf8(row["video"])
     if "error" in row:
-        return pyarrow.RecordBatch.from_pylist(
-            [{"video": video, "error": valid_utf8(row["error"])}], columns
-        )
-    features, count = np.load(folder / row["file"]), len(row["clips"])
-    offsets = np.arange(0, features.size + 1, features.shape[1], dtype=np.int32)
-    lists = pyarrow.ListArray.from_arrays(offsets, features.ravel())
-    seconds = [[clip[name] for clip in row["clips"]] for name in ("start", "end")]
-    return pyarrow.record_batch(
-        [[video] * count, [None] * count, [row["model"]] * count, *seconds, lists], columns
-    )
+        return failed_row(row["video"], row["error"], feature_schema())
+    seconds = [(clip["start"], clip["end"]) for clip in row["clips"]]
+    return feature_rows(row["video"], row["model"], seconds, np.load(folder / row["file"]))
 
 
 def _check_finished(

@@ -28,6 +28,11 @@ from actionrec.text import json_text
 from actionrec.video.pictures import STANDARD_RATE, frame_rate
 
 
+def automatic_precision() -> PrecisionName:
+    """The precision that auto stands for on this machine."""
+    return "bfloat16" if has_bfloat16(torch.device(fastest_device())) else "float32"
+
+
 class RunSettings:
     """What the data classes of settings have in common; all results in a file have the same."""
 
@@ -35,18 +40,15 @@ class RunSettings:
     precision: PrecisionName
 
     def resolved(self) -> Self:
-        """The same with the hash of the model file, with the precision that auto stands for on
-        this machine, and the rate of folders of frames."""
+        """`identified`, with the precision that auto stands for on this machine."""
+        precision = automatic_precision() if self.precision == "auto" else self.precision
+        return replace(self.identified(), precision=precision)
+
+    def identified(self) -> Self:
+        """The same with the hash of the model file and the rate of folders of frames."""
         # As in the files of versions that knew no other.
         rate = None if frame_rate() == STANDARD_RATE else frame_rate()
-        precision = self.resolved_precision()
-        return replace(self, sha256=self.hash(), precision=precision, frame_rate=rate)
-
-    def resolved_precision(self) -> PrecisionName:
-        """The precision, or what auto stands for on this machine."""
-        if self.precision != "auto":
-            return self.precision
-        return "bfloat16" if has_bfloat16(torch.device(fastest_device())) else "float32"
+        return replace(self, sha256=self.hash(), frame_rate=rate)
 
     def hash(self) -> str | None:
         """The SHA-256 of the model file; None for a pretrained model."""

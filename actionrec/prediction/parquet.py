@@ -1,13 +1,19 @@
-"""Predictions as a Parquet file: a row a video, converted from lines of JSON in one go."""
+"""Predictions and features as Parquet: a row a video, or a row a clip.
+
+schema(), feature_schema()      the columns
+write(lines, output, ...)       predictions, converted from lines of JSON in one go
+"""
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
@@ -57,6 +63,47 @@ def schema() -> "pyarrow.Schema":
             ("uncertainty", pyarrow.float32()),
         ]
     )
+
+
+def feature_schema() -> "pyarrow.Schema":
+    """The columns of features. In a row with an `error`, all columns after it are null."""
+    import pyarrow
+
+    return pyarrow.schema(
+        [
+            pyarrow.field("video", pyarrow.string(), nullable=False),
+            ("error", pyarrow.string()),
+            ("model", pyarrow.string()),
+            ("start", pyarrow.float64()),
+            ("end", pyarrow.float64()),
+            ("features", pyarrow.list_(pyarrow.float32())),
+        ]
+    )
+
+
+def feature_rows(
+    video: str, model: str, seconds: Sequence[tuple[float, float]], features: np.ndarray
+) -> "pyarrow.RecordBatch":
+    """The rows of a video: of each clip its start and end in seconds and its features, of all of
+    them float32 (clips, features)."""
+    import pyarrow
+
+    count = len(seconds)
+    offsets = np.arange(0, features.size + 1, features.shape[1], dtype=np.int32)
+    lists = pyarrow.ListArray.from_arrays(offsets, features.ravel())
+    starts, ends = zip(*seconds, strict=True)
+    return pyarrow.record_batch(
+        [[valid_utf8(video)] * count, [None] * count, [model] * count, starts, ends, lists],
+        feature_schema(),
+    )
+
+
+def failed_row(video: str, error: str, columns: "pyarrow.Schema") -> "pyarrow.RecordBatch":
+    """The row of a video that failed, whatever the columns."""
+    import pyarrow
+
+    row = {"video": valid_utf8(video), "error": valid_utf8(error)}
+    return pyarrow.RecordBatch.from_pylist([row], columns)
 
 
 def write(lines: Path, output: Path, settings: Settings, rows: int) -> None:

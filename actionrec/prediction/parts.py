@@ -19,20 +19,25 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import cache_folder, exclusive
-from actionrec.prediction import parquet
-from actionrec.prediction.journal import Settings
+from actionrec.prediction.parquet import METADATA_KEY
+from actionrec.prediction.tasks import Predictions, Task
 from actionrec.storage import WAITS, Folder
 from actionrec.text import json_text
+
+if TYPE_CHECKING:
+    import pyarrow
 
 logger = logging.getLogger("actionrec")
 
 SETTINGS = "_actionrec.json"
 RUN = "_run.json"
-MOST_ROWS = 10_000  # of a part
+KIND = "results"  # the setting that says what the folder holds; predictions where it is missing
+MOST_VIDEOS = 10_000  # of a part
+MOST_BYTES = 64 * 2**20  # of a part, before it is compressed
 # A part is written after 2 s, and later after a hundredth of the time that the run has taken: a run
 # that is killed loses at most that, and a week makes about 900 parts.
 SOONEST = 2.0  # seconds
@@ -60,36 +65,39 @@ def recorded_settings(folder: Folder) -> dict[str, Any] | None:
 
 
 class Parts:
-    """The rows of a folder: their videos read once, then added to.
+    """The results of a folder: their videos read once, then added to.
+
+    Args:
+        folder: Where they are.
+        task: Whose results they are.
 
     Attributes:
-        rows: the number of rows in the folder and those that wait for the next part.
-        failed: the number of rows that are errors.
-        videos: the videos of the rows that were there at first.
+        done: the number of videos in the folder and of those that wait for the next part.
+        failed: the number of videos that failed.
+        videos: the videos that were there at first.
 
     Raises:
         UsageError: the folder was made with other settings or not by actionrec.
         ActionrecError: the folder can't be read or written.
     """
 
-    def __init__(self, folder: Folder, settings: Settings) -> None:
-        self.folder = folder
-        self.rows = self.failed = self._number = 0
+    def __init__(self, folder: Folder, task: Task) -> None:
+        self.folder, self._task = folder, task
+        self.done = self.failed = self._number = self._bytes = 0
         self.videos: set[str] = set()
         self._run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        self._waiting: list[dict[str, Any]] = []
+        self._waiting: list[bytes] = []
         self._begin = self._flushed = time.monotonic()
         self._unsaved = (
             cache_folder() / "unsaved" / sha256(folder.address.encode()).hexdigest()[:16]
         )
-        self._described = parquet.schema().with_metadata(
-            {parquet.METADATA_KEY: json_text(asdict(settings))}
-        )
+        settings = asdict(task.settings) | {KIND: task.results}
+        self._metadata = {METADATA_KEY: json_text(settings)}
         others = recorded_settings(folder)
         if others is None:
-            folder.write(SETTINGS, json_text(asdict(settings)).encode())
+            folder.write(SETTINGS, json_text(settings).encode())
         else:
-            settings.require(others, folder.address)
+            _require_same(task, others, folder.address)
         # A run that was thought dead finds another's name here and writes no more.
         folder.write(RUN, json_text({"run": self._run}).encode())
         self._upload_unsaved()
@@ -108,23 +116,24 @@ class Parts:
                 format="parquet",
             )
             for batch in whole.to_batches(columns=["video", "error"]):
-                self.videos.update(batch["video"].to_pylist())
-                self.rows += len(batch)
+                self.videos.update(batch["video"].unique().to_pylist())
                 self.failed += len(batch) - batch["error"].null_count
+            self.done = len(self.videos)
         except (ArrowException, KeyError, OSError) as error:
             raise UsageError(
                 f"A file in {self.folder.address} is not of actionrec ({str(error)[:200]}); move "
                 "it away, or choose another --output."
             ) from error
 
-    def append(self, line: str, failed: bool = False) -> None:
-        """Add a row, given as a line of the journal, and write a part if it is time.
+    def append(self, rows: bytes, failed: bool = False) -> None:
+        """Add the rows of a video, as `Task.rows` gives them, and write a part if it is time.
 
         Raises:
             ActionrecError: it can't be written; the parts before it stay.
         """
-        self._waiting.append(parquet.row(json.loads(line)))
-        self.rows += 1
+        self._waiting.append(rows)
+        self._bytes += len(rows)
+        self.done += 1
         self.failed += failed
         self.write_when_due()
 
@@ -132,7 +141,7 @@ class Parts:
         """Write the waiting rows if they are many, or wait for long."""
         now = time.monotonic()
         late = now - self._flushed > max(SOONEST, SHARE * (now - self._begin))
-        if len(self._waiting) >= MOST_ROWS or late:
+        if len(self._waiting) >= MOST_VIDEOS or self._bytes >= MOST_BYTES or late:
             self.write()
 
     def write(self) -> None:
@@ -146,7 +155,7 @@ class Parts:
         if not self._waiting:
             return
         name = f"part-{self._run}-{self._number:05}.parquet"
-        data = _parquet_bytes(self._waiting, self._described)
+        data = _parquet_bytes(self._task.table(self._waiting), self._metadata)
         try:
             self._require_sole_writer()
             self.folder.write(name, data, WAITS)
@@ -158,13 +167,17 @@ class Parts:
             kept = self._unsaved / name
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(data)
-            rows, self._waiting = len(self._waiting), []
+            videos = len(self._waiting)
+            self._forget_waiting()
             raise ActionrecError(
-                f"{str(error).rstrip('.')}; the last {rows} results are kept on this machine, and "
-                "the same command adds them and goes on."
+                f"{str(error).rstrip('.')}; the last {videos} results are kept on this machine, "
+                "and the same command adds them and goes on."
             ) from error
         self._number += 1
-        self._waiting = []
+        self._forget_waiting()
+
+    def _forget_waiting(self) -> None:
+        self._waiting, self._bytes = [], 0
 
     def _require_sole_writer(self) -> None:
         if not self.folder.is_local:
@@ -203,17 +216,26 @@ def sole_writer(folder: Folder) -> Iterator[None]:
         yield
 
 
-def resolved(settings: Settings, others: dict[str, Any] | None) -> Settings:
-    """Settings whose precision is that of the results that are there, if it is to be automatic."""
+def resolved(task: Task, others: dict[str, Any] | None) -> Task:
+    """The same with the hash of the model file and the rate of folders of frames; a precision that
+    is to be automatic is that of the results that are there."""
+    settings = task.settings.identified()
     if settings.precision == "auto" and others and "precision" in others:
-        return replace(settings, precision=others["precision"])
-    return settings
+        settings = replace(settings, precision=others["precision"])
+    return replace(task, settings=settings)
 
 
-def _parquet_bytes(rows: list[dict[str, Any]], schema: Any) -> bytes:
-    import pyarrow
-    from pyarrow import parquet as writer
+def _require_same(task: Task, others: dict[str, Any], address: str) -> None:
+    """Raise UsageError if a folder holds other results or was made with other settings."""
+    kind = others.get(KIND, Predictions.results)
+    if kind != task.results:
+        raise UsageError(f"{address} holds {kind}, not {task.results}; choose another --output.")
+    task.settings.require(others, address)
+
+
+def _parquet_bytes(table: "pyarrow.Table", metadata: dict[bytes, str]) -> bytes:
+    from pyarrow import parquet
 
     buffer = io.BytesIO()
-    writer.write_table(pyarrow.Table.from_pylist(rows, schema), buffer)
+    parquet.write_table(table.replace_schema_metadata(metadata), buffer)
     return buffer.getvalue()

@@ -240,6 +240,14 @@ def video_path(name: str | Path | Address) -> VideoPath:
     return Address(name)
 
 
+def spelled(name: str) -> str:
+    """A path as Path writes it, so that ./a.mp4 and a.mp4 are one; an address as it is."""
+    # Nothing to change, which is told ten times as fast.
+    if os.sep == "/" and not ("//" in name or "/." in name or name.startswith(".")):
+        return name.rstrip("/") or name
+    return str(video_path(name))
+
+
 def beside(folder: VideoPath, name: str) -> VideoPath:
     """The video that a list in `folder` names: an address, or a path relative to the folder.
 
