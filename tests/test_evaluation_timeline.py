@@ -18,7 +18,15 @@ from actionrec.datasets.csv import open_csv
 from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError
 from actionrec.evaluation.detection import THRESHOLDS, Detection
-from actionrec.evaluation.timeline import detections, figures, hops_of, score_files, tune
+from actionrec.evaluation.timeline import (
+    detections,
+    figures,
+    gain_over_defaults,
+    hops_of,
+    parts_of,
+    score_files,
+    tune,
+)
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.decision import Decision
 from actionrec.models.inference import InferenceModel
@@ -418,3 +426,33 @@ def test_several_labels_are_tuned_without_a_common_lowest_score(
     (tmp_path / "data.csv").write_text(empty)
     assert main([*arguments, "--clips", "1"]) in (1, 2)
     assert "has a label" in capsys.readouterr().err
+
+
+def test_settings_whose_gain_may_be_luck_are_not_taken(
+    footage, small_recognizer, caplog, monkeypatch
+):
+    caplog.set_level("INFO", "actionrec")
+    model = InferenceModel(small_recognizer, precision="float32")
+    dataset = open_csv(footage / "joined.csv")
+    clip = model.config.sampling.span / 25
+    scored, _ = score_files(model, dataset.train, model.labels, hops_of(clip), "scoring")
+    generator = np.random.default_rng(0)
+    for frames in scored[0].rows:
+        scored[0].rows[frames] = generator.dirichlet(np.ones(3))
+    with monkeypatch.context() as patch:
+        patch.setattr("actionrec.evaluation.timeline.gain_over_defaults", lambda *_: (0.05, 0.04))
+        assert tune(scored, model, clip) == DEFAULTS
+    assert "The default settings of the timeline stay: the best ones" in caplog.text
+    settings = TimelineSettings(hops_of(clip)[0], min_score=0.9)
+    gain, error = gain_over_defaults(scored, model, settings, hops_of(clip)[0])
+    assert abs(gain) < 1 and error > 0
+    # A part is never less than a segment, nor is anything in two of them.
+    parts = parts_of(scored)
+    assert len(parts) == 9 and {part.video for part in parts} == {scored[0].name}
+    for truth in scored[0].truths:
+        assert sum(part.has(truth) for part in parts) == 1
+        assert any(part.start <= truth.start and truth.end <= part.end for part in parts)
+    assert len(parts_of([scored[0]] * 12)) == 12
+    # One segment tells nothing of luck.
+    scored[0].truths = scored[0].truths[:1]
+    assert gain_over_defaults(scored, model, settings, hops_of(clip)[0])[1] == float("inf")

@@ -5,13 +5,14 @@
 Every window that any of the tried hops needs is scored once. Hop, smoothing and lowest score are
 chosen together on the training videos, then the shortest length and the gap to bridge, by the mean
 of two figures: the mean average precision, which a low score costs little, and the share of frames
-with the right label, which false segments cost much.
+with the right label, which false segments cost much. The default settings stay unless the gain is
+clear: more than twice its standard error, by a jackknife over parts of the training videos.
 """
 
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -55,6 +56,9 @@ SMOOTHINGS = (0.0, 1.0, 2.0, 4.0)
 LENGTHS = GAPS = (0.0, 0.5, 1.0, 2.0)
 # Of the steps' best scores: what is high depends on the number of classes and on the training.
 QUANTILES = tuple(step / 20 for step in range(1, 20))
+# Into so many parts the training videos are divided, or into more where there are more of them.
+PARTS = 10
+CLEAR = 2.0  # standard errors
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,38 @@ class WindowScores:
             Step(start, end, best(row, model.labels, STEP_TOPK), given(model, row))
             for start, end, row in smoothed(timed, smoothing)
         ]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a video, from `start` to before `end` in seconds, that divides no segment."""
+
+    video: str
+    start: float
+    end: float
+
+    def has(self, each: Detection) -> bool:
+        """Whether the middle of a segment is in it."""
+        return each.video == self.video and self.start <= (each.start + each.end) / 2 < self.end
+
+
+def parts_of(scored: Sequence[WindowScores]) -> list[Part]:
+    """The parts of the videos that have segments: whole ones, or where they are few, several of
+    each with about the same number of segments."""
+    parts = []
+    for each in scored:
+        begins, until = [], -1.0
+        for truth in sorted(each.truths, key=lambda truth: truth.start):
+            if truth.start >= until:
+                begins.append(truth.start)
+            until = max(until, truth.end)
+        if not begins:
+            continue
+        number = min(len(begins), -(-PARTS // len(scored)))
+        firsts = [begins[len(begins) * part // number] for part in range(1, number)]
+        edges = [-float("inf"), *firsts, float("inf")]
+        parts += [Part(each.name, *edge) for edge in pairwise(edges)]
+    return parts
 
 
 def score_files(
@@ -201,16 +237,25 @@ def _found(
 
 
 def _figures(
-    scored: Sequence[WindowScores], found: dict[str, list[Detection]], multi_label: bool
+    scored: Sequence[WindowScores],
+    found: dict[str, list[Detection]],
+    multi_label: bool,
+    without: Part | None = None,
 ) -> TimelineFigures:
     truths = [truth for each in scored for truth in each.truths]
     everything = [segment for each in found.values() for segment in each]
+    if without:
+        truths, everything = (
+            [each for each in side if not without.has(each)] for side in (truths, everything)
+        )
     precisions = average_precisions(truths, everything)
     table = np.array(list(precisions.values()))
-    frames = [
-        frame_hits(each.video.times[:-1], each.truths, found[each.name], multi_label)
-        for each in scored
-    ]
+    frames = []
+    for each in scored:
+        times = each.video.times[:-1]
+        if without and without.video == each.name:
+            times = times[(times < without.start) | (times >= without.end)]
+        frames.append(frame_hits(times, each.truths, found[each.name], multi_label))
     right, annotated = (np.concatenate(each) for each in zip(*frames, strict=True))
     return TimelineFigures(
         mean_ap={
@@ -228,8 +273,8 @@ def _figures(
 
 
 def tune(scored: Sequence[WindowScores], model: InferenceModel, clip: float) -> TimelineSettings:
-    """The settings with the highest mean of mean average precision and frame accuracy; of equals,
-    the first.
+    """The settings with the highest mean of mean average precision and frame accuracy, of equals
+    the first; the defaults if the gain over them is not clear.
 
     Args:
         scored: Training videos, scored with `hops_of(clip)`.
@@ -256,7 +301,43 @@ def tune(scored: Sequence[WindowScores], model: InferenceModel, clip: float) -> 
         settings = replace(chosen, **seconds)
         if (value := _value(scored, best_steps, settings, several)) > highest:
             best_settings, highest = settings, value
-    return best_settings
+    gain, error = gain_over_defaults(scored, model, best_settings, hops_of(clip)[0])
+    if gain > CLEAR * error:
+        return best_settings
+    logger.info(
+        "The default settings of the timeline stay: the best ones on the training videos gain "
+        "%.1f +- %.1f points there, which is not clear; more of them may help.",
+        *(100 * gain, 100 * error),
+    )
+    return default_settings(model)
+
+
+def gain_over_defaults(
+    scored: Sequence[WindowScores], model: InferenceModel, settings: TimelineSettings, hop: float
+) -> tuple[float, float]:
+    """By how much settings are better than the defaults, and the standard error of that by the
+    jackknife (Efron & Tibshirani 1993, chapter 11), infinite where the videos have one part only.
+
+    Args:
+        hop: In place of that of the defaults, for which the windows are not scored.
+    """
+    several = model.decision.multi_label
+    sides = []
+    for each in (settings, replace(default_settings(model), hop=hop)):
+        steps = [video.steps(each.hop, each.smoothing, model) for video in scored]
+        sides.append(_all_found(scored, steps, each, several))
+
+    def gain(without: Part | None = None) -> float:
+        better, plain = (_mean_of(_figures(scored, found, several, without)) for found in sides)
+        return better - plain
+
+    # Without its only segment, nothing is left to find.
+    parts = parts_of(scored)
+    if len(parts) < 2:
+        return gain(), float("inf")
+    left = np.array([gain(part) for part in parts])
+    variance = (len(parts) - 1) / len(parts) * ((left - left.mean()) ** 2).sum()
+    return gain(), float(np.sqrt(variance))
 
 
 def hops_of(clip: float) -> list[float]:
@@ -270,11 +351,22 @@ def _value(
     settings: TimelineSettings,
     several: bool,
 ) -> float:
-    found = {
+    return _mean_of(_figures(scored, _all_found(scored, steps, settings, several), several))
+
+
+def _all_found(
+    scored: Sequence[WindowScores],
+    steps: Sequence[list[Step]],
+    settings: TimelineSettings,
+    several: bool,
+) -> dict[str, list[Detection]]:
+    return {
         each.name: _found(each, its, settings, several)
         for each, its in zip(scored, steps, strict=True)
     }
-    result = _figures(scored, found, several)
+
+
+def _mean_of(result: TimelineFigures) -> float:
     return (result.mean + result.frame_accuracy) / 2
 
 
