@@ -13,6 +13,7 @@ from actionrec.datasets.csv import open_csv
 from actionrec.errors import ActionrecError, UsageError, VideoError
 from actionrec.evaluation.scoring import relative_names
 from actionrec.files import are_frames
+from actionrec.video.address import Address
 from actionrec.video.decoders import open_source, open_video
 from actionrec.video.pictures import frame_rate
 from actionrec.video.reader import VideoReader
@@ -221,6 +222,7 @@ def test_the_rate_of_a_video_file_is_its_own(tmp_path, encode, monkeypatch, capl
 def test_an_address_of_frames_says_what_is_wrong_with_it(tmp_path, pictures):
     folder = write(tmp_path / "a", pictures)
     assert find_videos([f"frames://5::{folder}"])[0].name == "a"
+    assert Address("frames://5::a").absolute() == Address(f"frames://5.0::{Path('a').absolute()}")
     assert VideoReader(f"frames://5::{folder}").duration == 12 / 5
     for wrong, said in (
         (f"frames://0::{folder}", "is no folder of frames with its rate; write frames://30::"),

@@ -96,7 +96,11 @@ class Address:
         return scheme, place, mark + chained
 
     def absolute(self) -> "Address":
-        return self
+        """The address, with the whole path of a folder of frames."""
+        if self.scheme != FRAMES:
+            return self
+        folder, rate = frame_folder_of(self)
+        return frames_address(folder.absolute(), rate)
 
     def as_posix(self) -> str:
         return self.url
