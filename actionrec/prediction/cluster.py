@@ -82,6 +82,7 @@ def run_to_folder(
     require_pyarrow()
     folder = Folder.at(output)
     by_name = {v.video if isinstance(v, Failure) else v: v for v in videos}
+    del videos
     with sole_writer(folder), sigterm_as_interrupt():
         # Before a cluster is asked for anything, so that the model is downloaded or refused once.
         model = read_model(task.settings.model)
