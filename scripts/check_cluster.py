@@ -154,8 +154,15 @@ def rows_in(output: Path) -> int:
     return sum(parquet.read_metadata(part).num_rows for part in output.glob("part-*.parquet"))
 
 
-def check(output: Path, count: int) -> list[str]:
-    """What is wrong with the rows of a finished job."""
+def check(job: "Job", count: int) -> list[str]:
+    """What is wrong with a job that has ended, and its last words if anything is."""
+    code = job.process.wait()
+    wrong = [] if code == 1 else [f"exit code {code}"]
+    wrong += wrong_rows(job.output, count) if job.rows() else ["no rows"]
+    return [*wrong, *job.said.read_text().splitlines()[-1:]] if wrong else []
+
+
+def wrong_rows(output: Path, count: int) -> list[str]:
     rows = parquet.read_table(output, columns=["video", "error"]).to_pylist()
     names = Counter(row["video"] for row in rows)
     wrong = [f"{len(rows)} rows, not {count}"] if len(rows) != count else []
@@ -210,8 +217,7 @@ def peace(folder: Path, words: list[str], count: int) -> dict:
     """A job that nothing disturbs but its videos."""
     job = Job(folder, "peace", count, words)
     job.watch(lambda rows: False)
-    code = job.process.wait()
-    wrong = check(folder / "peace", count) + ([] if code == 1 else [f"exit code {code}"])
+    wrong = check(job, count)
     seconds = round(time.monotonic() - job.begin)
     return {"rows": job.rows(), "wrong": wrong, "seconds": seconds, **job.flatness()}
 
@@ -265,8 +271,7 @@ def disturbed(folder: Path, words: list[str], count: int, cluster: Cluster) -> d
     # Also with another number of workers.
     job = Job(folder, "disturbed", count, [*words, "--workers", "1:1"])
     job.watch(lambda rows: False)
-    code = job.process.wait()
-    wrong = check(folder / "disturbed", count) + ([] if code == 1 else [f"exit code {code}"])
+    wrong = check(job, count)
     told = {"rows": job.rows(), "wrong": wrong, "rows when the driver was killed": done}
     return told | flatness
 
@@ -319,6 +324,8 @@ def run(options: argparse.Namespace, folder: Path) -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join([faulty, str(PROJECT)])
     # Ray's workers let everything else go first, and a comparison with others would tell nothing.
     os.environ["RAY_worker_niceness"] = "0"
+    # What else takes the machine's memory is not this check's subject.
+    os.environ["RAY_memory_monitor_refresh_ms"] = "0"
     for phase in options.phase or PHASES:
         if phase in found:
             continue

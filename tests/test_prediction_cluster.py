@@ -44,6 +44,8 @@ def cluster(ray, bucket):
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     # Else the workers wait for whatever else this machine does.
     patch.setenv("RAY_worker_niceness", "0")
+    # Nor are they killed for the memory that it takes.
+    patch.setenv("RAY_memory_monitor_refresh_ms", "0")
     node = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
