@@ -33,7 +33,7 @@ from actionrec.prediction.parquet import require_pyarrow
 from actionrec.prediction.parts import Parts, recorded_settings, resolved, sole_writer
 from actionrec.prediction.tasks import Predictions, Task
 from actionrec.processes import STANDARD_LIMITS, Limits
-from actionrec.progress import Counter
+from actionrec.progress import Counter, waiting
 from actionrec.signals import sigterm_as_interrupt
 from actionrec.storage import Folder
 from actionrec.text import valid_utf8
@@ -110,7 +110,8 @@ def run_to_folder(
             missing.clear()
             try:
                 if parts is None:
-                    settings = replace(task.settings, precision=pool.precision())
+                    with waiting("starting the first worker"):
+                        settings = replace(task.settings, precision=pool.precision())
                     parts = Parts(folder, replace(task, settings=settings))
                 elif completed:
                     logger.info("%d of %d videos are done already.", completed, total)
