@@ -127,8 +127,10 @@ class Job:
     def watch(self, until: Callable[[int], bool], every: float = 0.5) -> int:
         """Until it ends or the number of its rows is enough; returns the number."""
         while self.runs and not until(rows := self.rows()):
+            # None once it has ended.
             with suppress(psutil.Error):
-                self.memory.append(psutil.Process(self.process.pid).memory_info().rss >> 20)
+                if memory := psutil.Process(self.process.pid).memory_info().rss >> 20:
+                    self.memory.append(memory)
             self.store.append(used_store())
             if time.monotonic() > self.told + 30:
                 self.told = time.monotonic()
