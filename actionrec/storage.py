@@ -81,7 +81,13 @@ class Folder:
             self.filesystem.invalidate_cache()
             try:
                 entries = self.filesystem.ls(self.root, detail=True)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                # So S3 and GCS say it; a folder that isn't there is none yet.
+                if "bucket does not exist" in str(error):
+                    raise ActionrecError(
+                        f"{self.address} names a bucket that does not exist; create it, or check "
+                        "the address."
+                    ) from error
                 return []
             except NotADirectoryError:
                 entries = [{"name": self.root, "type": "file"}]

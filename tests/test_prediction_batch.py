@@ -14,6 +14,7 @@ import pytest
 from filelock import FileLock
 
 from actionrec.cli.main import main
+from actionrec.errors import UsageError
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction.batch import list_videos
 from actionrec.prediction.videos import predict_video
@@ -70,6 +71,22 @@ def test_the_shards_together_are_the_list_and_share_nothing(videos, count):
     assert sum(len(shard) for shard in shards) == 6
     for number, shard in enumerate(shards):
         assert shard == whole[number::count]
+
+
+def test_a_video_is_listed_once_whatever_its_spelling(videos, tmp_path):
+    here = Path.cwd()
+    spellings = [f"{here}/a.avi", "./a.avi", "more/../a.avi", "a.avi", f"file://{here}/a.avi"]
+    Path("list.txt").write_text(
+        "\n".join([*spellings, "b.avi/", "b.avi", "sub//c.avi", "sub/c.avi"])
+    )
+    assert list_videos([], "list.txt") == [f"{here}/a.avi", "b.avi", "sub/c.avi"]
+
+
+def test_a_list_without_videos_is_wrong_usage(videos):
+    Path("list.txt").write_text(" \n\n")
+    with pytest.raises(UsageError, match="--files-from list.txt names no video"):
+        list_videos([], "list.txt")
+    assert list_videos(["a.avi"], "list.txt") == ["a.avi"]
 
 
 # The whole command

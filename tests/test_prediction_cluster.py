@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from local_server import serving
 from local_storage import local_storage
 
 from actionrec.cli.main import main
@@ -43,6 +44,8 @@ def cluster(ray, bucket):
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     # Else the workers wait for whatever else this machine does.
     patch.setenv("RAY_worker_niceness", "0")
+    # Nor are they killed for the memory that it takes.
+    patch.setenv("RAY_memory_monitor_refresh_ms", "0")
     node = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
@@ -190,6 +193,8 @@ def test_without_ray_a_sentence_says_what_to_install(here, capsys, monkeypatch):
         (["--cluster", "ray", "--output", "a", "--shard", "1/2"], "leave out --shard"),
         (["--cluster", "ray", "--output", "a", "--workers", "4:2"], "workers is 4:2"),
         (["--cluster", "ray", "--output", "a", "--workers", "0"], "workers is 0"),
+        (["--cluster", "ray", "--output", "a", "--workers", "0:0"], "workers is 0:0"),
+        (["--output", "s3://lake/a.jsonl"], "is an address, which needs --cluster ray"),
         (["--output", "a.jsonl", "--workers", "1:2"], "a range, needs --cluster ray"),
         (["--output", "a.jsonl", "--address", "auto"], "need --cluster ray"),
         (["--output", "a.jsonl", "--gpus-per-worker", "1"], "need --cluster ray"),
@@ -201,14 +206,65 @@ def test_flags_that_do_not_go_together_are_wrong_usage(here, capsys, words, told
     assert not list(Path().iterdir())
 
 
+@pytest.mark.slow
+def test_features_are_those_without_a_cluster_to_the_bit(
+    cluster, bucket, videos, model, monkeypatch, capsys, caplog
+):
+    from pyarrow import parquet
+
+    monkeypatch.chdir(videos[0])
+    names = ["0.avi", "text.mp4", "1.avi", "no.mp4", "./0.avi"]
+    exact = ["--engine", "torch", "--precision", "float32", "--hop", "0.2", "--model", model]
+    command = ["features", *names, *exact]
+    assert main([*command, "--output", "alone.parquet"]) == 1
+    where = ["--cluster", "ray", "--address", cluster.address, "--workers", "1"]
+    output = f"{bucket}/features"
+    assert main([*command, "--output", output, *where]) == 1
+    alone = parquet.read_table("alone.parquet").to_pylist()
+
+    def place(row):
+        return row["video"], row["start"] or 0
+
+    assert sorted(rows_at(output), key=place) == sorted(alone, key=place)
+    assert len(alone) > 6 and {row["video"] for row in alone} == {*names[:4]}
+
+    # Another address: a cluster is not asked for what is there.
+    nowhere = ["--cluster", "ray", "--address", "127.0.0.1:1"]
+    assert main([*command, "--output", output, *nowhere]) == 1
+    assert f"All 4 videos are in {output} already" in caplog.text
+    assert main([*command[:-3], "0.5", "--model", model, "--output", output, *nowhere]) == 2
+    assert f"{output} was made with hop 0.2, not 0.5" in capsys.readouterr().err
+    assert main(["predict", "0.avi", "--model", model, "--output", output, *nowhere]) == 2
+    assert f"{output} holds features, not predictions" in capsys.readouterr().err
+
+
+def test_a_port_of_something_else_is_told_at_once(cluster, here, capsys, monkeypatch):
+    from actionrec.prediction import cluster_connection
+
+    monkeypatch.setattr(cluster_connection, "ANSWER_TIMEOUT", 1.0)
+    with serving() as server, socket.create_server(("127.0.0.1", 0)) as silent:
+        ports = server.server_port, silent.getsockname()[1]
+        places = [f"127.0.0.1:{port}" for port in ports]
+        for address in [*places, *(f"ray://{place}" for place in places)]:
+            assert main([*here, "--output", "a", "--cluster", "ray", "--address", address]) == 1
+            told = f"no Ray cluster at {address} (the port is open, and what answers there is no"
+            assert told in capsys.readouterr().err
+    # The port of Ray for machines of the cluster is not that for those outside.
+    address = f"ray://{cluster.address}"
+    assert main([*here, "--output", "a", "--cluster", "ray", "--address", address]) == 1
+    assert "has `ray://` to be added or left out?" in capsys.readouterr().err
+    assert not Path("a").exists()
+
+
 def test_an_address_without_a_cluster_is_told_at_once(ray, here, capsys):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
         assert main([*here, "--output", "a", "--cluster", "ray", "--address", address]) == 1
     assert f"There is no Ray cluster at {address}" in capsys.readouterr().err
-    assert main([*here, "--output", "a", "--cluster", "ray", "--address", "somewhere"]) == 2
-    assert "write auto, host:6379" in capsys.readouterr().err
+    for wrong in ("somewhere", "host:0", "host:99999", "http://host:6379", ":6379", "host:x"):
+        assert main([*here, "--output", "a", "--cluster", "ray", "--address", wrong]) == 2
+        assert "write auto, host:6379" in capsys.readouterr().err
     assert not Path("a").exists()
 
 
@@ -218,6 +274,12 @@ def test_a_folder_of_other_things_is_refused(ray, here, capsys):
     assert main([*here, "--output", "a", "--cluster", "ray"]) == 2
     assert "was not written by actionrec" in capsys.readouterr().err
     assert os.listdir("a") == ["notes.txt"]
+
+
+def test_a_bucket_that_does_not_exist_is_told_before_a_cluster_is_asked(ray, bucket, here, capsys):
+    nowhere = ["--cluster", "ray", "--address", "127.0.0.1:1"]
+    assert main([*here, "--output", "s3://nowhere/actions", *nowhere]) == 1
+    assert "s3://nowhere/actions names a bucket that does not exist" in capsys.readouterr().err
 
 
 def test_more_gpus_than_there_are_is_a_sentence(cluster, here, capsys):

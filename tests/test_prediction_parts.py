@@ -1,5 +1,6 @@
 """The folder of a job's results: whole parts, one run, one kind of settings, and no row lost."""
 
+import numpy as np
 import pytest
 
 from actionrec.errors import ActionrecError, UsageError
@@ -106,3 +107,24 @@ def test_an_earlier_run_ends_when_a_later_one_writes_to_the_same_bucket(request)
     later.append(rows("a.mp4"))
     later.write()
     assert Parts(folder, TASK).done == 1
+
+
+def test_a_video_with_several_rows_counts_once(folder):
+    task = Features(FeatureSettings("model", precision="float32"))
+    clips, features = [(0.0, 1.0), (0.5, 1.5)], np.arange(6, dtype=np.float32).reshape(2, 3)
+    first = Parts(folder, task)
+    for video in ("a.mp4", "b.mp4"):
+        rows = parquet.feature_rows(video, "model", clips, features)
+        first.append(rows.serialize().to_pybytes())
+    first.append(task.failed("c.mp4", "c.mp4 is empty."), failed=True)
+    first.write()
+    second = Parts(folder, task)
+    assert second.videos == {"a.mp4", "b.mp4", "c.mp4"}
+    assert (second.done, second.failed) == (3, 1)
+
+
+def test_a_part_of_large_rows_is_written_early(folder, monkeypatch):
+    monkeypatch.setattr(module, "MOST_BYTES", 1)
+    parts = Parts(folder, TASK)
+    parts.append(rows("a.mp4"))
+    assert Parts(folder, TASK).videos == {"a.mp4"}

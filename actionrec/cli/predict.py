@@ -111,12 +111,16 @@ def predict(
     from actionrec.prediction.batch import list_videos, predict_to_file
     from actionrec.prediction.journal import Settings
 
-    videos = list_videos(paths, files_from, shard or WHOLE)
     limits = _limits(timeout, memory)
     settings = Settings(model, None, topk, clips, precision, decoder, shard or WHOLE)
     if cluster is not None:
         task, where = Predictions(settings), flags.cluster()
-        return 1 if run_to_folder(videos, output, task, where, limits, engine, complain) else 0
+        # The list has no name here, so that it goes as its videos are done.
+        failed = run_to_folder(
+            list_videos(paths, files_from), output, task, where, limits, engine, complain
+        )
+        return 1 if failed else 0
+    videos = list_videos(paths, files_from, shard or WHOLE)
     if output is not None:
         most = flags.range[1]
         failed = predict_to_file(videos, Path(output), settings, most, limits, engine, complain)
@@ -211,12 +215,16 @@ def features(
     from actionrec.prediction.features import features_to_file
     from actionrec.prediction.journal import FeatureSettings
 
-    videos = list_videos(paths, files_from, shard or WHOLE)
     limits = _limits(timeout, memory)
     settings = FeatureSettings(model, None, clips, hop, precision, decoder, shard or WHOLE)
     if cluster is not None:
         task, where = Features(settings), flags.cluster()
-        return 1 if run_to_folder(videos, output, task, where, limits, engine, complain) else 0
+        # The list has no name here, so that it goes as its videos are done.
+        failed = run_to_folder(
+            list_videos(paths, files_from), output, task, where, limits, engine, complain
+        )
+        return 1 if failed else 0
+    videos = list_videos(paths, files_from, shard or WHOLE)
     most = flags.range[1]
     failed = features_to_file(videos, Path(output), settings, most, limits, engine, complain)
     return 1 if failed else 0

@@ -33,7 +33,7 @@ from actionrec.prediction.parquet import require_pyarrow
 from actionrec.prediction.parts import Parts, recorded_settings, resolved, sole_writer
 from actionrec.prediction.tasks import Predictions, Task
 from actionrec.processes import STANDARD_LIMITS, Limits
-from actionrec.progress import Counter
+from actionrec.progress import Counter, waiting
 from actionrec.signals import sigterm_as_interrupt
 from actionrec.storage import Folder
 from actionrec.text import valid_utf8
@@ -82,6 +82,7 @@ def run_to_folder(
     require_pyarrow()
     folder = Folder.at(output)
     by_name = {v.video if isinstance(v, Failure) else v: v for v in videos}
+    del videos
     with sole_writer(folder), sigterm_as_interrupt():
         # Before a cluster is asked for anything, so that the model is downloaded or refused once.
         model = read_model(task.settings.model)
@@ -109,7 +110,8 @@ def run_to_folder(
             missing.clear()
             try:
                 if parts is None:
-                    settings = replace(task.settings, precision=pool.precision())
+                    with waiting("starting the first worker"):
+                        settings = replace(task.settings, precision=pool.precision())
                     parts = Parts(folder, replace(task, settings=settings))
                 elif completed:
                     logger.info("%d of %d videos are done already.", completed, total)

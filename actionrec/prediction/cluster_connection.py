@@ -182,8 +182,8 @@ def _is_open(channel: Any) -> bool:
 
 def _refused_token(address: str) -> ActionrecError:
     return ActionrecError(
-        f"The Ray cluster at {address} wants its token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN "
-        "to what ~/.ray/auth_token holds on its head."
+        f"The Ray cluster at {address} wants its token; set RAY_AUTH_MODE=token, and "
+        "RAY_AUTH_TOKEN to what ~/.ray/auth_token holds on its head."
     )
 
 

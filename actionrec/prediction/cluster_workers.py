@@ -447,13 +447,12 @@ def _cause(error: Exception) -> str:
     text = str(error)
     if isinstance(error, ActionrecError):
         return text.rstrip(".")
-    if "out of memory" in text.lower() and "was killed" in text.lower():
-        if "memory usage threshold" in text or "killed due to the node running low" in text:
-            return "its machine ran out of memory"
+    if "memory usage threshold" in text or "killed due to the node running low" in text:
+        return "its machine ran out of memory"
     if "references to the actor were removed" in text:
         return (
-            "the cluster can't call this machine back; open its ports, and set RAY_AUTH_MODE to the "
-            "same on all"
+            "the cluster can't call this machine back; open its ports, and set RAY_AUTH_MODE to "
+            "the same on all"
         )
     if "node has died" in text or "unavailable" in text:
         return "its machine was lost"

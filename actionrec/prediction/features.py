@@ -47,7 +47,7 @@ from actionrec.models.inference import InferenceModel, read_model
 from actionrec.models.registry import EngineName
 from actionrec.models.shared_batches import ScoredVideo
 from actionrec.prediction.batch import complete, score_each
-from actionrec.prediction.formats import FEATURE_FILES
+from actionrec.prediction.formats import CLUSTER_SETTINGS, FEATURE_FILES
 from actionrec.prediction.journal import FeatureSettings, Journal
 from actionrec.prediction.parquet import (
     METADATA_KEY,
@@ -155,6 +155,11 @@ def _require_own(folder: Path) -> None:
             raise UsageError(f"{folder} is a file; choose another --output, or move it away.")
         return
     others = [name for name in os.listdir(folder) if not name.startswith(".")]
+    if CLUSTER_SETTINGS in others:
+        raise UsageError(
+            f"{folder} was written with --cluster ray, and only so it can be added to; choose "
+            "another --output."
+        )
     if others and SETTINGS not in others:
         raise UsageError(
             f"{folder} holds {min(others)} and was not written by `actionrec features`; choose a "

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PREDICTION_FORMATS = (".jsonl", ".parquet")
 # Of `actionrec features --output`, which otherwise is a folder (see `prediction.features`).
 FEATURE_FILES = (".npz", ".parquet")
+# The file in a folder of results that a cluster writes (see `prediction.parts`).
+CLUSTER_SETTINGS = "_actionrec.json"
 
 
 def write_timeline(timeline: "Timeline", path: Path) -> None:

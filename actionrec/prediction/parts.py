@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import cache_folder, exclusive
+from actionrec.prediction.formats import CLUSTER_SETTINGS
 from actionrec.prediction.parquet import METADATA_KEY
 from actionrec.prediction.tasks import Predictions, Task
 from actionrec.storage import WAITS, Folder
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("actionrec")
 
-SETTINGS = "_actionrec.json"
 RUN = "_run.json"
 KIND = "results"  # the setting that says what the folder holds; predictions where it is missing
 MOST_VIDEOS = 10_000  # of a part
@@ -54,9 +54,9 @@ def recorded_settings(folder: Folder) -> dict[str, Any] | None:
     if not names:
         return None
     try:
-        if SETTINGS not in names:
-            raise ValueError(f"{SETTINGS} is missing")
-        return dict(json.loads(folder.read(SETTINGS)))
+        if CLUSTER_SETTINGS not in names:
+            raise ValueError(f"{CLUSTER_SETTINGS} is missing")
+        return dict(json.loads(folder.read(CLUSTER_SETTINGS)))
     except (ValueError, TypeError) as error:
         raise UsageError(
             f"{folder.address} is there already and was not written by actionrec; choose another "
@@ -95,7 +95,7 @@ class Parts:
         self._metadata = {METADATA_KEY: json_text(settings)}
         others = recorded_settings(folder)
         if others is None:
-            folder.write(SETTINGS, json_text(settings).encode())
+            folder.write(CLUSTER_SETTINGS, json_text(settings).encode())
         else:
             _require_same(task, others, folder.address)
         # A run that was thought dead finds another's name here and writes no more.
