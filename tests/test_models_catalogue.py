@@ -245,6 +245,8 @@ def test_cache_folder_is_the_users_unless_told_otherwise(monkeypatch, tmp_path):
 def test_a_name_that_nearly_exists_is_answered_with_the_nearest():
     with pytest.raises(UsageError, match="named resnet; see `actionrec weights list`"):
         catalogue.fetch("resnet")
+    with pytest.raises(UsageError, match=rf"did you mean {NAME}\?"):
+        catalogue.fetch("I3D")
     for name in ("x3d-s", "X3D_S", "x3ds"):
         with pytest.raises(UsageError, match=r"did you mean x3d_s\?"):
             catalogue.fetch(name)

@@ -242,8 +242,10 @@ def require_model(name: str) -> None:
 
 
 def suggestion(name: str) -> str:
-    """The end of a sentence about a name that no model has: the nearest, or where they are."""
-    nearest = get_close_matches(name.lower(), MODELS, n=1)
+    """The end of a sentence about a name that no model has: the first of that network, the nearest,
+    or where they are."""
+    of_network = [each.name for each in MODELS.values() if each.backbone == name.lower()]
+    nearest = of_network or get_close_matches(name.lower(), MODELS, n=1)
     return f"did you mean {nearest[0]}?" if nearest else "see `actionrec weights list`."
 
 
