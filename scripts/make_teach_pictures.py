@@ -5,8 +5,8 @@
 
 The page learns four motions from validation groups of the demo videos, which the model has not been
 trained on; two groups without labels wait in Review; a video that is joined from four has marked
-parts; a fine-tuning of a few epochs is compared with the head on all folds. Takes Chromium or
-Chrome, and playwright.
+parts; a fine-tuning is compared with the head on all folds. Takes Chromium or Chrome, and
+playwright.
 """
 
 import argparse
@@ -129,7 +129,8 @@ def photograph(tab: "Page", url: str, output: Path) -> None:
     save("review", 700)
     tab.goto(f"{url}/train")
     tab.wait_for_selector("#runs svg")
-    save("train", 700)
+    # Without the command, which names a temporary folder.
+    save("train", 755)
 
 
 def main() -> None:

@@ -194,7 +194,7 @@ def test_classes_are_added_renamed_put_together_and_removed(page):
     project = page.project()
     assert "videos/ann_walk.avi" not in {each["path"] for each in project["examples"]}
     assert project["unlabelled"] == []
-    for _ in range(2):
+    for _ in range(3):
         page.post("undo")
     assert [each["name"] for each in page.project()["classes"]] == ["run", "walk"]
     assert len(page.project()["examples"]) == 5

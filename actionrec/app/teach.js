@@ -528,7 +528,7 @@ function showTrain() {
     run.status === "running" && make("label", {}, [
       run.folds > 1 && `fold ${run.fold} of ${run.folds}`,
       run.of ? `epoch ${Math.min(run.epochs.length + 1, run.of)} of ${run.of}` : "beginning",
-      run.seconds_left && `${clock(run.seconds_left)} left`].filter(Boolean).join(", "), " ",
+      run.seconds_left && remaining(run.seconds_left)].filter(Boolean).join(", "), " ",
       make("progress", { value: run.of ? doneOf(run) : null })),
     run.epochs.length > 0 && curve(run),
     run.problem && make("p", { class: "bad" }, run.problem),
@@ -547,6 +547,11 @@ function showTrain() {
     make("p", { class: "hint" }, "The same again: ", make("code", {}, run.command)))));
 }
 
+const remaining = (seconds) => {
+  const minutes = Math.ceil(seconds / 60);
+  return minutes < 2 ? "about a minute left" : minutes < 100 ? `about ${minutes} minutes left` :
+    `about ${Math.round(minutes / 60)} hours left`;
+};
 const doneOf = ({ fold, folds, epochs, of }) => (fold - 1 + epochs.length / of) / folds;
 
 // Both on the same held-out examples, and which of them to keep.
@@ -557,8 +562,8 @@ function verdict({ status, comparison, fine_tuned: tuned, head_alone: head, fold
   const share = ({ right, examples }) => right / examples;
   const within = (one, other) => other.low <= share(one) && share(one) <= other.high;
   const groups = comparison.groups ? ` of ${comparison.groups} groups` : "";
-  const done = status === "done" ? "" : `After ${fold - 1} of ${folds} folds: `;
-  return make("p", {}, `${done}Of ${tuned.examples} held-out examples${groups} the fine-tuned ` +
+  const done = status === "done" ? "Of" : `After ${fold - 1} of ${folds} folds: of`;
+  return make("p", {}, `${done} ${tuned.examples} held-out examples${groups} the fine-tuned ` +
     `network names ${words(tuned)}; the head alone ${words(head)}. `,
     status === "done" && [make("b", {}, tuned.right > head.right ? "Keep the fine-tuned one." :
       "Keep the head alone."), tuned.right !== head.right && within(tuned, head) &&
