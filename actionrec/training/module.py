@@ -36,7 +36,7 @@ from actionrec.training.clips import Batch
 from actionrec.training.early_stopping import figure_of_best, reason_to_stop
 from actionrec.training.gradient_checkpointing import recomputed
 from actionrec.training.loss import ClipLoss
-from actionrec.training.optimizers import build_optimizer, parameter_groups
+from actionrec.training.optimizers import batch_factor, build_optimizer, parameter_groups
 from actionrec.training.precision import sound_gradients
 from actionrec.training.report import EpochFigures, diagnose_blocks, mean_class_accuracy
 from actionrec.video.transforms import augment, mix
@@ -140,11 +140,8 @@ class Training(lightning.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         config = self.config
-        lr = config.lr
-        if config.lr_for_batch:
-            lr *= config.batch_size * config.accumulate / config.lr_for_batch
         self.groups = parameter_groups(self.model.network, config)
-        optimizer = build_optimizer(self.groups, lr, config)
+        optimizer = build_optimizer(self.groups, config.lr * batch_factor(config), config)
         if config.schedule == "cosine":
             falling = CosineAnnealingLR(optimizer, max(1, config.epochs - config.warmup))
         else:
