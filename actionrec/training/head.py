@@ -36,18 +36,14 @@ from actionrec.models.inference import InferenceModel
 from actionrec.models.shared_batches import score_videos, threads_of
 from actionrec.processes import WorkerError
 from actionrec.progress import track
+from actionrec.training.figures import CrossValidation, EpochFigures, mean_class_accuracy
 from actionrec.training.module import (
     binary_cross_entropy,
     precision_figures,
     with_thresholds,
     write_json,
 )
-from actionrec.training.report import (
-    CrossValidation,
-    EpochFigures,
-    mean_class_accuracy,
-    write_training_report,
-)
+from actionrec.training.report import write_training_report
 from actionrec.video.parts import VideoSegment, VideoSource, path_of
 from actionrec.video.pictures import frame_rate
 

@@ -33,12 +33,13 @@ from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.text import json_text
 from actionrec.training.block_activity import BlockActivity
 from actionrec.training.clips import Batch
+from actionrec.training.diagnosis import diagnose_blocks
 from actionrec.training.early_stopping import figure_of_best, reason_to_stop
+from actionrec.training.figures import EpochFigures, mean_class_accuracy
 from actionrec.training.gradient_checkpointing import recomputed
 from actionrec.training.loss import ClipLoss
 from actionrec.training.optimizers import batch_factor, build_optimizer, parameter_groups
 from actionrec.training.precision import sound_gradients
-from actionrec.training.report import EpochFigures, diagnose_blocks, mean_class_accuracy
 from actionrec.video.transforms import augment, mix
 
 log = logging.getLogger(__name__)
