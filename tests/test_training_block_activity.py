@@ -16,8 +16,9 @@ from actionrec.models.c3d_small import c3d_small
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.nonlocal_blocks import build_block
 from actionrec.training.block_activity import BlockActivity
+from actionrec.training.diagnosis import diagnose_blocks
+from actionrec.training.figures import EpochFigures
 from actionrec.training.module import Training
-from actionrec.training.report import EpochFigures, diagnose_blocks
 from actionrec.training.run import train
 
 

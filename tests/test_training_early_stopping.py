@@ -45,7 +45,7 @@ def config(small_training, tmp_path):
     return replace(small_training, lr=1e-9, epochs=4, patience=2, output=output)
 
 
-def test_an_early_end_is_a_good_end_that_more_patience_continues(config, tmp_path, caplog):
+def test_an_early_end_is_a_good_end_that_more_patience_continues(config, tmp_path, caplog, capsys):
     caplog.set_level("INFO", "actionrec")
     output = tmp_path / "run"
     settings = tmp_path / "settings.yaml"
@@ -57,8 +57,12 @@ def test_an_early_end_is_a_good_end_that_more_patience_continues(config, tmp_pat
     assert "<li>The run ended after epoch 3 of 4:" in report
 
     before = (output / "last.safetensors").stat().st_mtime_ns
+    assert f"report: {output}/report.html" in capsys.readouterr().out
+    # As of a run that was killed between its last checkpoint and its report.
+    (output / "report.html").unlink()
     caplog.clear()
     assert main(["train", "--config", str(settings), "--resume", "auto"]) == 0
+    assert "report" not in capsys.readouterr().out
     assert "nothing is left to train. The run ended after epoch 3" in caplog.text
     assert (output / "last.safetensors").stat().st_mtime_ns == before
 

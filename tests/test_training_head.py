@@ -119,6 +119,15 @@ def test_there_is_no_cross_validation_of_one_recording(features):
     assert cross_validate(ClipFeatures(values, np.arange(60)), videos, 3) is None
 
 
+def test_unreadable_recordings_have_no_part_in_cross_validation(features):
+    values, labels = features
+    groups = [str(n // 20) for n in range(60)]
+    videos = [LabelledVideo(Path(f"{n}.avi"), int(labels[n]), groups[n]) for n in range(60)]
+    assert cross_validate(ClipFeatures(values[:20], np.arange(20)), videos, 3) is None
+    found = cross_validate(ClipFeatures(values[:40], np.arange(40)), videos, 3)
+    assert (found.folds, found.videos) == (2, 40) and np.isfinite(found.losses).all()
+
+
 def test_videos_of_unknown_recordings_are_never_judged(features):
     values, labels = features
     groups = [None if n % 2 else str(n) for n in range(60)]

@@ -91,6 +91,17 @@ def test_every_convolution_of_a_backbone_gets_the_gradients_of_float32(name):
             assert far_off(found, expected) < 0.02, shapes
 
 
+@pytest.mark.parametrize(("hardware", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(hardware, expected, monkeypatch):
+    def is_supported(including_emulation=True):
+        return hardware or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    assert resolved_precision(TrainConfig("demo")) == expected
+    assert resolved_precision(TrainConfig("demo", precision="bfloat16")) == "bfloat16"
+
+
 @without_gpu
 @with_bfloat16
 def test_a_run_in_bfloat16_has_the_losses_of_one_in_float32(small_training, tmp_path, losses):

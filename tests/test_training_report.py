@@ -3,32 +3,18 @@
 import base64
 import io
 import json
-import re
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
-from statistics import NormalDist
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
-from torchmetrics.classification import MulticlassAccuracy
 
 from actionrec.config import TrainConfig
 from actionrec.models.complexity import TrainedPart
-from actionrec.training.report import (
-    MOST_BAD_VIDEOS,
-    EpochFigures,
-    diagnose_classes,
-    diagnose_curves,
-    loss_figure,
-    mean_class_accuracy,
-    pace_figure,
-    top1_figure,
-    wilson_interval,
-    write_training_report,
-)
+from actionrec.training.figures import EpochFigures, mean_class_accuracy
+from actionrec.training.report import MOST_BAD_VIDEOS, write_training_report
 from actionrec.training.run import fill_in
 
 LABELS = ["jump", "run", "sit", "stand", "throw", "walk"]
@@ -286,21 +272,6 @@ def test_what_was_done_for_classes_with_few_videos_stands_beside_mean_class_accu
     assert "unbalanced" not in page.text
 
 
-def test_mean_class_accuracy_is_the_mean_of_the_classes_that_have_clips():
-    truths = np.array([0] * 8 + [2] * 2)
-    assert mean_class_accuracy(truths, np.zeros(10, int)) == 0.5
-    assert mean_class_accuracy(truths, np.array([0] * 4 + [1] * 4 + [2, 0])) == 0.5
-    assert mean_class_accuracy(TRUTHS, PREDICTIONS) == pytest.approx(
-        recall_score(TRUTHS, PREDICTIONS)
-    )
-
-
-def recall_score(truths, predictions):
-    """By torchmetrics, rounded."""
-    metric = MulticlassAccuracy(len(LABELS), average="macro")
-    return round(metric(torch.tensor(predictions), torch.tensor(truths)).item(), 6)
-
-
 def test_top5_is_left_out_where_it_says_nothing(write):
     few = np.minimum(TRUTHS, 1)
     assert "Top-5" not in write(truths=few, predictions=few, labels=["a", "b"]).text
@@ -314,112 +285,6 @@ def test_a_run_of_one_epoch_has_its_report(write):
 
 def test_a_run_that_is_not_over_says_so(write):
     assert "3 of 20 epochs." in write(planned=20).text
-
-
-def test_the_curves_go_through_the_epochs_figures():
-    loss, top1 = (make(EPOCHS, 2).axes[0] for make in (loss_figure, top1_figure))
-    rate, wait = pace_figure(EPOCHS).axes
-    for axes, names, factor in (
-        (loss, ("train_loss", "val_loss"), 1),
-        (top1, ("train_top1", "val_top1"), 100),
-        (rate, ("learning_rate",), 1),
-        (wait, ("data_wait",), 100),
-    ):
-        for line, name in zip(axes.lines, names, strict=False):
-            assert list(line.get_xdata()) == [1, 2, 3]
-            expected = [factor * getattr(of, name) for of in EPOCHS]
-            np.testing.assert_allclose(line.get_ydata(), expected)
-            low, high = axes.get_ylim()
-            assert low <= min(expected) and max(expected) <= high
-    for axes in (loss, top1):
-        labels = [line.get_label() for line in axes.lines]
-        assert labels == ["training", "validation", "best epoch"]
-        assert list(axes.lines[2].get_xdata()) == [2, 2]
-
-
-def test_an_epochs_figures_survive_a_checkpoint():
-    plain = json.loads(json.dumps([asdict(of) for of in EPOCHS]))
-    assert [EpochFigures(**values) for values in plain] == EPOCHS
-
-
-def course(**columns):
-    """Epochs of a run that goes well, but for the columns that are given."""
-    number = len(next(iter(columns.values())))
-    well = {"train_loss": 2.0, "train_top1": 0.5, "val_loss": 2.0, "val_top1": 0.5}
-    well |= {"val_top5": 0.9, "learning_rate": 0.01, "data_wait": 0.02}
-    return [
-        EpochFigures(index + 1, **(well | {name: of[index] for name, of in columns.items()}))
-        for index in range(number)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("epochs", "expected"),
-    [
-        (course(val_loss=[2.0, 1.9, 1.95, 1.9]), None),
-        (course(data_wait=[0.9, 0.02, 0.03]), None),
-        (course(data_wait=[0.9, 0.43, 0.42]), "waited for data 43% of the time"),
-        (course(train_loss=[2.0, 1.0, 1.6]), None),
-        (
-            course(train_loss=[2.0, 1.0, 1.8]),
-            r"diverges: it was lowest in epoch 2 \(1\.00\) and is 1\.80 now",
-        ),
-        (
-            course(train_loss=[2, 1.5, 1, 0.6, 0.4, 0.2], val_loss=[2, 1.5, 1, 1.4, 1.5, 1.6]),
-            r"lowest in epoch 3 \(1\.00\) and is 1\.60 now, .* from 1\.00 to 0\.20, a sign of over",
-        ),
-        # One good epoch among the last three: that is noise.
-        (
-            course(train_loss=[2, 1.5, 1, 0.6, 0.4, 0.2], val_loss=[2, 1.5, 1, 1.4, 1.0, 1.6]),
-            None,
-        ),
-        (course(train_top1=[0.7, 0.9]), r"\(90\.0%\) is 40 points above .* \(50\.0%\)"),
-        (course(train_top1=[0.7, 0.7]), None),
-        (course(val_loss=[4, 3, 2, 1], val_top1=[0.4, 0.5, 0.6, 0.7]), "longer training"),
-        (course(val_loss=[4, 3, 2, 1], val_top1=[0.4, 0.7, 0.6, 0.7]), None),
-        (
-            course(val_loss=[4, 3, 2, 1], val_map=[0.1, 0.2, 0.3, 0.4]),
-            "best in mAP and in loss: longer",
-        ),
-    ],
-)
-def test_what_the_curves_show_is_said_and_nothing_else(epochs, expected):
-    sentences = diagnose_curves(epochs)
-    assert len(sentences) == (expected is not None)
-    if expected:
-        assert re.search(expected, sentences[0])
-
-
-def test_losses_that_are_not_finite_can_be_drawn():
-    epochs = course(val_loss=[2.0, float("nan"), float("inf"), 900.0])
-    assert loss_figure(epochs, 1).axes[0].get_yscale() == "log"
-    loss_figure(epochs, 1).draw_without_rendering()
-
-
-def test_classes_that_fail_are_named():
-    truths = np.arange(8).repeat(4)
-    good = diagnose_classes(truths, truths, list("abcdefgh"))
-    assert good == []
-    predictions = np.where(truths < 7, truths, 0)
-    assert diagnose_classes(truths, predictions, list("abcdefgh")) == [
-        "1 of 8 classes never right: h."
-    ]
-    lost, chance = "7 of 8 classes never right: b, c, d, e, f and 2 more.", "above the 12.5% of"
-    one, two, three = diagnose_classes(truths, np.zeros_like(truths), list("abcdefgh"))
-    assert chance in one and three == lost
-    assert two == "32 of 32 videos were predicted as a; only 4 are."
-    assert diagnose_classes(truths, truths, list("abcdefghi")) == [
-        "1 of 9 classes without a validation video: i."
-    ]
-
-
-def test_the_interval_of_an_accuracy_is_wilsons():
-    # Its bounds are the shares p with (k/n - p)^2 = z^2 p (1 - p) / n.
-    z = NormalDist().inv_cdf(0.975)
-    for right, n in ((0, 5), (7, 10), (90, 112), (3783, 3783)):
-        for share in wilson_interval(right, n):
-            off = (right / n - share) ** 2 - z**2 * share * (1 - share) / n
-            assert off == pytest.approx(0, abs=1e-12)
 
 
 def test_a_better_looking_best_epoch_does_not_hide_the_last_one(write):

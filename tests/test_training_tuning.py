@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from actionrec.errors import UsageError
+from actionrec.errors import ActionrecError, UsageError
 from actionrec.training import tuning
 
 
@@ -39,6 +39,9 @@ def test_the_suggestion_is_one_of_the_rates_tried_and_the_curve_is_not_overwritt
     suggestion, curve = tuning.find_learning_rate(config)
     assert tuning.LOWEST_LR < suggestion < tuning.HIGHEST_LR
     assert curve.read_bytes().startswith(b"\x89PNG")
+    # As --lr takes it: a run would double it for its batches.
+    scaled = replace(config, lr_for_batch=1, output=f"{config.output}-scaled")
+    assert tuning.find_learning_rate(scaled)[0] == pytest.approx(suggestion / 2)
     with pytest.raises(UsageError, match="mine-lr.png is there already"):
         tuning.find_learning_rate(config)
 
@@ -54,6 +57,19 @@ def test_the_batch_grows_until_memory_is_used_up(config, monkeypatch):
     assert tuning.find_batch_size(config) == 8, "all training videos fit"
     monkeypatch.setattr(tuning.Trial, "loss_of", of_little_memory)
     assert tuning.find_batch_size(config) == 4
+
+
+def test_a_trial_has_the_loss_of_the_run_and_refuses_what_the_run_refuses(
+    config, class_folders, tmp_path
+):
+    assert tuning.Trial(config).loss.weights is None
+    weighted = tuning.Trial(replace(config, class_weights={"first": 3.0}))
+    assert weighted.loss.weights.tolist() == [3, 1]
+    for side in ("train", "val"):
+        (tmp_path / "videos" / side).mkdir(parents=True)
+        (tmp_path / "videos" / side / "first").symlink_to(class_folders / side / "first")
+    with pytest.raises(ActionrecError, match="has one class only, 'first'; training needs two"):
+        tuning.find_batch_size(replace(config, root=str(tmp_path / "videos")))
 
 
 def test_tuning_takes_one_process(config):

@@ -1,14 +1,18 @@
 """decord and torchcodec behind the reader's interface: the same frames, or an error."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from actionrec.errors import UsageError, VideoError
+from actionrec.video.clips import ClipReader
 from actionrec.video.decoders import open_video, require_decoder
 from actionrec.video.reader import VideoReader
+from actionrec.video.sampling import ClipSampling
+from actionrec.video.transforms import Preprocessing
 
 
 @pytest.mark.parametrize("decoder", ["decord", "torchcodec"])
@@ -53,6 +57,17 @@ def test_a_library_that_counts_other_frames_is_an_error(encode, tmp_path, fake_d
     video = open_video(encode(tmp_path / "v.avi", frames=10), "decord")
     with pytest.raises(VideoError, match="has 10 frames, but decord finds 12; leave out"):
         video.read([0, 1])
+
+
+def test_windows_too_are_read_by_the_library(encode, tmp_path, fake_decord, monkeypatch):
+    black = SimpleNamespace(asnumpy=lambda: np.zeros((12, 48, 64, 3), np.uint8))
+    monkeypatch.setattr(FakeVideo, "get_batch", lambda *_: black)
+    path = encode(tmp_path / "v.avi", frames=12)
+    reader = ClipReader(ClipSampling(4), Preprocessing(36, 32), "decord")
+    for decoder, is_black in (("decord", True), ("pyav", False)):
+        clips = list(replace(reader, decoder=decoder).windows(path, 0.08))
+        assert len(clips) == 5
+        assert all((clip.pixels.max() == 0) == is_black for clip in clips)
 
 
 def test_what_a_library_says_of_a_file_becomes_one_sentence(encode, tmp_path, fake_decord):

@@ -383,7 +383,7 @@ def test_clips_in_one_pass_are_those_read_one_by_one(encode, tmp_path, monkeypat
         np.testing.assert_array_equal(clip, alone)
 
 
-@pytest.mark.parametrize("indices", [[-1, 0], [0, 12], [12], [3, 2]])
+@pytest.mark.parametrize("indices", [[], [-1, 0], [0, 12], [12], [3, 2]])
 def test_frames_that_do_not_exist_or_go_backwards_are_refused(encode, tmp_path, indices):
     video = VideoReader(encode(tmp_path / "v.avi", frames=12))
     with pytest.raises(IndexError, match="v.avi, which has 12"):
@@ -557,6 +557,12 @@ def test_a_file_that_gives_fewer_frames_than_it_has_is_an_error(encode, tmp_path
     encode(path, frames=20)
     assert video.read([0, 19]).shape == (2, 48, 64, 3)
     with pytest.raises(VideoError, match="gave only 20 of its 30 frames"):
+        video.read([0, 20])
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.start_encoding()
+    with pytest.raises(VideoError, match="gave only 0 of its 30 frames"):
         video.read([0, 20])
 
 

@@ -183,6 +183,17 @@ def test_a_server_without_parts_gives_the_whole_file_once(video, server, url, ta
         assert server.sent == sent
 
 
+def test_a_whole_file_that_another_process_deletes_is_fetched_anew(server, url, video, monkeypatch):
+    def deleted(path):
+        raise FileNotFoundError(path)
+
+    server.ranges = False
+    assert np.array_equal(frames_of(url), frames_of(video))
+    forget()
+    monkeypatch.setattr(os, "utime", deleted)
+    assert np.array_equal(frames_of(url), frames_of(video))
+
+
 def test_a_server_that_says_no_length_gives_the_whole_file(video, server, url):
     server.ranges = server.length = False
     assert np.array_equal(frames_of(url), frames_of(video))

@@ -185,7 +185,8 @@ def _flag_and_value(word: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point of the console script; returns the exit code."""
+    """Run the command line; returns the exit code. `actionrec.__main__` calls it, and answers
+    Ctrl-C."""
     use_utf8()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
@@ -223,6 +224,3 @@ def main(arguments: list[str] | None = None) -> int:
         reason = error.strerror or reason_of(error)
         complain(f"{error.filename or 'A file'} could not be used: {reason}.")
         return 1
-    except KeyboardInterrupt:
-        complain("interrupted; everything printed or saved so far is complete.")
-        return 130

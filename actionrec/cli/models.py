@@ -1,4 +1,4 @@
-"""`actionrec info`, `actionrec export` and `actionrec weights`: networks and their weights."""
+"""`actionrec info`, `export`, `calibrate` and `weights`: networks, models and their weights."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
@@ -183,8 +183,9 @@ def calibrate(
     classifier = VideoClassifier.load(model)
     data = open_dataset(dataset, root, split, to_train=False, multi_label=False)
     data, damaged = without_damaged_videos(data, sides=("val",))
-    calibrated, figures, failures = run(classifier, data, others, false_alarms, workers)
-    for failure in (failures := damaged + failures):
+    calibrated, figures, unreadable = run(classifier, data, others, false_alarms, workers)
+    failures = damaged + unreadable
+    for failure in failures:
         complain(failure.error)
     calibrated.save(Path(output))
     print_calibration(output, figures, format)

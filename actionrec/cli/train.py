@@ -1,5 +1,7 @@
 """`actionrec train` and `actionrec tune`: networks for your own classes."""
 
+from pathlib import Path
+
 from actionrec.cli.parser import complain
 from actionrec.config import TrainConfig
 
@@ -37,7 +39,9 @@ def train(config: TrainConfig) -> int:
             f"Top-5 {clip['top5']:.1%}{mean}, one clip of each of {clip['n']} validation videos"
         )
     print(f"model: {output}/model.safetensors")
-    print(f"report: {output}/report.html")
+    # A run that was killed after its last epoch has none.
+    if Path(output, "report.html").is_file():
+        print(f"report: {output}/report.html")
     if bad := len(results["bad_videos"]):
         complain(f"{bad} videos could not be read and were left out: see {output}/bad_videos.json.")
     return 0

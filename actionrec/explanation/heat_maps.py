@@ -11,6 +11,7 @@ method gives a number for every position of a feature map, T' x H' x W':
 A position is drawn at the centre of its receptive field, with linear interpolation in between: a
 heat map is no sharper than its positions are dense.
 
+    import actionrec
     from actionrec.explanation.heat_maps import explain_video
     from actionrec.explanation.pictures import write_sheet
     explanation = explain_video(actionrec.load("kinetics400-i3d"), "video.mp4")

@@ -36,18 +36,14 @@ from actionrec.models.inference import InferenceModel
 from actionrec.models.shared_batches import score_videos, threads_of
 from actionrec.processes import WorkerError
 from actionrec.progress import track
+from actionrec.training.figures import CrossValidation, EpochFigures, mean_class_accuracy
 from actionrec.training.module import (
     binary_cross_entropy,
     precision_figures,
     with_thresholds,
     write_json,
 )
-from actionrec.training.report import (
-    CrossValidation,
-    EpochFigures,
-    mean_class_accuracy,
-    write_training_report,
-)
+from actionrec.training.report import write_training_report
 from actionrec.video.parts import VideoSegment, VideoSource, path_of
 from actionrec.video.pictures import frame_rate
 
@@ -119,12 +115,15 @@ def cross_validate(
     groups = [video.group if grouped else str(position) for position, video in enumerate(videos)]
     labels = labels_of(videos, classes)
     has_label = labels.any(axis=1) if labels.ndim == 2 else np.ones(len(labels), dtype=bool)
-    known = len({group for group in groups if group is not None})
-    folds = min(FOLDS, known)
+    # An unreadable video would be a part with nothing in it.
+    readable = np.unique(features.videos)
+    known = [groups[video] for video in readable]
+    folds = min(FOLDS, len(set(known) - {None}))
     if folds < 2:
         return None
-    combinations = [str(video.all_labels) for video in videos]
-    fold_of_video = np.array(deal_groups(groups, combinations, folds))
+    combinations = [str(videos[video].all_labels) for video in readable]
+    fold_of_video = np.full(len(videos), -1)
+    fold_of_video[readable] = deal_groups(known, combinations, folds)
     fold, truth = fold_of_video[features.videos], labels[features.videos]
     losses = np.zeros(len(PENALTIES))
     hits = np.zeros(len(PENALTIES))

@@ -53,7 +53,7 @@ class ClipLoss(nn.Module):
 def class_weights(
     setting: str | Mapping[str, float], labels: Sequence[str], videos: Sequence[int]
 ) -> Tensor | None:
-    """The weights (classes,) of the classes in the loss; None if they are all the same.
+    """The weights (classes,) of the classes in the loss; None without weights.
 
     Those of inverse and effective have the mean 1 over the training videos, so that the learning
     rate keeps its meaning.

@@ -33,12 +33,13 @@ from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.text import json_text
 from actionrec.training.block_activity import BlockActivity
 from actionrec.training.clips import Batch
+from actionrec.training.diagnosis import diagnose_blocks
 from actionrec.training.early_stopping import figure_of_best, reason_to_stop
+from actionrec.training.figures import EpochFigures, mean_class_accuracy
 from actionrec.training.gradient_checkpointing import recomputed
 from actionrec.training.loss import ClipLoss
-from actionrec.training.optimizers import build_optimizer, parameter_groups
+from actionrec.training.optimizers import batch_factor, build_optimizer, parameter_groups
 from actionrec.training.precision import sound_gradients
-from actionrec.training.report import EpochFigures, diagnose_blocks, mean_class_accuracy
 from actionrec.video.transforms import augment, mix
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,10 @@ class Training(lightning.LightningModule):
         self.output = output
         self.videos = videos
         self.unreadable: dict[str, str] = {}
+        # Training videos among them: those that all processes know of, and what this one has found
+        # since.
         self.unreadable_training: set[str] = set()
+        self.found_unreadable: set[str] = set()
         self.results: dict[str, Any] = {}
         self.epochs: list[EpochFigures] = []
         self.epoch_metrics = nn.ModuleDict(epoch_metrics(model.config))
@@ -137,11 +141,8 @@ class Training(lightning.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         config = self.config
-        lr = config.lr
-        if config.lr_for_batch:
-            lr *= config.batch_size * config.accumulate / config.lr_for_batch
         self.groups = parameter_groups(self.model.network, config)
-        optimizer = build_optimizer(self.groups, lr, config)
+        optimizer = build_optimizer(self.groups, config.lr * batch_factor(config), config)
         if config.schedule == "cosine":
             falling = CosineAnnealingLR(optimizer, max(1, config.epochs - config.warmup))
         else:
@@ -163,25 +164,21 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor | None:
         self.record_failures(batch.failures)
-        self.unreadable_training.update(failure.video for failure in batch.failures)
+        failed = {failure.video for failure in batch.failures}
+        self.found_unreadable |= failed - self.unreadable_training
         loss = None
         # A process without clips takes part all the same: the others wait for its gradients.
         if batch.videos or devices.world_size() > 1:
             loss = self.loss_of(batch, index)
         finite = loss is None or bool(torch.isfinite(loss))
-        own = [len(batch.videos), len(self.unreadable_training), int(not finite)]
+        own = [len(batch.videos), len(self.found_unreadable), int(not finite)]
         counts = devices.total(torch.tensor(own, device=self.device))
-        clips, unreadable, infinite = counts.tolist()
+        clips, found, infinite = counts.tolist()
         self.clips += clips
-        if unreadable > self.config.max_bad * self.videos:
+        # Several processes may have found the same video, so there can be fewer.
+        if len(self.unreadable_training) + found > self.config.max_bad * self.videos:
             self.gather_failures()
-            devices.stop_together(
-                ActionrecError(
-                    f"Training stopped: {unreadable} of {self.videos} training videos could not "
-                    f"be read, more than the {self.config.max_bad:.1%} that --max-bad allows; "
-                    f"{self.output / 'bad_videos.json'} lists them and the reasons."
-                )
-            )
+            self.stop_if_too_many_are_unreadable()
         if infinite:
             reason = None if finite else f"the loss of {', '.join(batch.videos)} is {loss.item()}"
             reasons = filter(None, devices.gather(reason))
@@ -190,6 +187,18 @@ class Training(lightning.LightningModule):
             return None
         # The mean of the gradients over processes is to be their mean over clips.
         return loss * (len(batch.videos) * devices.world_size() / max(1, clips))
+
+    def stop_if_too_many_are_unreadable(self) -> None:
+        """End all processes where more training videos can't be read than --max-bad allows."""
+        unreadable = len(self.unreadable_training)
+        if unreadable > self.config.max_bad * self.videos:
+            devices.stop_together(
+                ActionrecError(
+                    f"Training stopped: {unreadable} of {self.videos} training videos could not "
+                    f"be read, more than the {self.config.max_bad:.1%} that --max-bad allows; "
+                    f"{self.output / 'bad_videos.json'} lists them and the reasons."
+                )
+            )
 
     def stop_as_diverged(self, symptom: str) -> None:
         """End all processes; the saved models stay those of the epochs before."""
@@ -390,10 +399,14 @@ class Training(lightning.LightningModule):
 
     def gather_failures(self) -> None:
         """Let every process, and so the report, know the unreadable videos of all of them."""
-        for unreadable in devices.gather(self.unreadable):
+        for unreadable, found in devices.gather((self.unreadable, self.found_unreadable)):
             self.record_failures([Failure(*item) for item in unreadable.items()])
+            self.unreadable_training |= found
+        self.found_unreadable = set()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # All processes save together, and what the first one knows goes into the file.
+        self.gather_failures()
         loop = self.trainer.fit_loop
         batches = loop.epoch_loop.batch_progress.current.processed
         whole = batches == loop.max_batches

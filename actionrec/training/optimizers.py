@@ -58,6 +58,13 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not any(part in name for part in POSITIONS)
 
 
+def batch_factor(config: TrainConfig) -> float:
+    """The factor of the learning rate for the clips of a step, 1 without `lr_for_batch`."""
+    if config.lr_for_batch is None:
+        return 1.0
+    return config.batch_size * config.accumulate / config.lr_for_batch
+
+
 def build_optimizer(
     groups: list[ParameterGroup], lr: float, config: TrainConfig
 ) -> torch.optim.Optimizer:

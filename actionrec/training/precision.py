@@ -31,7 +31,7 @@ def resolved_precision(config: TrainConfig) -> str:
     precision = config.precision
     if torch.cuda.is_available():
         if precision == "auto":
-            return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+            return "bfloat16" if has_bfloat16(torch.device("cuda")) else "float32"
         return precision
     if precision == "float16":
         raise UsageError("--precision float16 needs a GPU; use bfloat16 or auto.")

@@ -145,8 +145,7 @@ def _fit(
         fit_head(model, config, dataset.train, LEAST_PENALTY_TO_START)
     elif config.multi_label and not Path(config.weights).is_file() and not resumed:
         begin_with_frequencies(model.network.head, dataset)
-    videos = None if config.multi_label else dataset.train_counts()
-    weights = class_weights(config.class_weights, dataset.labels, videos) if videos else None
+    weights = loss_weights(config, dataset)
     training = Training(model, config, output, len(dataset.train), weights)
     training.record_failures(damaged)
     if config.compile:
@@ -191,6 +190,7 @@ def _fit(
             truths, predictions = np.split(noted, 2, axis=1)
         else:
             truths, predictions = noted.T
+        videos = None if config.multi_label else dataset.train_counts()
         write_training_report(
             output, training.epochs, truths, predictions, dataset.labels, parts, videos=videos
         )
@@ -396,16 +396,21 @@ def check_dataset(dataset: VideoDataset, config: TrainConfig) -> None:
         log.warning(
             f"a step has {clips} clips, not {config.batch_size}: there are no more training videos"
         )
-    if not dataset.multi_label:
-        videos = dataset.train_counts()
-        class_weights(config.class_weights, dataset.labels, videos)
-        if config.balanced_sampling:
-            require_videos("--balanced-sampling true", dataset.labels, videos)
+    loss_weights(config, dataset)
+    if config.balanced_sampling:
+        require_videos("--balanced-sampling true", dataset.labels, dataset.train_counts())
     fewest, processes = min(len(dataset.train), len(dataset.val)), config.devices * config.nodes
     if fewest < processes:
         raise UsageError(
             f"{processes} processes can't share {fewest} videos; use fewer --devices and --nodes."
         )
+
+
+def loss_weights(config: TrainConfig, dataset: VideoDataset) -> torch.Tensor | None:
+    """The weights (classes,) of the classes in the loss; None and errors as of `class_weights`."""
+    if config.multi_label:
+        return None
+    return class_weights(config.class_weights, dataset.labels, dataset.train_counts())
 
 
 def check_several_labels(dataset: VideoDataset) -> None:

@@ -22,9 +22,12 @@ from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing, require_free, short_enough
 from actionrec.training.clips import Batch, loaders
 from actionrec.training.module import Training
+from actionrec.training.optimizers import batch_factor
 from actionrec.training.run import (
     build_classifier,
     build_trainer,
+    check_dataset,
+    loss_weights,
     open_training_data,
     quiet_lightning,
     resolve,
@@ -44,9 +47,11 @@ class Trial(Training):
 
     def __init__(self, config: TrainConfig) -> None:
         self.dataset, _ = open_training_data(config)
+        check_dataset(self.dataset, config)
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         model = build_classifier(config, self.dataset.labels)
-        super().__init__(model, config, Path(config.output), len(self.dataset.train))
+        weights = loss_weights(config, self.dataset)
+        super().__init__(model, config, Path(config.output), len(self.dataset.train), weights)
         self.lr = config.lr
         self.batch_size = config.batch_size
         self.largest = 0
@@ -84,8 +89,8 @@ class Trial(Training):
 def find_learning_rate(config: TrainConfig) -> tuple[float, Path]:
     """Train for 100 steps while the learning rate rises from 1e-5 to 1 (Smith 2017).
 
-    Returns the rate where the smoothed loss falls most steeply, and a picture of the curve, which
-    lies beside the folder that a run of these settings would have.
+    Returns the rate where the smoothed loss falls most steeply, as `lr` takes it, and a picture of
+    the curve, which lies beside the folder that a run of these settings would have.
 
     Raises:
         UsageError: settings don't fit each other, or the picture is there already.
@@ -111,7 +116,7 @@ def find_learning_rate(config: TrainConfig) -> tuple[float, Path]:
     found.plot(suggest=True, ax=figure.add_subplot())
     with replacing(curve) as temporary:
         figure.savefig(temporary)
-    return suggestion, curve
+    return suggestion / batch_factor(config), curve
 
 
 def find_batch_size(config: TrainConfig) -> int:

@@ -9,7 +9,7 @@ library; a library that counts other frames is an error.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import ClassVar
@@ -19,7 +19,7 @@ import numpy as np
 from actionrec.errors import UsageError, VideoError
 from actionrec.video.address import Address, VideoPath, video_path
 from actionrec.video.parts import VideoSegment
-from actionrec.video.reader import IndexedFrames, VideoReader
+from actionrec.video.reader import Crop, IndexedFrames, Size, VideoReader
 from actionrec.video.segments import SegmentReader
 
 # Frames decoded at a time, so that memory doesn't hold a long clip twice.
@@ -34,6 +34,12 @@ class OtherReader(VideoReader):
     """
 
     library: ClassVar[str]
+
+    def stream(
+        self, clips: Iterable[Sequence[int]], size: Size = None, crop: Crop | None = None
+    ) -> Iterator[np.ndarray]:
+        """As of `VideoReader`, by this library too; it is told all clips beforehand."""
+        return self.clips(clips, size, crop)
 
     def _frames(self, wanted: list[int]) -> IndexedFrames:
         try:

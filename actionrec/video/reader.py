@@ -101,8 +101,7 @@ class VideoReader:
     def has_constant_rate(self) -> bool:
         """Whether every frame is shown when frames of a constant `fps` would be, give or take half
         a frame."""
-        even = self.times[0] + np.arange(len(self.times)) / self.fps
-        return bool(np.abs(self.times - even).max() < 0.5 / self.fps)
+        return are_even(self.times, self.fps)
 
     def read(
         self, indices: Sequence[int], size: Size = None, crop: Crop | None = None
@@ -116,7 +115,8 @@ class VideoReader:
             crop: Part of the frame as it is shown that is cut out before scaling.
 
         Raises:
-            IndexError: an index is negative, not below `len` or less than the one before.
+            IndexError: there is none, or one is negative, not below `len` or less than the one
+                before.
             ValueError: the crop is not inside the frame.
             VideoError: fewer frames could be decoded than the file announces.
         """
@@ -163,7 +163,7 @@ class VideoReader:
         yield from sorted(due)
 
     def _require_frames(self, clip: Sequence[int]) -> None:
-        if clip[0] < 0 or clip[-1] >= len(self) or list(clip) != sorted(clip):
+        if not len(clip) or clip[0] < 0 or clip[-1] >= len(self) or list(clip) != sorted(clip):
             raise IndexError(f"Frames {clip} of {self.path}, which has {len(self)}.")
 
     def _stack(
@@ -270,17 +270,18 @@ class VideoReader:
         if self.index.access == "pictures":
             yield from self._decode_pictures(wanted)
             return
-        index = 0
+        count = 0
         following = iter(wanted)
         next_wanted = next(following, None)
         with opened(self.path) as (container, stream):
-            for index, frame in enumerate(container.decode(stream)):
-                if index == next_wanted:
-                    yield index, frame
+            for frame in container.decode(stream):
+                if count == next_wanted:
+                    yield count, frame
                     next_wanted = next(following, None)
                 if next_wanted is None:
                     return
-        raise self._frames_missing(index + 1)
+                count += 1
+        raise self._frames_missing(count)
 
     def _decode_pictures(self, wanted: Iterable[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode the pictures of a folder of frames."""
@@ -419,6 +420,12 @@ class VideoReader:
             f"{self.path} gave only {decoded} of its {len(self)} frames; "
             "it is damaged: copy, download or encode it again."
         )
+
+
+def are_even(times: np.ndarray, fps: float) -> bool:
+    """Whether `times` in seconds are those of a constant rate, give or take half a frame."""
+    even = times[0] + np.arange(len(times)) / fps
+    return bool(np.abs(times - even).max() < 0.5 / fps)
 
 
 def scale(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -21,7 +21,7 @@ import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from importlib import import_module
@@ -343,9 +343,11 @@ class _HttpSource:
         kept = block_cache()
         name = key_of(self.url, state.version, "whole")
         path = kept.folder / name
-        if path.is_file() and state.st_size in (-1, path.stat().st_size):
-            os.utime(path)
-            return path
+        # Another process may delete it meanwhile.
+        with suppress(OSError):
+            if state.st_size in (-1, path.stat().st_size):
+                os.utime(path)
+                return path
         size = max(state.st_size, 0)
         no_room = (
             f"{without_credentials(self.url)} can't be read by parts, because its server gives "

@@ -15,7 +15,7 @@ import numpy as np
 
 from actionrec.errors import VideoError
 from actionrec.video.parts import VideoSegment, plain_number
-from actionrec.video.reader import Crop, Size, VideoReader
+from actionrec.video.reader import Crop, Size, VideoReader, are_even
 
 logger = logging.getLogger("actionrec")
 
@@ -53,8 +53,7 @@ class SegmentReader:
     @cached_property
     def has_constant_rate(self) -> bool:
         """As of `VideoReader`."""
-        even = self.times[0] + np.arange(len(self.times)) / self.fps
-        return bool(np.abs(self.times - even).max() < 0.5 / self.fps)
+        return are_even(self.times, self.fps)
 
     def read(
         self, indices: Sequence[int], size: Size = None, crop: Crop | None = None
