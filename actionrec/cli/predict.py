@@ -183,11 +183,12 @@ def features(
         paths: Video files, folders with videos, or patterns in quotes.
         output: FILE.npz, FILE.parquet, or a folder, which gets a file NAME.npy for each video; with
             --cluster a folder or address, such as s3://..., which gets Parquet files.
-        hop: Seconds from one clip to the next, for clips that slide over the whole video.
+        model: Model file, run's folder or name.
+        decoder: Library; decord and torchcodec, extras, are less exact.
+        hop: Seconds between clips that slide over the whole video.
         clips: Clips spread over each video; by default enough to cover it, at most ten.
         files_from: Text file or address, a path on each line; or - for standard input.
-        workers: Processes that read videos, by default one a core; with --cluster workers on its
-            machines.
+        workers: Processes that read; with --cluster machines' workers.
         cluster: Read on a Ray cluster, or with Ray on this machine.
         address: Ray cluster: auto, host:6379 or ray://host:10001.
         gpus_per_worker: Such as 0.5; by default one if there is a GPU.
