@@ -246,13 +246,16 @@ def test_processes_that_cannot_share_the_work_are_wrong_usage(config, change, wo
     [
         {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         | {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "1"},
-        {"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job"},
-        {"LOCAL_RANK": "1"},
         # No numbers: an empty variable, and one of another program.
         {"RANK": "", "LOCAL_RANK": "x", "SLURM_PROCID": "-", "JSM_NAMESPACE_RANK": ""},
-        {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "bash"},
-        # MPI, LSF and a TPU, none of which may speak for a process that was not told so.
-        {"PMI_RANK": "1", "PMI_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
+        # Slurm, MPI, LSF and a TPU, none of which may speak for a process that was not told so.
+        {"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job"}
+        | {
+            "PMI_RANK": "1",
+            "PMI_SIZE": "2",
+            "OMPI_COMM_WORLD_RANK": "1",
+            "OMPI_COMM_WORLD_SIZE": "2",
+        }
         | {"LSB_JOBID": "1", "LSB_DJOB_RANKFILE": "/nowhere", "JSM_NAMESPACE_RANK": "1"}
         | {"JSM_NAMESPACE_SIZE": "2", "JSM_NAMESPACE_LOCAL_RANK": "1", "TPU_WORKER_ID": "1"}
         | {"PJRT_DEVICE": "TPU", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "9", "NODE_RANK": "1"},

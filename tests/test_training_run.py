@@ -1,6 +1,7 @@
 """`actionrec train`: the protocol, what a run leaves behind, and what stops it."""
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -20,6 +21,7 @@ import torch
 import torchvision
 import yaml
 from jsonargparse.typing import PositiveInt
+from local_server import serving
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -773,16 +775,16 @@ def test_fine_tuning_starts_from_a_model_file(config, tmp_path, caplog):
 
 @pytest.fixture
 def published_mc3(tmp_path, monkeypatch):
-    """The tensors of a name of the catalogue, whose address is a file with drawn numbers."""
-    served, cache = tmp_path / "served", tmp_path / "cache"
-    served.mkdir()
+    """The tensors of a name of the catalogue, whose server has a file with drawn numbers."""
     torch.manual_seed(0)
     network = torchvision.models.video.mc3_18()
-    torch.save(network.state_dict(), served / "mc3_18.pth")
-    monkeypatch.setenv("ACTIONREC_CACHE", str(cache))
-    address = (served / "mc3_18.pth").as_uri()
-    monkeypatch.setattr(PublishedWeights, "url", property(lambda _: address))
-    return network.state_dict()
+    torch.save(network.state_dict(), tmp_path / "mc3_18.pth")
+    monkeypatch.setenv("ACTIONREC_CACHE", str(tmp_path / "cache"))
+    file = (tmp_path / "mc3_18.pth").read_bytes()
+    with serving(file) as server:
+        address = f"{server.url}/mc3_18-{hashlib.sha256(file).hexdigest()[:8]}.pth"
+        monkeypatch.setattr(PublishedWeights, "url", property(lambda _: address))
+        yield network.state_dict()
 
 
 def test_fine_tuning_starts_from_a_name_of_the_catalogue_and_takes_its_network(
