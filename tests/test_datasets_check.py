@@ -183,7 +183,7 @@ def count_unless_slow(path):
 SCRIPT = """
 import sys
 import slow
-from actionrec.cli.main import main
+from actionrec.__main__ import main
 from actionrec.datasets import check
 
 if __name__ == "__main__":

@@ -293,7 +293,7 @@ def shrink_unless_slow(path, folder, output, short_side):
 SCRIPT = """
 import sys
 import slow
-from actionrec.cli.main import main
+from actionrec.__main__ import main
 from actionrec.datasets import shrink
 
 if __name__ == "__main__":

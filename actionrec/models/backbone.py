@@ -115,9 +115,10 @@ class Backbone(nn.Module):
         """The last feature map, (B, C, T', H', W'), of clips (B, 3, T, H, W).
 
         Raises:
-            UsageError: `clips` has another form.
+            UsageError: `clips` has not five axes.
         """
-        require_clips(clips)
+        if clips.dim() != 5:
+            raise no_clips(clips)
         x = clips
         for name, unit in self.units.named_children():
             if name in self.blocks:
@@ -149,12 +150,15 @@ class Backbone(nn.Module):
 def require_clips(clips: torch.Tensor) -> None:
     """Raise UsageError if a tensor is not of the form (B, 3, T, H, W)."""
     if clips.dim() != 5 or clips.shape[1] != 3:
-        hint = "give each clip its three colours, R, G and B, in the second place"
-        if clips.dim() == 4:
-            hint = "images (B, 3, H, W) are clips of one frame after images.unsqueeze(2)"
-        raise UsageError(
-            f"The network takes clips (B, 3, T, H, W), not {tuple(clips.shape)}; {hint}."
-        )
+        raise no_clips(clips)
+
+
+def no_clips(clips: torch.Tensor) -> UsageError:
+    """What is wrong with a tensor that is not of the form (B, 3, T, H, W)."""
+    hint = "give each clip its three colours, R, G and B, in the second place"
+    if clips.dim() == 4:
+        hint = "images (B, 3, H, W) are clips of one frame after images.unsqueeze(2)"
+    return UsageError(f"The network takes clips (B, 3, T, H, W), not {tuple(clips.shape)}; {hint}.")
 
 
 def call(module: nn.Module, x: Any) -> Any:
