@@ -31,10 +31,10 @@ def test_an_unknown_backbone_is_named_with_the_nearest_or_the_choices():
 def test_what_is_no_clip_is_refused_in_a_sentence(shape, small_recognizer):
     pixels = torch.zeros(shape, dtype=torch.uint8)
     predicting = InferenceModel(small_recognizer, "cpu", "float32", engine="torch")
-    for takes, clips in (
-        (small_recognizer.network, pixels.float()),
-        (small_recognizer, pixels),
-        (predicting.logits, pixels),
-    ):
+    takers = [(small_recognizer, pixels), (predicting.logits, pixels)]
+    # A network alone may have another first layer.
+    if len(shape) != 5:
+        takers.append((small_recognizer.network, pixels.float()))
+    for takes, clips in takers:
         with pytest.raises(UsageError, match=r"takes clips \(B, 3, T, H, W\), not \("):
             takes(clips)
