@@ -61,7 +61,7 @@ def test_paths_are_relative_to_a_list_on_a_server(server, query):
     assert [len(VideoReader(video.path)) for video in dataset.train + dataset.val] == [12] * 3
 
 
-def test_a_list_in_a_bucket_trains_and_is_evaluated(clip, capsys):
+def test_a_list_in_a_bucket_trains_and_is_evaluated(clip, command):
     with local_storage("lake") as client:
         for name in CLIPS:
             client.put_object(Bucket="lake", Key=name, Body=clip)
@@ -71,9 +71,11 @@ def test_a_list_in_a_bucket_trains_and_is_evaluated(clip, capsys):
         once = ["--epochs", "1", "--batch-size", "2", "--output", "run"]
         assert main(["train", *data, *small.split(), *once]) == 0
         assert "root: s3://lake/sets/data.csv" in Path("run/config.yaml").read_text()
-        capsys.readouterr()
-        assert main(["evaluate", "--model", "run", *data, "--clips", "1", "--format", "json"]) == 0
-        assert json.loads(capsys.readouterr().out)["video"]["n"] == 1
+        # The processes that read, too, must know the address and the key of the storage.
+        words = ["evaluate", "--model", "run", *data, "--clips", "1", "--format", "json"]
+        evaluation = command(*words)
+        assert evaluation.returncode == 0, evaluation.stderr
+        assert json.loads(evaluation.stdout)["video"]["n"] == 1
         for key, said in (("sets/no.csv", "sets/no.csv is not there"), ("sets", "is a folder")):
             with pytest.raises(ActionrecError, match=f"The CSV file can't be read: .*{said}"):
                 open_csv(f"s3://lake/{key}")
