@@ -562,7 +562,7 @@ def main() -> int:
     Console(width=100).print(table)
     for title, counter in (("done", user.done), ("refused", user.refused)):
         words = ", ".join(f"{name} {count}" for name, count in counter.most_common())
-        print(f"{title}: {words}", file=sys.stderr)
+        print(f"{title}: {words or 'nothing'}", file=sys.stderr)
     return 1 if any(counts) else 0
 
 
