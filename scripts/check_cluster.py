@@ -35,13 +35,10 @@ from unittest.mock import patch
 import av
 import numpy as np
 import psutil
-import torch
+from drawn_model import make_model
 from pyarrow import parquet
 
-from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
 from actionrec.text import plain_table
-from actionrec.video.sampling import ClipSampling
-from actionrec.video.transforms import Preprocessing
 
 try:
     import ray
@@ -79,19 +76,6 @@ def make_videos(folder: Path, count: int) -> None:
     # A video listed twice is done once.
     (folder / "list.txt").write_text("\n".join([*names, *names[:5]]))
     (folder / "good.txt").write_text("\n".join(good))
-
-
-def make_model(path: Path) -> None:
-    """A small network with drawn weights."""
-    torch.manual_seed(0)
-    config = ClassifierConfig(
-        labels=("a", "b", "c"),
-        backbone="c3d_small",
-        block=BlockConfig("none"),
-        sampling=ClipSampling(length=8, stride=2),
-        preprocessing=Preprocessing(short_side=64, crop=56),
-    )
-    VideoClassifier(config, {"note": "drawn"}).eval().save(path)
 
 
 class Job:

@@ -38,16 +38,13 @@ from typing import Any
 
 import psutil
 import requests
-import torch
+from drawn_model import make_model
 from rich.console import Console
 from rich.table import Table
 
 from actionrec.datasets.csv import open_csv
 from actionrec.errors import ActionrecError
 from actionrec.files import TEMPORARY
-from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
-from actionrec.video.sampling import ClipSampling
-from actionrec.video.transforms import Preprocessing
 
 FAULTS = ("lost", "doubled", "unreadable", "left")
 MOST_VIDEOS = 40
@@ -475,19 +472,6 @@ class User:
             # Whether each class has enough groups is not the table's fault.
             if "no training video shows" not in str(error):
                 self.blame("unreadable", str(error))
-
-
-def make_model(path: Path) -> None:
-    """A small network with drawn weights."""
-    torch.manual_seed(0)
-    config = ClassifierConfig(
-        labels=("a", "b", "c"),
-        backbone="c3d_small",
-        block=BlockConfig("none"),
-        sampling=ClipSampling(length=8, stride=2),
-        preprocessing=Preprocessing(short_side=64, crop=56),
-    )
-    VideoClassifier(config, {"note": "drawn"}).eval().save(path)
 
 
 def use(server: Server, user: User, minutes: float, choose: random.Random) -> None:

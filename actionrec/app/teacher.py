@@ -26,6 +26,7 @@ from actionrec.models.inference import InferenceModel, read_model
 from actionrec.models.shared_batches import ScoredVideo, score_videos, threads_of
 from actionrec.prediction.videos import Prediction, prediction
 from actionrec.recipes import HEAD_ALONE
+from actionrec.training.figures import CrossValidation, wilson_interval
 from actionrec.training.head import (
     CLIPS,
     FOLDS,
@@ -36,7 +37,6 @@ from actionrec.training.head import (
     cross_validate,
     logistic_regression,
 )
-from actionrec.training.report import CrossValidation, wilson_interval
 from actionrec.video.parts import VideoSegment, VideoSource
 from actionrec.video.sampling import ClipSampling
 
