@@ -3,10 +3,11 @@
     actionrec export --quantize int8 --calibrate videos/ --output i3d-int8.onnx
     actionrec predict video.mp4 --model i3d-int8.onnx
 
-Convolutions compute in 8 bits, all else in float32. Their weights are rounded as in
-`models.rounding`; NNCF chooses the range of each feature map, the largest of the calibration
-clips: a cut of the largest values cost most of the agreement. The file gets its name once its
-answers have been compared with float32's on clips that calibrated nothing.
+Convolutions compute in 8 bits, all else in float32. What they see is made ready as in
+`models.ranges`, their weights are rounded as in `models.rounding`. NNCF chooses the range of each
+feature map, the largest of the calibration clips: a cut of the largest values cost most of the
+agreement. The file gets its name once its answers have been compared with float32's on clips that
+calibrated nothing.
 """
 
 import logging
@@ -37,6 +38,7 @@ from actionrec.models.graph import folded, trace_prediction
 from actionrec.models.inference import InferenceModel
 from actionrec.models.model_file import METADATA_KEY, describe
 from actionrec.models.onnx_graph import require_onnx, to_onnx
+from actionrec.models.ranges import equalize_channels, scale_pixels
 from actionrec.models.rounding import round_weights
 from actionrec.progress import track, waiting
 from actionrec.text import json_text
@@ -217,12 +219,16 @@ def quantized(
     model: VideoClassifier, calibrating: Sequence[Tensor], output: Path
 ) -> Callable[[Path, str], None]:
     """A function that writes the quantised graph of a folded model, with a description in it, to a
-    path; the weights of `model` are rounded.
+    path; `model` is changed.
 
     Raises:
         ActionrecError: the network can't be quantised.
     """
+    scale_pixels(model)
+    equalize_channels(model, track(calibrating, "equalizing channels"))
     round_weights(model, track(calibrating, "rounding weights"))
+    # Only a range of all 256 levels has steps that are the pixels' own.
+    calibrating = [with_all_levels(calibrating[0]), *calibrating[1:]]
     clips = torch.cat([calibrating[0]] * TRACED_BATCH)
     try:
         with waiting("writing the graph"):
@@ -236,6 +242,13 @@ def quantized(
             f"{output} was not written: this network can't be quantised ({reason_of(error)}); "
             "report it, or export it without --quantize."
         ) from error
+
+
+def with_all_levels(clip: Tensor) -> Tensor:
+    """A copy of a clip, uint8 (1, 3, T, H, W), with a first pixel in black and a last in white."""
+    changed = clip.clone()
+    changed[..., 0, 0, 0], changed[..., -1, -1, -1] = 0, 255
+    return changed
 
 
 def _openvino(
@@ -287,6 +300,8 @@ def _by_nncf(graph: Any, inputs: Sequence[Any]) -> Any:
             graph,
             nncf.Dataset(inputs),
             subset_size=len(inputs),
+            # Ranges with a zero of their own, where there are negative values.
+            preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(types=FLOAT_OPERATIONS, validate=False),
             advanced_parameters=settings,
         )

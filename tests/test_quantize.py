@@ -10,7 +10,7 @@ import torch
 from actionrec import quantize
 from actionrec.cli.main import main
 from actionrec.models.classifier import ClassifierConfig, VideoClassifier
-from actionrec.models.exported import ExportedModel
+from actionrec.models.exported import ExportedModel, openvino_core
 from actionrec.models.inference import InferenceModel
 from actionrec.video.sampling import ClipSampling
 from actionrec.video.transforms import Preprocessing
@@ -58,6 +58,16 @@ def test_the_comparison_is_printed_and_kept_inside(written):
     comparison = kept["comparison"]
     assert comparison["clips"] == 4 and 0 < comparison["worst_difference"] < 0.2
     assert comparison["int8_bytes"] < 0.5 * comparison["float32_bytes"]
+
+
+def test_the_steps_of_pixels_are_their_levels(written):
+    path, _ = written
+    if path.suffix != ".xml":
+        pytest.skip("read from OpenVINO's graph")
+    graph = openvino_core().read_model(path)
+    pixels = next(op for op in graph.get_ordered_ops() if op.get_type_name() == "FakeQuantize")
+    lowest, highest = (float(pixels.input_value(i).get_node().data.item()) for i in (1, 2))
+    assert (lowest, highest) == (-128, 127) and pixels.get_attributes()["levels"] == 256
 
 
 def test_a_file_in_int8_is_a_model_like_any_other(written, folder, command):
