@@ -3,13 +3,24 @@
 An error ends a command. A `Failure` is the error of one video, kept in the place of its result.
 """
 
+import re
 from dataclasses import dataclass
+
+# User and password in an address, such as ftp://user:password@host/video.mp4.
+CREDENTIALS = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]*@")
 
 
 class ActionrecError(Exception):
-    """Something of the input failed. The command line prints the message and exits with 1."""
+    """Something of the input failed. The command line prints the message and exits with 1.
+
+    Args:
+        message: The sentence; passwords in its addresses are left out, since it may be logged.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(CREDENTIALS.sub("", message))
 
 
 class UsageError(ActionrecError):

@@ -90,7 +90,8 @@ def recipe_settings(name: str, optimizer: str) -> dict[str, Any]:
 # Settings of steps, of which a head alone takes none.
 OF_STEPS = ("optimizer", "lr_layer_decay", "drop_path", "gradient_checkpointing", "erasing")
 OF_STEPS += ("repeated_augmentation", "class_weights", "balanced_sampling", "focal_gamma")
-OF_STEPS += ("patience", "logger")
+OF_STEPS += ("patience", "logger", "augment", "mix", "crop_area", "label_smoothing", "accumulate")
+OF_STEPS += ("clip_gradient", "lr_for_batch", "sync_batchnorm", "compile")
 
 # Settings that a head alone depends on, too.
 OF_CLIPS = {"clip_length", "stride", "fps", "gamma"}

@@ -155,6 +155,8 @@ def test_erasing_comes_as_often_as_asked_and_changes_no_other_choice(class_folde
         ({"drop_path": 0.1}, "no drop path"),
         ({"erasing": 0.5, "train_from": "head"}, "without steps; leave out --erasing"),
         ({"patience": 3, "train_from": "head"}, "without steps; leave out --patience"),
+        ({"mix": "mixup", "train_from": "head"}, "without steps; leave out --mix"),
+        ({"augment": "color", "train_from": "head"}, "without steps; leave out --augment"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_before_anything_is_written(

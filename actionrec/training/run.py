@@ -285,8 +285,10 @@ def fill_in(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainCo
 
 def require_no_steps(config: TrainConfig) -> None:
     """Raise UsageError if a setting of steps is given for a head that is fitted without any."""
-    given = {each.name for each in fields(config) if getattr(config, each.name) != each.default}
-    if steps := [name for name in OF_STEPS if name in given]:
+    defaults = {each.name: each.default for each in fields(config)} | RECIPES[
+        config.recipe
+    ].settings
+    if steps := [name for name in OF_STEPS if getattr(config, name) != defaults[name]]:
         flag = f"--{steps[0].replace('_', '-')}"
         raise UsageError(
             f"--train-from head fits the head without steps; leave out {flag}, or train from block."
