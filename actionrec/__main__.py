@@ -26,7 +26,9 @@ def main() -> int:
         # it is imported and once more at the end, took half a second of every command.
         gc.set_threshold(GARBAGE)
         from actionrec.cli.main import main as run
+        from actionrec.memory import keep_freed_memory
 
+        keep_freed_memory()
         try:
             return run()
         finally:
