@@ -1,6 +1,6 @@
 """Memory that the command keeps for its next tensors instead of giving it back.
 
-    python scripts/benchmark_training.py
+    actionrec predict video.mp4
 
 glibc gives every large block back to the system when it is freed, and asks for the next one, whose
 pages come zeroed, one fault a page. A clip of the pretrained I3D met 126,000 faults. Without them
