@@ -10,7 +10,7 @@ maximum, a concatenation, lets a factor move from the weights of the second to t
 Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -69,7 +69,7 @@ def equalize_channels(model: VideoClassifier, clips: Iterable[Tensor]) -> None:
         model: Folded, on the CPU, in float32.
         clips: Some clips, uint8 (1, 3, T, H, W), that are like those to come.
     """
-    pairs = {producer: consumers for producer, consumers in _convolution_pairs(model)}
+    pairs = dict(_convolution_pairs(model))
     ranges: dict[nn.Conv3d, Tensor] = {}
 
     def note(convolution: nn.Conv3d, inputs: tuple[Tensor]) -> None:
@@ -78,13 +78,7 @@ def equalize_channels(model: VideoClassifier, clips: Iterable[Tensor]) -> None:
         ranges[convolution] = found if before is None else torch.maximum(before, found)
 
     seeing = {consumer for consumers in pairs.values() for consumer, _ in consumers}
-    hooks = [consumer.register_forward_pre_hook(note) for consumer in seeing]
-    try:
-        for clip in clips:
-            model(clip)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    show_inputs(model, seeing, clips, note)
     for producer, consumers in pairs.items():
         parts = [
             (consumer, slice(first, first + producer.out_channels)) for consumer, first in consumers
@@ -97,6 +91,22 @@ def equalize_channels(model: VideoClassifier, clips: Iterable[Tensor]) -> None:
             producer.bias.div_(factor)
         for consumer, part in parts:
             consumer.weight[:, part].mul_(factor.view(-1, 1, 1, 1))
+
+
+def show_inputs(
+    model: VideoClassifier,
+    convolutions: Iterable[nn.Conv3d],
+    clips: Iterable[Tensor],
+    note: Callable[[nn.Conv3d, tuple[Tensor]], None],
+) -> None:
+    """Call `note` with what each of the convolutions sees of each clip."""
+    hooks = [convolution.register_forward_pre_hook(note) for convolution in convolutions]
+    try:
+        for clip in clips:
+            model(clip)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _convolution_pairs(

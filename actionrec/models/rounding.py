@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from actionrec.models.classifier import VideoClassifier
+from actionrec.models.ranges import show_inputs
 
 # The largest level; zero is one, and they are symmetric.
 LEVELS = 127
@@ -58,13 +59,7 @@ def round_weights(model: VideoClassifier, clips: Iterable[Tensor]) -> None:
             found if before is None else [a.add_(b) for a, b in zip(before, found, strict=True)]
         )
 
-    hooks = [each.register_forward_pre_hook(note) for each in convolutions]
-    try:
-        for clip in clips:
-            model(clip)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    show_inputs(model, convolutions, clips, note)
     for convolution, parts in moments.items():
         weight = convolution.weight
         weight.copy_(rounded(weight.flatten(1), parts).view_as(weight))
