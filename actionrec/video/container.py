@@ -5,14 +5,16 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import av
 from av.stream import Disposition
 
 from actionrec.errors import VideoError
 from actionrec.video.address import Address, VideoPath
-from actionrec.video.remote import RemoteFile
+
+if TYPE_CHECKING:
+    from actionrec.video.remote import RemoteFile
 
 # What FFmpeg can also open: pictures, and texts that name other files or are drawn as letters.
 NOT_VIDEO = ("_pipe", "image2", "concat", "hls", "dash", "tty", "lavfi")
@@ -79,7 +81,7 @@ def opened(path: VideoPath) -> Iterator[tuple[av.container.InputContainer, av.Vi
 
 
 @contextmanager
-def _file(path: VideoPath) -> Iterator[str | RemoteFile]:
+def _file(path: VideoPath) -> Iterator["str | RemoteFile"]:
     """What PyAV opens: a name of a file, or a remote file, whose errors FFmpeg may have taken for
     the end of it."""
     if not isinstance(path, Address):
