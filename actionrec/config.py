@@ -82,8 +82,8 @@ class TrainConfig:
         fps: Frame rate to which the stride refers, such as 25, for videos of different rates; by
             default the stride refers to the rate of each video (recipe).
         short_side: Short side of a frame before the crop, in pixels; training draws it between this
-            value and 1.25 times as much.
-        crop: Side of the square input of the network, in pixels.
+            value and 1.25 times as much (recipe).
+        crop: Side of the square input of the network, in pixels (recipe).
         gamma: Exponent of the pixel values in [0, 1]; 0.4 brightens videos filmed in the dark
             (recipe).
         crop_area: Least and largest share of the frame in a training crop, such as 0.3 1, with
@@ -173,8 +173,8 @@ class TrainConfig:
     clip_length: PositiveInt | None = None
     stride: PositiveInt | None = None
     fps: Positive | None = None
-    short_side: PositiveInt = 128
-    crop: PositiveInt = 124
+    short_side: PositiveInt | None = None
+    crop: PositiveInt | None = None
     gamma: Positive | None = None
     crop_area: list[Share] | None = None
     augment: AugmentName | None = None

@@ -8,7 +8,7 @@ is a line in `RECIPES`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 # Data sets with the paper's recipe, whatever their size here.
@@ -20,11 +20,13 @@ FEW_VIDEOS = 1000
 class Recipe:
     """Values for the settings of `TrainConfig` that are not given.
 
-    `description` completes "the recipe NAME: ".
+    `description` completes "the recipe NAME: "; `if_dark` changes `settings` for training videos
+    that were filmed in the dark.
     """
 
     description: str
     settings: Mapping[str, Any]
+    if_dark: Mapping[str, Any] = field(default_factory=dict)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -35,6 +37,8 @@ RECIPES: dict[str, Recipe] = {
             "block": "snl",
             "clip_length": 16,
             "stride": 1,
+            "short_side": 128,
+            "crop": 124,
             "gamma": 1.0,
             "augment": "none",
             "train_from": "all",
@@ -58,8 +62,11 @@ RECIPES: dict[str, Recipe] = {
             "clip_length": 16,
             "stride": 2,
             "fps": 25.0,
+            "short_side": 128,
+            "crop": 124,
+            "gamma": 1.0,
             "augment": "none",
-            "train_from": "stage4",
+            "train_from": "all",
             "fit_head": True,
             "epochs": 16,
             "batch_size": 8,
@@ -71,6 +78,7 @@ RECIPES: dict[str, Recipe] = {
             "freeze_batchnorm": True,
             "ema": 0.95,
         },
+        if_dark={"gamma": 0.4, "train_from": "stage4"},
     ),
 }
 
@@ -94,10 +102,10 @@ OF_STEPS += ("patience", "logger", "augment", "mix", "crop_area", "label_smoothi
 OF_STEPS += ("clip_gradient", "lr_for_batch", "sync_batchnorm", "compile")
 
 # Settings that a head alone depends on, too.
-OF_CLIPS = {"clip_length", "stride", "fps", "gamma"}
+OF_CLIPS = {"clip_length", "stride", "fps", "short_side", "crop", "gamma"}
 
 # For a head alone, whatever the recipe: there are no steps, and frozen features of 32 frames tell
-# more than those of 16.
+# more than those of 16, those of 160 pixels more than those of 124.
 HEAD_ALONE: dict[str, Any] = {
     "block": "none",
     "epochs": 1,
@@ -105,6 +113,8 @@ HEAD_ALONE: dict[str, Any] = {
     "clip_length": 32,
     "stride": 1,
     "fps": 25.0,
+    "short_side": 184,
+    "crop": 160,
 }
 
 

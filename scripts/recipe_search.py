@@ -7,8 +7,8 @@ The network is frozen up to the stage train_from. What enters this stage is ther
 of three evaluation clips of each video, and of --draws random clips of each training video. Every
 candidate trains the rest from these, on every split, with the optimiser, schedule and average of
 `actionrec train`. A candidate is any of train_from, fit_head, lr, lr_new, warmup, epochs, ema,
-batch_size and seed; the others are those of the recipe small, and so are clips and rates that no
-flag says. With --split group each group of a CSV file is left out once.
+batch_size and seed; the others are those of the recipe small, but stage4 for train_from, and so are
+clips and rates that no flag says. With --split group each group of a CSV file is left out once.
 
 A table is printed: video-level Top-1 of the last epoch in percent, mean over the splits, and its
 spread, largest minus smallest mean, over the last third of the epochs. With --results FILE.csv each
@@ -44,7 +44,6 @@ from actionrec.models.backbone import Backbone
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.progress import track
-from actionrec.training.clips import gamma_for
 from actionrec.training.head import (
     LEAST_PENALTY_TO_START,
     ClipFeatures,
@@ -60,6 +59,8 @@ SEARCHED += ("batch_size", "seed")
 # Of all candidates of a call, as for `actionrec train`.
 SHARED = ("backbone", "weights", "clip_length", "stride", "fps", "short_side", "crop", "gamma")
 EVALUATION_CLIPS = 3
+# Of candidates that say nothing else; of a network that is trained whole, nothing can be stored.
+FIRST_TRAINED = "stage4"
 
 
 # What the candidates share.
@@ -306,7 +307,7 @@ def settings_of(candidate: str, shared: Sequence[str], dataset: VideoDataset) ->
     Raises:
         UsageError: it holds anything else, or settings that don't fit each other.
     """
-    words = ["--recipe", "small", *shared]
+    words = ["--recipe", "small", "--train_from", FIRST_TRAINED, *shared]
     for setting in candidate.split(","):
         name, _, value = setting.partition("=")
         if name not in SEARCHED or not value:
@@ -327,7 +328,6 @@ def settings_of(candidate: str, shared: Sequence[str], dataset: VideoDataset) ->
 def search(arguments: argparse.Namespace, splits: Mapping[str, VideoDataset]) -> int:
     """Try every candidate, and print the table; returns the exit code."""
     first = next(iter(splits.values()))
-    arguments.gamma = arguments.gamma or f"{gamma_for(first.train):g}"
     given = {name: getattr(arguments, name) for name in ("dataset", "root", *SHARED)}
     shared = [word for name, value in given.items() if value for word in (f"--{name}", value)]
     candidates = [settings_of(candidate, shared, first) for candidate in arguments.candidate]

@@ -114,8 +114,8 @@ def blocks_on_videos(studies: dict[tuple[str, ...], list[dict[str, str]]]) -> It
         if any(row.name == HEAD for row in rows):
             yield ""
             yield (
-                "`head` is the head alone, fitted to the frozen features of clips of 32 frames "
-                "(`--train-from head`)."
+                "`head` is the head alone, fitted to the frozen features of clips of "
+                "32x160x160 (`--train-from head`)."
             )
         yield ""
 

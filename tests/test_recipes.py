@@ -46,8 +46,8 @@ def test_every_recipe_fills_in_everything(folders):
         assert unset <= ours, name
 
 
-@pytest.mark.parametrize(("grey", "gamma"), [(15, 0.4), (90, 1.0)])
-def test_videos_filmed_in_the_dark_are_brightened(grey, gamma, tmp_path):
+@pytest.mark.parametrize(("grey", "chosen"), [(15, (0.4, "stage4")), (90, (1.0, "all"))])
+def test_videos_filmed_in_the_dark_are_brightened_and_train_less(grey, chosen, tmp_path):
     for side in ("train", "val"):
         for label in ("a", "b"):
             folder = tmp_path / side / label
@@ -60,4 +60,15 @@ def test_videos_filmed_in_the_dark_are_brightened(grey, gamma, tmp_path):
                     frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                     container.mux(stream.encode(frame))
                 container.mux(stream.encode(None))
-    assert fill_in(TrainConfig("folder", root=str(tmp_path))).gamma == gamma
+    config = TrainConfig("folder", root=str(tmp_path))
+    filled = fill_in(config)
+    assert (filled.gamma, filled.train_from) == chosen
+    filled = fill_in(replace(config, train_from="block"))
+    assert (filled.gamma, filled.train_from) == (chosen[0], "block")
+
+
+def test_a_head_alone_sees_larger_frames_unless_a_size_is_given(folders):
+    alone = fill_in(replace(folders, train_from="head"))
+    assert (alone.short_side, alone.crop) == (184, 160)
+    given = fill_in(replace(folders, train_from="head", crop=112))
+    assert (given.short_side, given.crop) == (128, 112)

@@ -131,7 +131,11 @@ def teaching_base(model: str) -> VideoClassifier:
         sampling = ClipSampling(
             **{name: HEAD_ALONE[setting] for setting, name in CLIP_SETTINGS.items()}
         )
-        pixels = replace(classifier.config.preprocessing, short_side=128, crop=124)
+        pixels = replace(
+            classifier.config.preprocessing,
+            short_side=HEAD_ALONE["short_side"],
+            crop=HEAD_ALONE["crop"],
+        )
         config = replace(classifier.config, sampling=sampling, preprocessing=pixels)
         classifier.config = config
     return classifier

@@ -180,18 +180,16 @@ class TrainingClips(Dataset):
         return Sample(clip, label_of(video), str(video.source))
 
 
-def gamma_for(videos: Sequence[LabelledVideo], decoder: str = "pyav") -> float:
-    """The gamma for training videos: 0.4 where they were filmed in the dark, else 1.
-
-    Dark is a mean of less than 40 of 255 over the middle frames of sixteen videos; night footage
-    (ARID, Xu et al. 2021) has 7 to 30.
+def are_dark(videos: Sequence[LabelledVideo], decoder: str = "pyav") -> bool:
+    """Whether videos were filmed in the dark: a mean of less than 40 of 255 over the middle frames
+    of sixteen of them. Night footage (ARID, Xu et al. 2021) has 7 to 30.
     """
     middle = ClipReader(ClipSampling(1), Preprocessing(32, 32), decoder)
     frames = []
     for index in np.linspace(0, len(videos) - 1, min(len(videos), 16)).round().astype(int):
         with suppress(VideoError):
             frames.append(middle.read(videos[index].source, clips=1).pixels.float().mean().item())
-    return 0.4 if frames and np.mean(frames) < 40 else 1.0
+    return bool(frames) and float(np.mean(frames)) < 40
 
 
 class Batch(NamedTuple):

@@ -55,7 +55,7 @@ from actionrec.recipes import (
     choose_recipe,
     recipe_settings,
 )
-from actionrec.training.clips import gamma_for, loaders
+from actionrec.training.clips import are_dark, loaders
 from actionrec.training.early_stopping import reason_to_stop
 from actionrec.training.head import LEAST_PENALTY_TO_START, fit_head, train_head
 from actionrec.training.loggers import build_loggers, require_logger
@@ -267,11 +267,15 @@ def fill_in(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainCo
     if config.backbone is None and config.weights in MODELS:
         config = replace(config, backbone=MODELS[config.weights].backbone)
     recipe = recipe_settings(name, config.optimizer)
+    if_dark = RECIPES[name].if_dark
+    if if_dark and config.gamma is None and are_dark(dataset.train, config.decoder):
+        recipe = recipe | if_dark
     if config.train_from == "head":
-        recipe = recipe | HEAD_ALONE
+        # A short side and a crop of its own would not fit each other if one of them is given.
+        sized = config.short_side is not None or config.crop is not None
+        sizes = {key: recipe[key] for key in ("short_side", "crop")} if sized else {}
+        recipe = recipe | HEAD_ALONE | sizes
     filled = {key: value for key, value in recipe.items() if getattr(config, key) is None}
-    if config.gamma is None and "gamma" not in recipe:
-        filled["gamma"] = gamma_for(dataset.train, config.decoder)
     config = replace(config, recipe=name, **filled)
     title = f"recipe {name}, for {RECIPES[name].description}"
     if config.train_from == "head":
