@@ -271,7 +271,7 @@ def fill_in(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainCo
     if if_dark and config.gamma is None and are_dark(dataset.train, config.decoder):
         recipe = recipe | if_dark
     if config.train_from == "head":
-        # A short side and a crop of its own would not fit each other if one of them is given.
+        # Where only one of the two is given, the other of a head alone may not fit it.
         sized = config.short_side is not None or config.crop is not None
         sizes = {key: recipe[key] for key in ("short_side", "crop")} if sized else {}
         recipe = recipe | HEAD_ALONE | sizes
