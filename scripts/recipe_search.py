@@ -15,15 +15,15 @@ spread, largest minus smallest mean, over the last third of the epochs. With --r
 candidate is a row of that file.
 
 Limits: an epoch draws one of the --draws clips, so that clips repeat where `actionrec train` always
-draws a new one; there is no augmentation but crops and flips; batch norm stays frozen, and there
-are no blocks. The inputs stay in memory, 0.5 GB for 226 videos and five draws, and are gone at the
-end: one call with many candidates reads the videos once. Settings that were chosen by the
-validation videos look better on them than on others.
+draws a new one; there is no augmentation but crops and flips; batch norm stays frozen. The inputs
+stay in memory, 0.5 GB for 226 videos and five draws, and are gone at the end: one call with many
+candidates reads the videos once. Settings that were chosen by the validation videos look better on
+them than on others.
 """
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,6 +44,7 @@ from actionrec.models.backbone import Backbone
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.progress import track
+from actionrec.training.block_activity import BlockFigures
 from actionrec.training.head import (
     LEAST_PENALTY_TO_START,
     ClipFeatures,
@@ -61,6 +62,8 @@ SHARED = ("backbone", "weights", "clip_length", "stride", "fps", "short_side", "
 EVALUATION_CLIPS = 3
 # Of candidates that say nothing else; of a network that is trained whole, nothing can be stored.
 FIRST_TRAINED = "stage4"
+# In place of the name of the first trained unit, where only the head is trained.
+END = "head"
 
 
 # What the candidates share.
@@ -68,7 +71,8 @@ FIRST_TRAINED = "stage4"
 
 @dataclass(frozen=True)
 class VideoInputs:
-    """A video as what enters each stage, (n, C, T, H, W), by the stage's name.
+    """A video as what enters the first trained unit of the candidates, (n, C, T, H, W), by its
+    name; the last feature map by END.
 
     Attributes:
         clips: Of evenly spread clips.
@@ -79,6 +83,15 @@ class VideoInputs:
     clips: dict[str, torch.Tensor]
     draws: dict[str, torch.Tensor]
     features: np.ndarray
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What a network answered after an epoch, in percent, and what its blocks did in it."""
+
+    clip_top1: float
+    video_top1: float
+    blocks: dict[str, BlockFigures]
 
 
 @dataclass(frozen=True)
@@ -107,17 +120,15 @@ def open_splits(
 def compute_inputs(
     model: VideoClassifier,
     config: TrainConfig,
-    starts: Iterable[str],
+    starts: Collection[str],
     splits: Mapping[str, VideoDataset],
     draws: int,
 ) -> dict[Path, VideoInputs]:
-    """The inputs of the stages `starts` for all videos of the splits; unreadable ones are left out.
+    """What enters the units `starts`, of all videos of the splits; unreadable ones are left out.
 
-    Raises:
-        UsageError: the network has no such stage.
+    `model` has no blocks.
     """
     ready = InferenceModel(model, precision=config.precision)
-    first_units = {first_unit(ready.network, start): start for start in starts}
     datasets = list(splits.values())
     training = {video.path for dataset in datasets for video in dataset.train}
     paths = sorted(training | {video.path for dataset in datasets for video in dataset.val})
@@ -133,25 +144,25 @@ def compute_inputs(
         except VideoError as error:
             say(f"left out: {error}")
             continue
-        of_clips, features = pass_through(ready, clips, first_units)
-        of_draws, _ = (
-            pass_through(ready, torch.stack(random), first_units) if random else ({}, None)
-        )
+        of_clips, features = pass_through(ready, clips, starts)
+        of_draws, _ = pass_through(ready, torch.stack(random), starts) if random else ({}, None)
         inputs[path] = VideoInputs(of_clips, of_draws, features)
     return inputs
 
 
 @torch.no_grad()
 def pass_through(
-    ready: InferenceModel, clips: torch.Tensor, first_units: Mapping[str, str]
+    ready: InferenceModel, clips: torch.Tensor, starts: Collection[str]
 ) -> tuple[dict[str, torch.Tensor], np.ndarray]:
-    """What enters some units, by the names of their stages, and the features at the end."""
+    """What enters some units, by their names, and the features at the end."""
     x = ready.model.pixels(clips.to(ready.device))
     found = {}
     for name, unit in ready.network.units.named_children():
-        if name in first_units:
-            found[first_units[name]] = x.cpu()
+        if name in starts:
+            found[name] = x.cpu()
         x = unit(x)
+    if END in starts:
+        found[END] = x.cpu()
     return found, ready.network.pool(x.float()).cpu().numpy()
 
 
@@ -175,17 +186,30 @@ def train_split(
     dataset: VideoDataset,
     inputs: Mapping[Path, VideoInputs],
     head: Head | None,
-) -> list[float]:
-    """Video-level Top-1 in percent after each epoch of a training from the inputs of its stage.
+) -> list[Epoch]:
+    """The epochs of a training from the inputs of its first trained unit.
 
     Raises:
         ActionrecError: the training diverges.
     """
     torch.manual_seed(config.seed)
+    model = build_classifier(config, dataset.labels)
+    return train(model, config, dataset, inputs, head)
+
+
+def train(
+    model: VideoClassifier,
+    config: TrainConfig,
+    dataset: VideoDataset,
+    inputs: Mapping[Path, VideoInputs],
+    head: Head | None,
+) -> list[Epoch]:
+    """As `train_split`, of a network that is built already."""
     generator = np.random.default_rng(config.seed)
-    model = build_classifier(config, dataset.labels).to(fastest_device()).eval()
+    model = model.to(fastest_device()).eval()
     network, device = model.network, model.device
-    keep_from(network, config.train_from)
+    start = first_trained(network, config.train_from)
+    keep_from(network, start)
     if head:
         with torch.no_grad():
             network.head.weight.copy_(head.weight)
@@ -194,13 +218,15 @@ def train_split(
     optimisation = training.configure_optimizers()
     optimizer, scheduler = optimisation["optimizer"], optimisation["lr_scheduler"]
     size = min(config.batch_size, len(dataset.train))
-    curve = []
+    epochs = []
     for epoch in range(1, config.epochs + 1):
+        # The norms of the backbone stay frozen.
         network.dropout.train()
+        network.blocks.train()
         order = generator.permutation(len(dataset.train))
         for batch in order[: len(order) // size * size].reshape(-1, size):
             videos = [dataset.train[index] for index in batch]
-            drawn = [inputs[video.path].draws[config.train_from] for video in videos]
+            drawn = [inputs[video.path].draws[start] for video in videos]
             clips = torch.stack([clips[generator.integers(len(clips))] for clips in drawn])
             clips = clips.to(device, memory_format=torch.channels_last_3d)
             labels = torch.tensor([video.label for video in videos], device=device)
@@ -213,56 +239,64 @@ def train_split(
                 )
             optimizer.zero_grad()
             loss.backward()
+            training.activity.note_gradients(network)
             optimizer.step()
             if training.average:
                 training.average.update_parameters(model)
         scheduler.step()
-        network.dropout.eval()
-        curve.append(video_top1(training.evaluated_model, config, dataset.val, inputs))
-    return curve
+        network.eval()
+        with autocast(config, device):
+            of_clips, of_videos = top1(training.evaluated_model, dataset.val, inputs, start)
+        blocks = training.activity.end_epoch(training.evaluated_model.network)
+        epochs.append(Epoch(of_clips, of_videos, blocks))
+    return epochs
 
 
 def keep_from(network: Backbone, start: str) -> None:
-    """Remove the units before a stage, so that the network takes what enters this stage."""
+    """Remove the units before `start`, so that the network takes what enters it."""
     for name, _ in list(network.units.named_children()):
-        if name == first_unit(network, start):
+        if name == start:
             break
         delattr(network.units, name)
 
 
-def first_unit(network: Backbone, start: str) -> str:
-    """The name of the first unit of a stage such as stage5.
+def first_trained(network: Backbone, train_from: str) -> str:
+    """The first unit that is trained, or that a block which is trained stands before; or END.
 
     Raises:
         UsageError: the network has no such stage.
     """
-    return network.units_of(int(start.removeprefix("stage")))[0]
+    units = [name for name, _ in network.units.named_children()]
+    places = [units.index(name) for name in network.blocks]
+    if train_from != "block":
+        places.append(units.index(network.units_of(int(train_from.removeprefix("stage")))[0]))
+    return units[min(places)] if places else END
 
 
 @torch.inference_mode()
-def video_top1(
+def top1(
     model: VideoClassifier,
-    config: TrainConfig,
     videos: Sequence[LabelledVideo],
     inputs: Mapping[Path, VideoInputs],
-) -> float:
-    """Top-1 in percent by the mean softmax score of each video's clips."""
-    hits = 0
+    start: str,
+) -> tuple[float, float]:
+    """Top-1 in percent of clips, and of videos by the mean softmax score of their clips."""
+    hits, clips, right = 0, 0, 0
     for video in videos:
-        clips = inputs[video.path].clips[config.train_from].to(model.device)
-        with autocast(config, model.device):
-            logits = model.network(clips)
-        hits += int(logits.float().softmax(dim=1).mean(dim=0).argmax() == video.label)
-    return 100 * hits / len(videos)
+        logits = model.network(inputs[video.path].clips[start].to(model.device)).float()
+        hits += int((logits.argmax(dim=1) == video.label).sum())
+        clips += len(logits)
+        right += int(logits.softmax(dim=1).mean(dim=0).argmax() == video.label)
+    return 100 * hits / clips, 100 * right / len(videos)
 
 
 def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
 
 
-def figures(curves: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Of one curve a split: the last epoch's mean, and how much the mean moves at the end."""
-    curve = np.mean(curves, axis=0)
+def figures(runs: Sequence[Sequence[Epoch]]) -> dict[str, Any]:
+    """Of one run a split: the last epoch's mean, and how much the mean moves at the end."""
+    curve = np.mean([[epoch.video_top1 for epoch in epochs] for epochs in runs], axis=0)
     last_third = curve[-max(1, len(curve) // 3) :]
     return {
         "video_top1": round(float(curve[-1]), 1),
@@ -301,8 +335,13 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def settings_of(candidate: str, shared: Sequence[str], dataset: VideoDataset) -> TrainConfig:
-    """The complete settings of a candidate such as lr=0.005,epochs=16.
+def settings_of(
+    candidate: str,
+    shared: Sequence[str],
+    dataset: VideoDataset,
+    names: Collection[str] = SEARCHED,
+) -> TrainConfig:
+    """The complete settings of a candidate such as lr=0.005,epochs=16, of settings in `names`.
 
     Raises:
         UsageError: it holds anything else, or settings that don't fit each other.
@@ -310,19 +349,13 @@ def settings_of(candidate: str, shared: Sequence[str], dataset: VideoDataset) ->
     words = ["--recipe", "small", "--train_from", FIRST_TRAINED, *shared]
     for setting in candidate.split(","):
         name, _, value = setting.partition("=")
-        if name not in SEARCHED or not value:
+        if name not in names or not value:
             raise UsageError(
                 f"{setting!r} in --candidate {candidate} is not NAME=VALUE with a name among "
-                f"{', '.join(SEARCHED)}."
+                f"{', '.join(names)}."
             )
         words += [f"--{name}", value]
-    config = resolve(config_of(words), dataset)
-    if not config.train_from.startswith("stage"):
-        raise UsageError(
-            f"train_from is {config.train_from} in --candidate {candidate}; choose a stage such as "
-            "stage5, before which the network is frozen."
-        )
-    return config
+    return resolve(config_of(words), dataset)
 
 
 def search(arguments: argparse.Namespace, splits: Mapping[str, VideoDataset]) -> int:
@@ -331,8 +364,14 @@ def search(arguments: argparse.Namespace, splits: Mapping[str, VideoDataset]) ->
     given = {name: getattr(arguments, name) for name in ("dataset", "root", *SHARED)}
     shared = [word for name, value in given.items() if value for word in (f"--{name}", value)]
     candidates = [settings_of(candidate, shared, first) for candidate in arguments.candidate]
+    for config, candidate in zip(candidates, arguments.candidate, strict=True):
+        if not config.train_from.startswith("stage"):
+            raise UsageError(
+                f"train_from is {config.train_from} in --candidate {candidate}; choose a stage "
+                "such as stage5, before which the network is frozen."
+            )
     model = build_classifier(candidates[0], first.labels)
-    starts = {config.train_from for config in candidates}
+    starts = {first_trained(model.network, config.train_from) for config in candidates}
     inputs = compute_inputs(model, candidates[0], starts, splits, arguments.draws)
     readable = {name: only_readable(name, dataset, inputs) for name, dataset in splits.items()}
     heads = {}
@@ -342,14 +381,14 @@ def search(arguments: argparse.Namespace, splits: Mapping[str, VideoDataset]) ->
     for number, (name, config) in enumerate(zip(arguments.candidate, candidates, strict=True), 1):
         own = heads if config.fit_head else {}
         try:
-            curves = [
+            runs = [
                 train_split(config, dataset, inputs, own.get(split))
                 for split, dataset in readable.items()
             ]
         except ActionrecError as error:
             say(f"[{number}/{len(candidates)}] {name} failed: {error}")
             continue
-        row = settings_row(arguments, config, splits, own) | figures(curves)
+        row = settings_row(arguments, config, splits, own) | figures(runs)
         rows.append(row)
         say(
             f"[{number}/{len(candidates)}] {name}: video-level Top-1 {row['video_top1']} %, "

@@ -91,15 +91,16 @@ def test_the_rest_of_a_network_answers_from_a_stage_s_input_as_the_whole_does_fr
     model = VideoClassifier.load(data / "network.safetensors").eval()
     ready = InferenceModel(model, device="cpu", precision="float32")
     clips = ready.clips.read(data / "bo_grey0.mp4", 3).pixels
-    units = {"conv3": "stage3", "conv4": "stage4"}
-    found, features = recipe_search.pass_through(ready, clips, units)
-    assert found.keys() == {"stage3", "stage4"}
+    units = {"stage3": "conv3", "stage4": "conv4", "block": recipe_search.END}
+    found, features = recipe_search.pass_through(ready, clips, units.values())
+    assert found.keys() == set(units.values())
     np.testing.assert_allclose(features, ready.clip_features(clips), rtol=1e-4)
-    for stage in ("stage4", "stage3"):
+    for train_from, unit in units.items():
         rest = VideoClassifier.load(data / "network.safetensors").eval().network
-        recipe_search.keep_from(rest, stage)
+        assert recipe_search.first_trained(rest, train_from) == unit
+        recipe_search.keep_from(rest, unit)
         with torch.no_grad():
-            torch.testing.assert_close(rest(found[stage]), model(clips), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(rest(found[unit]), model(clips), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
