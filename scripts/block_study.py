@@ -1,0 +1,349 @@
+"""What a nonlocal block does in a fine-tuning: whether it learns, and whether the network answers
+better with it.
+
+    python scripts/block_study.py --dataset csv --root my_videos.csv --split group
+    python scripts/block_study.py --dataset csv --root my_videos.csv --split 1 2 3 4 5 \\
+        --blocks none snl --seeds 0 1 2 --setting train_from=block --setting lr_new=10
+    python scripts/block_study.py --table
+
+The units before the first block, or before the stage train_from where that comes first, are frozen,
+and what leaves them is computed once for all blocks, splits and seeds (`recipe_search.py --help`
+says how, and what such a training lacks). A setting is any of train_from, fit_head, lr, lr_new,
+warmup, epochs, ema, batch_size, stages and blocks_per_stage; the others are those of the recipe
+small, but stage5 for train_from. lr_new is the factor of the rates of block and head. With
+--init small, Phi and Psi of the softmax blocks start from small normal numbers, as their originals
+do.
+
+Each run is a row of results/block_study.csv: accuracies of the last epoch in percent; the block's
+term in relation to its input and its gradient, epoch by epoch; and the mean scale of its norm. The
+same command goes on where it was stopped, and several may share a file. The table is printed as
+Markdown, each difference from no block between runs of the same split and seed, with the 95 %
+interval of its mean.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import measurements
+import torch
+from recipe_search import (
+    EVALUATION_CLIPS,
+    SHARED,
+    Epoch,
+    compute_inputs,
+    first_trained,
+    fit_head,
+    only_readable,
+    open_splits,
+    settings_of,
+    train,
+)
+from relations import SMALL_INIT, SMALL_INIT_BLOCKS
+from table7 import Spread, counted, division_of, markdown_table, origin, shown
+from torch import nn
+
+from actionrec.config import TrainConfig
+from actionrec.datasets.dataset import VideoDataset
+from actionrec.devices import fastest_device
+from actionrec.errors import ActionrecError, UsageError
+from actionrec.models.classifier import VideoClassifier
+from actionrec.models.registry import BLOCKS
+from actionrec.training.run import build_classifier
+
+RESULTS = Path(__file__).parents[1] / "results" / "block_study.csv"
+# Those of the paper's Table 7.
+COMPARED = ("none", "nl", "ns", "a2", "cgnl", "snl")
+OF_BLOCKS = ("stages", "blocks_per_stage")
+SETTINGS = ("train_from", "fit_head", "lr", "lr_new", "warmup", "epochs", "ema", "batch_size")
+FIRST_TRAINED = "stage5"
+# Runs that differ in nothing but these are compared with each other.
+TOLD_APART = ("block", *OF_BLOCKS, "init")
+DATA = ("data", "division", "network", "clip", "stride", "fps", "gamma", "draws")
+KEY = (*DATA, *SETTINGS, *TOLD_APART, "split", "seed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A network that is trained on one split.
+
+    Attributes:
+        init: Of Phi and Psi, ours or small.
+        key: The columns of results that tell it from other runs.
+    """
+
+    config: TrainConfig
+    split: str
+    init: str
+    key: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        told = (f"{name} {self.key[name]}" for name in ("train_from", "lr_new", "init"))
+        return f"{self.config.block} split {self.split} seed {self.config.seed} ({', '.join(told)})"
+
+
+def plan(arguments: argparse.Namespace, splits: dict[str, VideoDataset]) -> list[Run]:
+    """The runs that are asked for, all blocks of a split and seed together.
+
+    Raises:
+        UsageError: a setting is none, or does not fit.
+    """
+    first = next(iter(splits.values()))
+    given = {name: getattr(arguments, name) for name in ("dataset", "root", *SHARED)}
+    shared = ["--train_from", FIRST_TRAINED, "--block", "snl"]
+    shared += [word for name, value in given.items() if value for word in (f"--{name}", value)]
+    configs = [
+        settings_of(setting, shared, first, (*SETTINGS, *OF_BLOCKS))
+        for setting in arguments.setting
+    ]
+    runs = []
+    for seed, split, config, block in product(arguments.seeds, splits, configs, arguments.blocks):
+        own = replace(config, block=block, seed=seed)
+        if own.train_from in ("all", "head"):
+            raise UsageError(
+                f"train_from is {own.train_from}; choose block, or a stage such as {FIRST_TRAINED}."
+            )
+        init = arguments.init if block in SMALL_INIT_BLOCKS else "ours"
+        runs.append(Run(own, split, init, key_of(own, arguments, split, init)))
+    return runs
+
+
+def key_of(
+    config: TrainConfig, arguments: argparse.Namespace, split: str, init: str
+) -> dict[str, str]:
+    """What tells the run from others in the file of results."""
+    own = config.dataset in ("csv", "folder")
+    values = {
+        "data": Path(config.root).stem if own else config.dataset,
+        "division": division_of(config, arguments.split),
+        "network": f"{config.backbone} from {origin(config.weights)}",
+        "clip": f"{config.clip_length}x{config.crop}x{config.crop}",
+        "stride": config.stride,
+        "fps": config.fps,
+        "gamma": config.gamma,
+        "draws": arguments.draws,
+        **{name: getattr(config, name) for name in SETTINGS},
+        "block": config.block,
+        "stages": " ".join(map(str, config.stages)),
+        "blocks_per_stage": config.blocks_per_stage,
+        "init": init,
+        "split": split,
+        "seed": config.seed,
+    }
+    if config.block == "none":
+        values |= dict.fromkeys((*OF_BLOCKS, "init"), "")
+    return {name: "" if value is None else str(value) for name, value in values.items()}
+
+
+def build(run: Run, labels: tuple[str, ...]) -> VideoClassifier:
+    """The network of a run, before its training."""
+    torch.manual_seed(run.config.seed)
+    model = build_classifier(run.config, labels)
+    if run.init == "small":
+        for block in model.network.blocks.values():
+            phi_and_psi = sum(block.widths[:2])
+            nn.init.normal_(block.projection.weight[:phi_and_psi], std=SMALL_INIT)
+    return model
+
+
+def figures(epochs: Sequence[Epoch], videos: int) -> dict[str, Any]:
+    """What came of a run, as columns of the file of results; several blocks are averaged."""
+    last = epochs[-1]
+
+    def curve(figure: str) -> list[float]:
+        of_epochs = ([getattr(one, figure) for one in each.blocks.values()] for each in epochs)
+        return [sum(values) / len(values) for values in of_epochs if values]
+
+    terms, gradients, scales = curve("term"), curve("gradient"), curve("scale")
+    return {
+        "videos": videos,
+        "clip_top1": round(last.clip_top1, 4),
+        "video_top1": round(last.video_top1, 4),
+        "video_curve": " ".join(f"{epoch.video_top1:.1f}" for epoch in epochs),
+        "term": f"{terms[-1]:.4g}" if terms else "",
+        "gradient": f"{gradients[-1]:.4g}" if gradients else "",
+        "scale": f"{scales[-1]:.4g}" if scales else "",
+        "terms": " ".join(f"{term:.3g}" for term in terms),
+        "gradients": " ".join(f"{gradient:.3g}" for gradient in gradients),
+    }
+
+
+def study(arguments: argparse.Namespace, splits: dict[str, VideoDataset]) -> int:
+    """Do the runs that have no row yet; returns the exit code."""
+    runs = plan(arguments, splits)
+    here = measurements.machine(fastest_device())
+
+    def is_done(run: Run) -> bool:
+        rows = measurements.read(arguments.results)
+        return any((run.key | here).items() <= row.items() for row in rows)
+
+    waiting = [run for run in runs if not is_done(run)]
+    say(f"{len(runs) - len(waiting)} of {len(runs)} runs are done already")
+    if not waiting:
+        return 0
+    first = next(iter(splits.values()))
+    plain = build_classifier(replace(waiting[0].config, block="none"), first.labels)
+    starts = {
+        first_trained(build_classifier(run.config, first.labels).network, run.config.train_from)
+        for run in {run.key["block"] + run.key["train_from"]: run for run in waiting}.values()
+    }
+    inputs = compute_inputs(plain, waiting[0].config, starts, splits, arguments.draws)
+    readable = {name: only_readable(name, dataset, inputs) for name, dataset in splits.items()}
+    heads = {}
+    failed = 0
+    for number, run in enumerate(waiting, start=1):
+        if is_done(run):
+            continue
+        dataset = readable[run.split]
+        if run.config.fit_head and run.split not in heads:
+            heads[run.split] = fit_head(dataset, inputs)
+        head = heads[run.split] if run.config.fit_head else None
+        try:
+            epochs = train(build(run, dataset.labels), run.config, dataset, inputs, head)
+        except ActionrecError as error:
+            say(f"[{number}/{len(waiting)}] {run.name} failed: {error}")
+            failed += 1
+            continue
+        row = run.key | figures(epochs, len(dataset.val))
+        measurements.append(arguments.results, row, fastest_device())
+        term = f", adds {float(row['term']):.2%} of its input" if row["term"] else ""
+        say(
+            f"[{number}/{len(waiting)}] {run.name}: Top-1 of videos {row['video_top1']:.1f} %, "
+            f"of clips {row['clip_top1']:.1f} %{term}"
+        )
+    print("\n".join(tables(measurements.read(arguments.results))))
+    return 1 if failed or readable != splits else 0
+
+
+# The tables.
+
+HEAD = ("block", "stages", "Phi, Psi", "runs", "clip Top-1", "over none", "95 % interval")
+HEAD += ("video Top-1", "over none", "95 % interval", "term / input, %", "gradient", "norm scale")
+
+
+def tables(rows: Iterable[dict[str, str]]) -> Iterator[str]:
+    """A Markdown table for everything that is compared, a line for each block, place and init."""
+    compared: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in rows:
+        common = tuple(row[name] for name in (*DATA, *SETTINGS, "device", "torch"))
+        compared.setdefault(common, []).append(row)
+    for own in compared.values():
+        yield from (title(own), "")
+        base = {pair(row): row for row in own if row["block"] == "none"}
+        kinds = dict.fromkeys(tuple(row[name] for name in TOLD_APART) for row in own)
+        order = ("none", *BLOCKS)
+        table = [
+            line([row for row in own if tuple(row[name] for name in TOLD_APART) == kind], base)
+            for kind in sorted(kinds, key=lambda kind: (order.index(kind[0]), kind))
+        ]
+        yield from markdown_table(HEAD, table)
+        yield ""
+
+
+def pair(row: dict[str, str]) -> tuple[str, str]:
+    return row["split"], row["seed"]
+
+
+def title(rows: Sequence[dict[str, str]]) -> str:
+    """What the runs of a table have in common."""
+    row = rows[0]
+    splits, seeds = (len({each[name] for each in rows}) for name in ("split", "seed"))
+    trained = "block and head" if row["train_from"] == "block" else f"{row['train_from']} on"
+    fitted = "head fitted before" if row["fit_head"] == "True" else "head from scratch"
+    return (
+        f"**{row['data']}**, {row['division']}: {counted(splits, 'split')}, "
+        f"{counted(seeds, 'seed')}; {row['network']}, {row['clip']}, stride {row['stride']}; "
+        f"trained: {trained}, {fitted}, lr {row['lr']}, of new layers x{float(row['lr_new']):g}, "
+        f"{row['epochs']} epochs, batch {row['batch_size']}, EMA {row['ema']}; "
+        f"{counted(EVALUATION_CLIPS, 'clip')} a video; {row['device']}, PyTorch {row['torch']}."
+    )
+
+
+def line(rows: Sequence[dict[str, str]], base: dict[tuple[str, str], dict[str, str]]) -> list[str]:
+    """A line of a table; the rows differ in split and seed alone."""
+    block, stages, several, init = (rows[0][name] for name in TOLD_APART)
+    places = f"{stages} ({several} in each)" if several not in ("", "1") else stages
+    cells = [block, places or "-", init or "-", str(len(rows))]
+    for figure in ("clip_top1", "video_top1"):
+        cells.append(shown(Spread.of([float(row[figure]) for row in rows])))
+        pairs = [
+            float(row[figure]) - float(base[pair(row)][figure]) for row in rows if pair(row) in base
+        ]
+        difference = None if block == "none" else Spread.of(pairs)
+        cells.append(shown(difference, "+"))
+        if difference and difference.n > 1:
+            low, high = difference.interval
+            cells.append(f"{low:+.2f} to {high:+.2f}")
+        else:
+            cells.append("-")
+    for figure, factor in (("term", 100), ("gradient", 1), ("scale", 1)):
+        values = [factor * float(row[figure]) for row in rows if row[figure]]
+        cells.append(f"{sum(values) / len(values):.3g}" if values else "-")
+    return cells
+
+
+# The command line.
+
+
+def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="block_study.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name in ("dataset", "root", *SHARED):
+        parser.add_argument(f"--{name.replace('_', '-')}", help="as for `actionrec train`")
+    parser.add_argument(
+        "--split", nargs="+", default=["1"], metavar="S", help="several, such as 1 2 3; or group"
+    )
+    parser.add_argument("--blocks", nargs="+", choices=("none", *BLOCKS), default=COMPARED)
+    parser.add_argument("--seeds", nargs="+", type=int, default=range(5))
+    parser.add_argument("--init", choices=("ours", "small"), default="ours", help="of Phi and Psi")
+    parser.add_argument("--draws", type=int, default=6, help="random clips of a training video")
+    parser.add_argument(
+        "--setting",
+        action="append",
+        metavar="NAME=VALUE,...",
+        help=f"can be given several times; train_from={FIRST_TRAINED} where none is",
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE.csv")
+    parser.add_argument("--table", action="store_true", help="print the tables of what is there")
+    arguments = parser.parse_args(words)
+    if not arguments.table and not arguments.dataset:
+        parser.error("--dataset is missing")
+    if arguments.draws < 1:
+        parser.error("--draws must be at least 1")
+    arguments.setting = arguments.setting or [f"train_from={FIRST_TRAINED}"]
+    return arguments
+
+
+def say(message: str) -> None:
+    print(f"block_study: {message}", file=sys.stderr, flush=True)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 done, 1 something failed or was left out, 2 wrong usage."""
+    arguments = parse_arguments(words)
+    try:
+        if arguments.table:
+            print("\n".join(tables(measurements.read(arguments.results))))
+            return 0
+        with TemporaryDirectory() as folder:
+            splits = open_splits(arguments.dataset, arguments.root, arguments.split, Path(folder))
+            return study(arguments, splits)
+    except ActionrecError as error:
+        say(str(error))
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on.")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
