@@ -12,6 +12,7 @@ from actionrec.models.convolution import (
     DirectConv3d,
     PointwiseConv3d,
     WinogradConv3d,
+    gains_by_winograd,
     speed_up,
 )
 from actionrec.models.i3d import I3D
@@ -22,19 +23,46 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize(
-    ("time", "height", "width"), [(1, 5, 12), (3, 7, 14), (8, 4, 28), (9, 6, 17), (17, 12, 31)]
+    ("taps", "pad", "size"),
+    [
+        (3, 1, (1, 8, 12)),
+        (3, 1, (9, 7, 14)),
+        (3, 1, (40, 28, 56)),
+        (1, 0, (5, 12, 31)),
+        (3, 0, (5, 16, 4)),
+        (3, 2, (2, 7, 7)),
+        (3, 1, (3, 5, 5)),
+    ],
 )
 @pytest.mark.parametrize("bias", [True, False])
-def test_winograd_is_the_convolution_to_rounding(time, height, width, bias):
+def test_winograd_is_the_convolution_to_rounding(taps, pad, size, bias):
     torch.manual_seed(0)
-    plain = nn.Conv3d(32, 48, 3, padding=1, bias=bias)
-    x = torch.randn(2, 32, time, height, width).to(memory_format=torch.channels_last_3d)
+    padding = (pad, 1, 1)
+    plain = nn.Conv3d(32, 48, (taps, 3, 3), padding=padding, bias=bias)
+    x = torch.randn(2, 32, *size).to(memory_format=torch.channels_last_3d)
     weights = [None if each is None else each.double() for each in (plain.weight, plain.bias)]
     with torch.inference_mode():
-        expected = F.conv3d(x.double(), *weights, padding=1)
+        expected = F.conv3d(x.double(), *weights, padding=padding)
         result = WinogradConv3d(plain)(x)
     assert result.shape == expected.shape
     assert (result - expected).abs().max() < 1e-4 * expected.std()
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        nn.Conv3d(256, 256, 3, padding=1, stride=(1, 2, 2)),
+        nn.Conv3d(256, 256, 3, padding=1, stride=(2, 1, 1)),
+        nn.Conv3d(256, 256, 3, padding=(1, 0, 0)),
+        nn.Conv3d(256, 256, 3, padding=(1, 2, 2), dilation=(1, 2, 2)),
+        nn.Conv3d(256, 256, (3, 1, 1), padding=(1, 0, 0)),
+        nn.Conv3d(256, 256, 5, padding=2),
+        nn.Conv3d(16, 256, 3, padding=1),
+    ],
+)
+def test_winograd_is_for_3x3_weights_that_keep_the_size_and_many_channels(convolution):
+    assert not gains_by_winograd(convolution)
+    assert gains_by_winograd(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -83,7 +111,7 @@ def test_a_fast_network_shares_its_weights_and_leaves_the_plain_one_alone(dtype)
 
 
 def test_a_fast_network_takes_clips_of_other_sizes_than_the_last():
-    """The width decides whether Winograd's algorithm gains: it is looked at in each call."""
+    """The size decides whether Winograd's algorithm gains: it is looked at in each call."""
     torch.manual_seed(0)
     network = I3D(classes=5).eval()
     fast = speed_up(network)

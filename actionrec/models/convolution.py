@@ -18,8 +18,18 @@ from actionrec.devices import has_bfloat16
 from actionrec.models.backbone import Backbone
 
 # Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016: F(4, 3) gives four
-# neighbours of a convolution with three weights for six multiplications instead of twelve.
-WEIGHT_TRANSFORM = (
+# neighbours of a convolution with three weights for six multiplications instead of twelve. What a
+# line of `INPUTS` makes of six neighbours is multiplied by what the same line of `WEIGHTS` makes of
+# three weights; a line of `OUTPUTS` adds six products up to one neighbour of the result.
+INPUTS = (
+    (4, 0, -5, 0, 1, 0),
+    (0, -4, -4, 1, 1, 0),
+    (0, 4, -4, -1, 1, 0),
+    (0, -2, -1, 2, 1, 0),
+    (0, 2, -1, -2, 1, 0),
+    (0, 4, 0, -5, 0, 1),
+)
+WEIGHTS = (
     (1 / 4, 0, 0),
     (-1 / 6, -1 / 6, -1 / 6),
     (-1 / 6, 1 / 6, -1 / 6),
@@ -27,12 +37,22 @@ WEIGHT_TRANSFORM = (
     (1 / 24, -1 / 12, 1 / 6),
     (0, 0, 1),
 )
+OUTPUTS = (
+    (1, 1, 1, 1, 1, 0),
+    (0, 1, -1, 2, -2, 0),
+    (0, 1, 1, 4, 4, 0),
+    (0, 1, -1, 8, -8, 1),
+)
 TILE = 4
-# With fewer channels or columns the transforms cost what the multiplications save.
-LEAST_CHANNELS = 32
-LEAST_WIDTH = 12
-# Frames at a time, whose transforms stay in the processor's cache.
-FRAMES = 8
+# The product that all outputs of a tile contain once: line 1 along the height and the width.
+COMMON = 7
+# Multiplications for each channel of input and output together, below which the transforms cost
+# what the products save.
+LEAST_PRODUCTS = 90
+# Where tiles reach further over the edge, they compute too much that is not needed.
+LARGEST_TILED = 1.4
+# Tiles at a time: enough for large products, and few enough for the memory of a small machine.
+TILES = 1568
 
 
 class PointwiseConv3d(nn.Conv3d):
@@ -73,62 +93,59 @@ class DirectConv3d(nn.Module):
 
 
 class WinogradConv3d(DirectConv3d):
-    """A 3x3x3 `convolution` with stride 1 and padding 1, along the width by Winograd's F(4, 3).
+    """A `convolution` of 3x3 or tx3x3 weights, stride 1 and padding 1 in space, by Winograd's
+    F(4x4, 3x3).
 
-    It multiplies half as often. Rounding errors are about three times those of float32's direct
-    convolution: some 1e-5 of the output's standard deviation.
+    It multiplies a quarter as often; transforms of inputs and outputs are matrix products, too.
+    Rounding errors are about four times those of float32's direct convolution: some 5e-5 of the
+    output's standard deviation.
     """
 
     def __init__(self, convolution: nn.Conv3d) -> None:
         super().__init__(convolution)
-        transform = torch.tensor(WEIGHT_TRANSFORM, dtype=torch.float64)
-        weights = torch.einsum("gw,octhw->gocth", transform, self.weight.double())
-        layout = {"dtype": torch.float32, "memory_format": torch.channels_last_3d}
-        self.weights = [each.unsqueeze(-1).to(**layout) for each in weights]
+        # Both axes of space at once: (36, 36), (16, 36) and (36, 9).
+        self.inputs, self.outputs, of_weights = (
+            torch.kron(transform, transform)
+            for transform in (torch.tensor(each).float() for each in (INPUTS, OUTPUTS, WEIGHTS))
+        )
+        outputs, inputs, taps, *_ = self.weight.shape
+        transformed = of_weights @ self.weight.permute(3, 4, 2, 1, 0).reshape(9, -1)
+        # Of each frame of weights, (36, C, O).
+        self.weights = transformed.view(36, taps, inputs, outputs).unbind(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] < LEAST_WIDTH:
-            return super().forward(x)
         batch, _, time, height, width = x.shape
-        tiles = -(-width // TILE)
-        channels_last = x.permute(0, 2, 3, 4, 1)
-        padded = F.pad(channels_last, (0, 0, 1, TILE * tiles + 1 - width, 0, 0, 1, 1))
-        output = x.new_empty(batch, time, height, TILE * tiles, self.weight.shape[0])
-        for start in range(0, time, FRAMES):
-            frames = padded[:, start : start + FRAMES + 2]
-            self._convolve(frames, output[:, start : start + FRAMES])
-        return output[:, :, :, :width].permute(0, 4, 1, 2, 3)
+        rows, columns = -(-height // TILE), -(-width // TILE)
+        if rows * columns * TILE**2 > LARGEST_TILED * height * width:
+            return super().forward(x)
+        pad, more = self.geometry[0][0], len(self.weights) - 1
+        below, right = TILE * rows + 1 - height, TILE * columns + 1 - width
+        padded = F.pad(x.permute(0, 2, 3, 4, 1), (0, 0, 1, right, 1, below, pad, pad))
+        frames, channels = time + 2 * pad - more, len(self.weight)
+        output = x.new_empty(batch, frames, rows, TILE, columns, TILE, channels)
+        step = max(1, TILES // (rows * columns))
+        for clip, result in zip(padded, output, strict=True):
+            for start in range(0, frames, step):
+                some = result[start : start + step]
+                self._convolve(clip[start : start + len(some) + more], some)
+        output = output.view(batch, frames, TILE * rows, TILE * columns, channels)
+        return output[:, :, :height, :width].permute(0, 4, 1, 2, 3)
 
     def _convolve(self, frames: Tensor, output: Tensor) -> None:
-        """Fill `output` (B, T, H, 4 n, O) from `frames` (B, T + 2, H, 4 n + 2, C)."""
-        last = frames.shape[3] - TILE - 1
-        x0, x1, x2, x3, x4, x5 = (frames[:, :, :, i : i + last : TILE] for i in range(6))
-        even, odd = torch.sub(x4, x2, alpha=4), torch.sub(x3, x1, alpha=4)
-        even_2, odd_2 = x4 - x2, (x3 - x1).mul_(2)
-        transformed = (
-            (x0 - x2).mul_(4).add_(even_2),
-            even + odd,
-            even - odd,
-            even_2 + odd_2,
-            even_2 - odd_2,
-            (x1 - x3).mul_(4).add_(x5).sub_(x3),
-        )
-        m0, m1, m2, m3, m4, m5 = (
-            self._product(each, index) for index, each in enumerate(transformed)
-        )
-        sum_12, difference_12 = m1 + m2, m1 - m2
-        sum_34, difference_34 = m3 + m4, m3 - m4
-        output[:, :, :, 0::TILE] = m0.add_(sum_12).add_(sum_34)
-        torch.add(difference_12, difference_34, alpha=2, out=output[:, :, :, 1::TILE])
-        torch.add(sum_12, sum_34, alpha=4, out=output[:, :, :, 2::TILE])
-        output[:, :, :, 3::TILE] = m5.add_(difference_12).add_(difference_34, alpha=8)
-
-    def _product(self, transformed: Tensor, index: int) -> Tensor:
-        """The convolution over time and height; the bias reaches all outputs through product 1."""
-        x = transformed.permute(0, 4, 1, 2, 3)
-        bias = self.bias if index == 1 else None
-        y = torch.mkldnn_convolution(x, self.weights[index], bias, (0, 1, 0), (1,) * 3, (1,) * 3, 1)
-        return y.permute(0, 2, 3, 4, 1)
+        """Fill `output`, (T, rows, 4, columns, 4, O), from `frames`, (T + taps - 1, 4 rows + 2,
+        4 columns + 2, C)."""
+        time, rows, _, columns, _, channels = output.shape
+        tiles = frames.unfold(1, 6, TILE).unfold(2, 6, TILE).permute(4, 5, 0, 1, 2, 3)
+        inputs = (self.inputs @ tiles.reshape(36, -1)).view(36, len(frames), rows * columns, -1)
+        first, *others = self.weights
+        products = inputs[:, :time].flatten(1, 2) @ first
+        for tap, weight in enumerate(others, start=1):
+            products.baddbmm_(inputs[:, tap : tap + time].flatten(1, 2), weight)
+        if self.bias is not None:
+            products[COMMON] += self.bias
+        results = self.outputs @ products.view(36, -1)
+        tiled = results.view(TILE, TILE, time, rows, columns, channels)
+        output.copy_(tiled.permute(2, 3, 0, 4, 1, 5))
 
 
 def speed_up(network: Backbone) -> Backbone:
@@ -154,8 +171,13 @@ def speed_up(network: Backbone) -> Backbone:
 
 
 def gains_by_winograd(convolution: nn.Conv3d) -> bool:
-    """Whether Winograd's algorithm makes it faster: a 3x3x3 convolution that keeps the size."""
-    cube = convolution.kernel_size == (3, 3, 3) and convolution.dilation == (1, 1, 1)
-    same = convolution.stride == (1, 1, 1) and convolution.padding == (1, 1, 1)
-    wide = min(convolution.in_channels, convolution.out_channels) >= LEAST_CHANNELS
-    return cube and same and wide and convolution.weight.dtype == torch.float32
+    """Whether Winograd's algorithm makes it faster where its maps are not too small."""
+    taps, *in_space = convolution.kernel_size
+    plain = (
+        in_space == [3, 3]
+        and convolution.stride == convolution.dilation == (1, 1, 1)
+        and convolution.padding[1:] == (1, 1)
+        and convolution.weight.dtype == torch.float32
+    )
+    inputs, outputs = convolution.in_channels, convolution.out_channels
+    return plain and taps * inputs * outputs / (inputs + outputs) >= LEAST_PRODUCTS
