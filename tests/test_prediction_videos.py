@@ -114,6 +114,17 @@ def test_json_holds_an_object_a_video_also_for_those_that_fail(command, model, m
     assert len(results["d_short.avi"]["clips"]) == 1
 
 
+def test_mistyped_paths_are_told_without_a_model(command):
+    run = command("predict", "no.mp4", "*.none", "--model", "is_not_loaded", "--format", "json")
+    assert run.returncode == 1
+    errors = [item["error"] for item in json.loads(run.stdout)]
+    assert errors == [
+        "no.mp4 is not a file; check the path.",
+        "No file matches *.none; check the pattern.",
+    ]
+    assert all(error in run.stderr for error in errors)
+
+
 @pytest.mark.slow
 def test_csv_and_table_show_the_same_best_class(command, model, video):
     table = command("predict", video, "--model", model, "--topk", 1)

@@ -24,7 +24,7 @@ from actionrec.prediction.formats import (
 from actionrec.progress import track
 from actionrec.text import json_text
 from actionrec.video.address import is_address
-from actionrec.video.sources import find_videos
+from actionrec.video.sources import find_videos, missing
 
 if TYPE_CHECKING:
     from actionrec.prediction.cluster_connection import Cluster
@@ -125,6 +125,14 @@ def predict(
         most = flags.range[1]
         failed = predict_to_file(videos, Path(output), settings, most, limits, engine, complain)
         return 1 if failed else 0
+
+    # A mistyped path is told before seconds go into loading the model.
+    videos = [video if isinstance(video, Failure) else missing(video) or video for video in videos]
+    if videos and all(isinstance(video, Failure) for video in videos):
+        for failure in videos:
+            complain(failure.error)
+        print_predictions(iter(videos), format)
+        return 1
 
     from actionrec.models.inference import InferenceModel
     from actionrec.prediction.videos import predict_videos

@@ -33,6 +33,7 @@ from actionrec.video.address import FRAMES, Address, VideoPath, frame_folder_of,
 from actionrec.video.container import is_whole, opened
 from actionrec.video.pictures import frame_rate, frames_in, is_frame_folder, size_of
 from actionrec.video.proof import decode_once, prove_parts, prove_shortcut
+from actionrec.video.sources import NO_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ def index_of(path: str | VideoPath) -> FrameIndex:
     except (OSError, ValueError):
         found = None
     if found is None or not path.is_file():
-        raise VideoError(f"{path} is not a file; check the path.")
+        raise VideoError(NO_FILE.format(path))
     if found.st_size == 0:
         raise VideoError(f"{path} is empty (0 bytes); copy or download it again.")
     key = (str(path.absolute()), found.st_size, found.st_mtime_ns, VERSION)

@@ -24,6 +24,8 @@ from actionrec.video.address import (
 )
 from actionrec.video.pictures import is_frame_folder
 
+NO_FILE = "{} is not a file; check the path."
+
 
 def find_videos(paths: Iterable[str | VideoPath]) -> list[VideoPath | Failure]:
     """All videos that `paths` name, each once: files, folders (searched at any depth), patterns,
@@ -56,6 +58,13 @@ def find_videos(paths: Iterable[str | VideoPath]) -> list[VideoPath | Failure]:
     for each in found:
         once.setdefault(_identity(each), each)
     return list(once.values())
+
+
+def missing(video: str) -> Failure | None:
+    """The failure of a local path that leads to nothing; of all others, reading will tell."""
+    if is_address(video) or os.path.exists(video):
+        return None
+    return Failure(video, NO_FILE.format(video))
 
 
 def _in_file(path: VideoPath) -> list[VideoPath | Failure]:
