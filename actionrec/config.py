@@ -118,7 +118,8 @@ class TrainConfig:
         lr: Learning rate of the first epochs (recipe; 0.0001 with adamw).
         lr_for_batch: Batch size to which lr refers, such as 16; lr is scaled in proportion to
             batch_size times accumulate (Goyal et al. 2017).
-        lr_new: Factor of the learning rate of new layers: head and nonlocal blocks (recipe).
+        lr_new: Factor of the learning rate of new layers: nonlocal blocks, and the head unless it
+            was fitted (recipe).
         lr_layer_decay: Factor of the learning rate from each unit of the network to the one before
             it, such as 0.75; 1 for the same in all. New layers have lr times lr_new.
         warmup: Epochs in which the learning rate rises to lr, in equal steps (recipe).

@@ -8,9 +8,9 @@ better with it.
 
 The units before the first block, or before the stage train_from where that comes first, are frozen,
 and what leaves them is computed once for all blocks, splits and seeds (`recipe_search.py --help`
-says how, and what such a training lacks). A setting is any of train_from, fit_head, lr, lr_new,
-warmup, epochs, ema, batch_size, stages and blocks_per_stage; the others are those of the recipe
-small, but stage5 for train_from. lr_new is the factor of the rates of block and head. With
+says how, and what such a training lacks). The head starts fitted. A setting is any of train_from,
+lr, warmup, epochs, ema, batch_size, and of the block lr_new, the factor of its rate, stages and
+blocks_per_stage; the others are those of the recipe small, but stage5 for train_from. With
 --init small, Phi and Psi of the softmax blocks start from small normal numbers, as their originals
 do.
 
@@ -59,11 +59,11 @@ from actionrec.training.run import build_classifier
 RESULTS = Path(__file__).parents[1] / "results" / "block_study.csv"
 # Those of the paper's Table 7.
 COMPARED = ("none", "nl", "ns", "a2", "cgnl", "snl")
-OF_BLOCKS = ("stages", "blocks_per_stage")
-SETTINGS = ("train_from", "fit_head", "lr", "lr_new", "warmup", "epochs", "ema", "batch_size")
+OF_BLOCKS = ("lr_new", "stages", "blocks_per_stage")
+SETTINGS = ("train_from", "lr", "warmup", "epochs", "ema", "batch_size")
 FIRST_TRAINED = "stage5"
 # Runs that differ in nothing but these are compared with each other.
-TOLD_APART = ("block", *OF_BLOCKS, "init")
+TOLD_APART = ("block", "init", *OF_BLOCKS)
 DATA = ("data", "division", "network", "clip", "stride", "fps", "gamma", "draws")
 KEY = (*DATA, *SETTINGS, *TOLD_APART, "split", "seed")
 
@@ -84,7 +84,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        told = (f"{name} {self.key[name]}" for name in ("train_from", "lr_new", "init"))
+        told = (f"{name} {self.key[name]}" for name in ("train_from", *OF_BLOCKS, "init"))
         return f"{self.config.block} split {self.split} seed {self.config.seed} ({', '.join(told)})"
 
 
@@ -96,7 +96,7 @@ def plan(arguments: argparse.Namespace, splits: dict[str, VideoDataset]) -> list
     """
     first = next(iter(splits.values()))
     given = {name: getattr(arguments, name) for name in ("dataset", "root", *SHARED)}
-    shared = ["--train_from", FIRST_TRAINED, "--block", "snl"]
+    shared = ["--train_from", FIRST_TRAINED, "--fit_head", "true", "--block", "snl"]
     shared += [word for name, value in given.items() if value for word in (f"--{name}", value)]
     configs = [
         settings_of(setting, shared, first, (*SETTINGS, *OF_BLOCKS))
@@ -130,14 +130,15 @@ def key_of(
         "draws": arguments.draws,
         **{name: getattr(config, name) for name in SETTINGS},
         "block": config.block,
+        "init": init,
+        "lr_new": config.lr_new,
         "stages": " ".join(map(str, config.stages)),
         "blocks_per_stage": config.blocks_per_stage,
-        "init": init,
         "split": split,
         "seed": config.seed,
     }
     if config.block == "none":
-        values |= dict.fromkeys((*OF_BLOCKS, "init"), "")
+        values |= dict.fromkeys(("init", *OF_BLOCKS), "")
     return {name: "" if value is None else str(value) for name, value in values.items()}
 
 
@@ -201,11 +202,11 @@ def study(arguments: argparse.Namespace, splits: dict[str, VideoDataset]) -> int
         if is_done(run):
             continue
         dataset = readable[run.split]
-        if run.config.fit_head and run.split not in heads:
+        if run.split not in heads:
             heads[run.split] = fit_head(dataset, inputs)
-        head = heads[run.split] if run.config.fit_head else None
+        model = build(run, dataset.labels)
         try:
-            epochs = train(build(run, dataset.labels), run.config, dataset, inputs, head)
+            epochs = train(model, run.config, dataset, inputs, heads[run.split])
         except ActionrecError as error:
             say(f"[{number}/{len(waiting)}] {run.name} failed: {error}")
             failed += 1
@@ -223,7 +224,7 @@ def study(arguments: argparse.Namespace, splits: dict[str, VideoDataset]) -> int
 
 # The tables.
 
-HEAD = ("block", "stages", "Phi, Psi", "runs", "clip Top-1", "over none", "95 % interval")
+HEAD = ("block", "rate", "stages", "Phi, Psi", "runs", "clip Top-1", "over none", "95 % interval")
 HEAD += ("video Top-1", "over none", "95 % interval", "term / input, %", "gradient", "norm scale")
 
 
@@ -255,21 +256,21 @@ def title(rows: Sequence[dict[str, str]]) -> str:
     row = rows[0]
     splits, seeds = (len({each[name] for each in rows}) for name in ("split", "seed"))
     trained = "block and head" if row["train_from"] == "block" else f"{row['train_from']} on"
-    fitted = "head fitted before" if row["fit_head"] == "True" else "head from scratch"
     return (
         f"**{row['data']}**, {row['division']}: {counted(splits, 'split')}, "
         f"{counted(seeds, 'seed')}; {row['network']}, {row['clip']}, stride {row['stride']}; "
-        f"trained: {trained}, {fitted}, lr {row['lr']}, of new layers x{float(row['lr_new']):g}, "
-        f"{row['epochs']} epochs, batch {row['batch_size']}, EMA {row['ema']}; "
+        f"trained: {trained}, lr {row['lr']}, {counted(int(row['epochs']), 'epoch')}, batch "
+        f"{row['batch_size']}, EMA {row['ema']}; "
         f"{counted(EVALUATION_CLIPS, 'clip')} a video; {row['device']}, PyTorch {row['torch']}."
     )
 
 
 def line(rows: Sequence[dict[str, str]], base: dict[tuple[str, str], dict[str, str]]) -> list[str]:
     """A line of a table; the rows differ in split and seed alone."""
-    block, stages, several, init = (rows[0][name] for name in TOLD_APART)
+    block, init, rate, stages, several = (rows[0][name] for name in TOLD_APART)
     places = f"{stages} ({several} in each)" if several not in ("", "1") else stages
-    cells = [block, places or "-", init or "-", str(len(rows))]
+    cells = [block, rate and f"x{float(rate):g}", places, init]
+    cells = [*(cell or "-" for cell in cells), str(len(rows))]
     for figure in ("clip_top1", "video_top1"):
         cells.append(shown(Spread.of([float(row[figure]) for row in rows])))
         pairs = [

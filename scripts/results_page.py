@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
+import block_study
 import measurements
 from table7 import (
     BASE,
@@ -267,6 +268,12 @@ the last third of the epochs. Settings were chosen by these very videos, so that
 are too good; trials compare where data, splits and clip are the same.
 """.splitlines()
 
+BLOCK_STUDY_TEXT = """\
+Fine-tunings from stored inputs of the first trained unit (`scripts/block_study.py` says how). The
+term is what a block adds, in relation to its input, after the last epoch; gradient and norm scale
+are means, too. Otherwise as above.
+""".splitlines()
+
 TABLES = {
     "training_steps": (
         "Training steps on clips that are on the GPU",
@@ -463,6 +470,9 @@ def page(results: Path) -> tuple[str, str]:
         "",
         *blocks_on_videos(studies),
     ]
+    if runs := measurements.read(results / "block_study.csv"):
+        lines += ["## What blocks do in a fine-tuning", "", *BLOCK_STUDY_TEXT, ""]
+        lines += block_study.tables(runs)
     if trials := measurements.read(results / "recipe_search.csv"):
         lines += ["## Search for the recipe for few videos", "", *recipe_search(trials)]
     lines += [

@@ -57,6 +57,14 @@ def test_blocks_are_new_and_take_no_part_in_layer_decay(small_training):
     assert set(map(id, group.parameters)) == set(map(id, new))
 
 
+def test_a_fitted_head_is_no_longer_new(small_training):
+    network = network_of("c3d_small", "snl")
+    config = replace(small_training, lr_layer_decay=0.5, lr_new=10.0, fit_head=True)
+    groups = {group.factor: group.parameters for group in parameter_groups(network, config)}
+    assert set(map(id, groups[10.0])) == set(map(id, network.blocks.parameters()))
+    assert set(map(id, groups[1.0])) == set(map(id, network.head.parameters()))
+
+
 @pytest.mark.parametrize("backbone", ["c3d_small", "i3d", "x3d_s", "slowfast_r50"])
 def test_adamw_decays_weights_but_neither_norms_nor_biases(backbone):
     with NOWHERE:

@@ -35,8 +35,12 @@ def parameter_groups(network: Backbone, config: TrainConfig) -> list[ParameterGr
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_new = name.startswith(("head.", "blocks."))
-        factor = config.lr_new if is_new else factors[name.split(".")[1]]
+        part, _, rest = name.partition(".")
+        if part == "blocks" or (part == "head" and not config.fit_head):
+            factor = config.lr_new
+        else:
+            # A fitted head is no longer new.
+            factor = 1.0 if part == "head" else factors[rest.partition(".")[0]]
         # SGD decays all of them, as it did in the runs that are recorded.
         decayed = config.optimizer == "sgd" or is_decayed(name, parameter)
         group = groups.setdefault((factor, decayed), ParameterGroup(factor, decayed))
