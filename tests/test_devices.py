@@ -134,6 +134,23 @@ def test_torchrun_can_start_the_processes(driver, config, tmp_path):
     assert (tmp_path / "one" / "last.safetensors").exists()
 
 
+def test_processes_leave_each_other_before_python_ends(tmp_path):
+    """A thread of Gloo that runs on aborts a process now and then, after all its work is done."""
+    code = f"""
+import atexit
+from torch import distributed
+from actionrec import devices
+# What was registered first is called last.
+atexit.register(lambda: print(distributed.is_initialized()))
+devices.expect(2)
+store = distributed.FileStore({str(tmp_path / "store")!r}, 1)
+distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+print(distributed.is_initialized())
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert (run.returncode, run.stdout.split()) == (0, ["True", "False"]), run.stderr
+
+
 def test_evaluation_by_two_processes_is_that_of_one_to_the_last_bit(
     command, class_folders, small_recognizer, tmp_path
 ):
