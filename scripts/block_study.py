@@ -45,7 +45,16 @@ from recipe_search import (
     train,
 )
 from relations import SMALL_INIT, SMALL_INIT_BLOCKS
-from table7 import Spread, counted, division_of, markdown_table, origin, shown
+from table7 import (
+    RUNS_TO_TELL,
+    Spread,
+    counted,
+    division_of,
+    markdown_table,
+    origin,
+    shown,
+    told_apart,
+)
 from torch import nn
 
 from actionrec.config import TrainConfig
@@ -66,6 +75,9 @@ FIRST_TRAINED = "stage5"
 TOLD_APART = ("block", "init", *OF_BLOCKS)
 DATA = ("data", "division", "network", "clip", "stride", "fps", "gamma", "draws")
 KEY = (*DATA, *SETTINGS, *TOLD_APART, "split", "seed")
+
+# The runs without a block, by split and seed.
+Base = dict[tuple[str, str], dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -236,15 +248,14 @@ def tables(rows: Iterable[dict[str, str]]) -> Iterator[str]:
         compared.setdefault(common, []).append(row)
     for own in compared.values():
         yield from (title(own), "")
-        base = {pair(row): row for row in own if row["block"] == "none"}
-        kinds = dict.fromkeys(tuple(row[name] for name in TOLD_APART) for row in own)
+        base: Base = {pair(row): row for row in own if row["block"] == "none"}
+        kinds: dict[tuple[str, ...], list[dict[str, str]]] = {}
+        for row in own:
+            kinds.setdefault(tuple(row[name] for name in TOLD_APART), []).append(row)
         order = ("none", *BLOCKS)
-        table = [
-            line([row for row in own if tuple(row[name] for name in TOLD_APART) == kind], base)
-            for kind in sorted(kinds, key=lambda kind: (order.index(kind[0]), kind))
-        ]
-        yield from markdown_table(HEAD, table)
-        yield ""
+        in_order = sorted(kinds, key=lambda kind: (order.index(kind[0]), kind))
+        yield from markdown_table(HEAD, (line(kinds[kind], base) for kind in in_order))
+        yield from ("", verdict([kinds[kind] for kind in in_order], base), "")
 
 
 def pair(row: dict[str, str]) -> tuple[str, str]:
@@ -265,7 +276,26 @@ def title(rows: Sequence[dict[str, str]]) -> str:
     )
 
 
-def line(rows: Sequence[dict[str, str]], base: dict[tuple[str, str], dict[str, str]]) -> list[str]:
+def difference(rows: Sequence[dict[str, str]], base: Base, figure: str) -> Spread | None:
+    """The differences of a line's runs from no block."""
+    if rows[0]["block"] == "none":
+        return None
+    pairs = [(row, base[pair(row)]) for row in rows if pair(row) in base]
+    return Spread.of([float(row[figure]) - float(none[figure]) for row, none in pairs])
+
+
+def verdict(lines: Sequence[Sequence[dict[str, str]]], base: Base) -> str:
+    """Which blocks a table tells from none, in a sentence."""
+    found = {
+        f"{rows[0]['block']} (x{float(rows[0]['lr_new']):g}, {level})": several
+        for rows in lines
+        for level in ("clip", "video")
+        if (several := difference(rows, base, f"{level}_top1")) and several.n >= RUNS_TO_TELL
+    }
+    return told_apart(found)
+
+
+def line(rows: Sequence[dict[str, str]], base: Base) -> list[str]:
     """A line of a table; the rows differ in split and seed alone."""
     block, init, rate, stages, several = (rows[0][name] for name in TOLD_APART)
     places = f"{stages} ({several} in each)" if several not in ("", "1") else stages
@@ -273,13 +303,10 @@ def line(rows: Sequence[dict[str, str]], base: dict[tuple[str, str], dict[str, s
     cells = [*(cell or "-" for cell in cells), str(len(rows))]
     for figure in ("clip_top1", "video_top1"):
         cells.append(shown(Spread.of([float(row[figure]) for row in rows])))
-        pairs = [
-            float(row[figure]) - float(base[pair(row)][figure]) for row in rows if pair(row) in base
-        ]
-        difference = None if block == "none" else Spread.of(pairs)
-        cells.append(shown(difference, "+"))
-        if difference and difference.n > 1:
-            low, high = difference.interval
+        over_none = difference(rows, base, figure)
+        cells.append(shown(over_none, "+"))
+        if over_none and over_none.n > 1:
+            low, high = over_none.interval
             cells.append(f"{low:+.2f} to {high:+.2f}")
         else:
             cells.append("-")

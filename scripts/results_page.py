@@ -24,6 +24,7 @@ from table7 import (
     counted,
     markdown_table,
     shown,
+    told_apart,
 )
 
 from actionrec.errors import ActionrecError
@@ -77,19 +78,7 @@ def sentence(rows: Sequence[Row]) -> str:
         for level, figure in LEVELS.items()
         if (difference := row.differences[figure]) and difference.n >= RUNS_TO_TELL
     }
-    if not differences:
-        return f"There are too few runs to tell blocks apart: {RUNS_TO_TELL} pairs are needed."
-    many = counted(len(differences), "comparison")
-    alone = {name: mark for name, mark in differences.items() if mark.excludes_zero()}
-    if not alone:
-        return f"No block is told apart from no block: the intervals of all {many} contain 0."
-    corrected = 1 - 0.05 / len(differences)
-    together = [name for name, mark in alone.items() if mark.excludes_zero(corrected)]
-    told = (f"{name} ({mark.mean:+.2f})" for name, mark in alone.items())
-    return (
-        f"Of {many}, the intervals that do not contain 0 are those of {', '.join(told)}; after "
-        f"Bonferroni's correction this holds for {', '.join(together) or 'none'}."
-    )
+    return told_apart(differences)
 
 
 def blocks_on_videos(studies: dict[tuple[str, ...], list[dict[str, str]]]) -> Iterator[str]:
@@ -270,8 +259,8 @@ are too good; trials compare where data, splits and clip are the same.
 
 BLOCK_STUDY_TEXT = """\
 Fine-tunings from stored inputs of the first trained unit (`scripts/block_study.py` says how). The
-term is what a block adds, in relation to its input, after the last epoch; gradient and norm scale
-are means, too. Otherwise as above.
+rate is the block's, in relation to that of the rest; the term what it adds, in relation to its
+input, after the last epoch. Differences and intervals are as above.
 """.splitlines()
 
 TABLES = {

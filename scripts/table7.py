@@ -37,7 +37,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -686,6 +686,23 @@ class Table:
 
 
 # Showing it.
+
+
+def told_apart(differences: Mapping[str, Spread]) -> str:
+    """Which differences from no block, by name, are more than chance, in a sentence."""
+    if not differences:
+        return f"There are too few runs to tell blocks apart: {RUNS_TO_TELL} pairs are needed."
+    many = counted(len(differences), "comparison")
+    alone = {name: each for name, each in differences.items() if each.excludes_zero()}
+    if not alone:
+        return f"No block is told apart from no block: the intervals of all {many} contain 0."
+    corrected = 1 - 0.05 / len(differences)
+    together = [name for name, each in alone.items() if each.excludes_zero(corrected)]
+    told = (f"{name} ({each.mean:+.2f})" for name, each in alone.items())
+    return (
+        f"Of {many}, the intervals that do not contain 0 are those of {', '.join(told)}; after "
+        f"Bonferroni's correction this holds for {', '.join(together) or 'none'}."
+    )
 
 
 def shown(spread: Spread | None, sign: str = "") -> str:
