@@ -202,9 +202,10 @@ def study(arguments: argparse.Namespace, splits: dict[str, VideoDataset]) -> int
         return 0
     first = next(iter(splits.values()))
     plain = build_classifier(replace(waiting[0].config, block="none"), first.labels)
+    places = ("block", "stages", "blocks_per_stage", "train_from")
     starts = {
         first_trained(build_classifier(run.config, first.labels).network, run.config.train_from)
-        for run in {run.key["block"] + run.key["train_from"]: run for run in waiting}.values()
+        for run in {tuple(run.key[name] for name in places): run for run in waiting}.values()
     }
     inputs = compute_inputs(plain, waiting[0].config, starts, splits, arguments.draws)
     readable = {name: only_readable(name, dataset, inputs) for name, dataset in splits.items()}

@@ -114,15 +114,19 @@ def test_json_holds_an_object_a_video_also_for_those_that_fail(command, model, m
     assert len(results["d_short.avi"]["clips"]) == 1
 
 
-def test_mistyped_paths_are_told_without_a_model(command):
-    run = command("predict", "no.mp4", "*.none", "--model", "is_not_loaded", "--format", "json")
-    assert run.returncode == 1
-    errors = [item["error"] for item in json.loads(run.stdout)]
+def test_mistyped_paths_are_told_before_the_network_is_made_ready(model, monkeypatch, capsys):
+    from actionrec.cli.main import main
+
+    # To choose an engine, it would compute for seconds.
+    monkeypatch.setattr("actionrec.models.inference.InferenceModel.__init__", None)
+    assert main(["predict", "no.mp4", "*.none", "--model", model, "--format", "json"]) == 1
+    printed = capsys.readouterr()
+    errors = [item["error"] for item in json.loads(printed.out)]
     assert errors == [
         "no.mp4 is not a file; check the path.",
         "No file matches *.none; check the pattern.",
     ]
-    assert all(error in run.stderr for error in errors)
+    assert all(error in printed.err for error in errors)
 
 
 @pytest.mark.slow

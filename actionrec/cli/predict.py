@@ -126,20 +126,18 @@ def predict(
         failed = predict_to_file(videos, Path(output), settings, most, limits, engine, complain)
         return 1 if failed else 0
 
-    # A mistyped path is told before seconds go into loading the model.
+    from actionrec.models.inference import InferenceModel, read_model
+    from actionrec.prediction.videos import predict_videos
+
+    network = read_model(model)
+    # A mistyped path is told before seconds go into making the network ready.
     videos = [video if isinstance(video, Failure) else missing(video) or video for video in videos]
     if videos and all(isinstance(video, Failure) for video in videos):
         for failure in videos:
             complain(failure.error)
         print_predictions(iter(videos), format)
         return 1
-
-    from actionrec.models.inference import InferenceModel
-    from actionrec.prediction.videos import predict_videos
-
-    ready = InferenceModel.load(
-        model, precision=precision, decoder=decoder, topk=topk, engine=engine
-    )
+    ready = InferenceModel(network, precision=precision, decoder=decoder, topk=topk, engine=engine)
     failures: list[Failure] = []
 
     def results() -> "Iterator[Prediction | Failure]":
