@@ -63,8 +63,8 @@ def expect(processes: int) -> None:
 def _part() -> None:
     """Leave the other processes before Python ends.
 
-    A thread of Gloo that outlives what it uses aborted one process of 50. Lightning does the same
-    for NCCL.
+    Otherwise a thread of Gloo may outlive what it uses, which aborted one process of 50 after its
+    work. Of NCCL Lightning takes care.
     """
     if _have_met() and distributed.get_backend() == distributed.Backend.GLOO:
         distributed.destroy_process_group()

@@ -36,6 +36,7 @@ from recipe_search import (
     EVALUATION_CLIPS,
     SHARED,
     Epoch,
+    columns_of_inputs,
     compute_inputs,
     first_trained,
     fit_head,
@@ -44,18 +45,15 @@ from recipe_search import (
     settings_of,
     train,
 )
-from relations import SMALL_INIT, SMALL_INIT_BLOCKS
+from relations import SMALL_INIT_BLOCKS, start_small
 from table7 import (
     RUNS_TO_TELL,
     Spread,
     counted,
-    division_of,
     markdown_table,
-    origin,
     shown,
     told_apart,
 )
-from torch import nn
 
 from actionrec.config import TrainConfig
 from actionrec.datasets.dataset import VideoDataset
@@ -130,16 +128,8 @@ def key_of(
     config: TrainConfig, arguments: argparse.Namespace, split: str, init: str
 ) -> dict[str, str]:
     """What tells the run from others in the file of results."""
-    own = config.dataset in ("csv", "folder")
     values = {
-        "data": Path(config.root).stem if own else config.dataset,
-        "division": division_of(config, arguments.split),
-        "network": f"{config.backbone} from {origin(config.weights)}",
-        "clip": f"{config.clip_length}x{config.crop}x{config.crop}",
-        "stride": config.stride,
-        "fps": config.fps,
-        "gamma": config.gamma,
-        "draws": arguments.draws,
+        **columns_of_inputs(config, arguments),
         **{name: getattr(config, name) for name in SETTINGS},
         "block": config.block,
         "init": init,
@@ -160,8 +150,7 @@ def build(run: Run, labels: tuple[str, ...]) -> VideoClassifier:
     model = build_classifier(run.config, labels)
     if run.init == "small":
         for block in model.network.blocks.values():
-            phi_and_psi = sum(block.widths[:2])
-            nn.init.normal_(block.projection.weight[:phi_and_psi], std=SMALL_INIT)
+            start_small(block)
     return model
 
 
@@ -192,11 +181,13 @@ def study(arguments: argparse.Namespace, splits: dict[str, VideoDataset]) -> int
     runs = plan(arguments, splits)
     here = measurements.machine(fastest_device())
 
-    def is_done(run: Run) -> bool:
+    def not_done(runs: Sequence[Run]) -> list[Run]:
         rows = measurements.read(arguments.results)
-        return any((run.key | here).items() <= row.items() for row in rows)
+        return [
+            run for run in runs if not any((run.key | here).items() <= row.items() for row in rows)
+        ]
 
-    waiting = [run for run in runs if not is_done(run)]
+    waiting = not_done(runs)
     say(f"{len(runs) - len(waiting)} of {len(runs)} runs are done already")
     if not waiting:
         return 0
@@ -212,7 +203,8 @@ def study(arguments: argparse.Namespace, splits: dict[str, VideoDataset]) -> int
     heads = {}
     failed = 0
     for number, run in enumerate(waiting, start=1):
-        if is_done(run):
+        # By now another process may have done it.
+        if not not_done([run]):
             continue
         dataset = readable[run.split]
         if run.split not in heads:

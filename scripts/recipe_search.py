@@ -422,6 +422,21 @@ def only_readable(
     return replace(dataset, train=train, val=val)
 
 
+def columns_of_inputs(config: TrainConfig, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the stored inputs depend on, as columns of results."""
+    own = config.dataset in ("csv", "folder")
+    return {
+        "data": Path(config.root).stem if own else config.dataset,
+        "division": division_of(config, arguments.split),
+        "network": f"{config.backbone} from {origin(config.weights)}",
+        "clip": f"{config.clip_length}x{config.crop}x{config.crop}",
+        "stride": config.stride,
+        "fps": config.fps,
+        "gamma": config.gamma,
+        "draws": arguments.draws,
+    }
+
+
 def settings_row(
     arguments: argparse.Namespace,
     config: TrainConfig,
@@ -429,18 +444,10 @@ def settings_row(
     heads: Mapping[str, Head],
 ) -> dict[str, Any]:
     """What a candidate's figures depend on, as the columns of results/recipe_search.csv."""
-    own = config.dataset in ("csv", "folder")
     penalties = sorted({head.penalty for head in heads.values()})
     return {
-        "data": Path(config.root).stem if own else config.dataset,
-        "division": division_of(config, arguments.split),
+        **columns_of_inputs(config, arguments),
         "splits": " ".join(splits),
-        "network": f"{config.backbone} from {origin(config.weights)}",
-        "clip": f"{config.clip_length}x{config.crop}x{config.crop}",
-        "stride": config.stride,
-        "fps": config.fps,
-        "gamma": config.gamma,
-        "draws": arguments.draws,
         **{name: getattr(config, name) for name in SEARCHED},
         "penalty": " ".join(f"{penalty:g}" for penalty in penalties),
     }

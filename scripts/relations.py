@@ -155,9 +155,14 @@ def small_network(block: str, init: str = "ours") -> Backbone:
     if block != "none":
         network.blocks["conv2"] = build_block(block, CHANNELS)
         if init != "ours":
-            phi_and_psi = sum(network.blocks["conv2"].widths[:2])
-            nn.init.normal_(network.blocks["conv2"].projection.weight[:phi_and_psi], std=SMALL_INIT)
+            start_small(network.blocks["conv2"])
     return network
+
+
+def start_small(block: nn.Module) -> None:
+    """Let Phi and Psi of a block start from small normal numbers."""
+    phi_and_psi = sum(block.widths[:2])
+    nn.init.normal_(block.projection.weight[:phi_and_psi], std=SMALL_INIT)
 
 
 def receptive_field() -> tuple[int, int, int]:

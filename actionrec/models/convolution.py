@@ -46,10 +46,10 @@ OUTPUTS = (
 TILE = 4
 # The product that all outputs of a tile contain once: line 1 along the height and the width.
 COMMON = 7
-# Multiplications for each channel of input and output together, below which the transforms cost
-# what the products save.
+# Of taps * inputs * outputs / (inputs + outputs): with less the transforms cost what the products
+# save.
 LEAST_PRODUCTS = 90
-# Where tiles reach further over the edge, they compute too much that is not needed.
+# Area of all tiles in relation to that of the map: more of it would be computed for nothing.
 LARGEST_TILED = 1.4
 # Tiles at a time: enough for large products, and few enough for the memory of a small machine.
 TILES = 1568
