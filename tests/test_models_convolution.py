@@ -12,14 +12,27 @@ from actionrec.models.convolution import (
     DirectConv3d,
     PointwiseConv3d,
     WinogradConv3d,
-    gains_by_winograd,
+    WinogradInTime,
+    fastest_form,
     speed_up,
+    winograd,
 )
 from actionrec.models.i3d import I3D
 
 pytestmark = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"), reason="only x86 has fast convolutions"
 )
+
+
+@pytest.mark.parametrize("taps", [3, 4])
+@pytest.mark.parametrize("outputs", [2, 3])
+def test_winograds_transforms_convolve(taps, outputs):
+    torch.manual_seed(0)
+    numbers = torch.randn(outputs + taps - 1, dtype=torch.float64)
+    weights = torch.randn(taps, dtype=torch.float64)
+    of_inputs, of_weights, of_outputs = (each.double() for each in winograd(outputs, taps))
+    result = of_outputs @ ((of_inputs @ numbers) * (of_weights @ weights))
+    torch.testing.assert_close(result, numbers.unfold(0, taps, 1) @ weights, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -49,20 +62,51 @@ def test_winograd_is_the_convolution_to_rounding(taps, pad, size, bias):
 
 
 @pytest.mark.parametrize(
-    "convolution",
+    ("size", "padding"),
     [
-        nn.Conv3d(256, 256, 3, padding=1, stride=(1, 2, 2)),
-        nn.Conv3d(256, 256, 3, padding=1, stride=(2, 1, 1)),
-        nn.Conv3d(256, 256, 3, padding=(1, 0, 0)),
-        nn.Conv3d(256, 256, 3, padding=(1, 2, 2), dilation=(1, 2, 2)),
-        nn.Conv3d(256, 256, (3, 1, 1), padding=(1, 0, 0)),
-        nn.Conv3d(256, 256, 5, padding=2),
-        nn.Conv3d(16, 256, 3, padding=1),
+        ((69, 21, 30), 0),
+        ((21, 13, 13), 0),
+        ((22, 12, 15), 0),
+        ((16, 20, 20), 3),
+        ((17, 9, 9), (2, 0, 1)),
+        ((29, 9, 9), 0),
+        ((7, 9, 9), 0),
+        ((1, 9, 9), 3),
+        ((9, 9, 9), 3),
     ],
 )
-def test_winograd_is_for_3x3_weights_that_keep_the_size_and_many_channels(convolution):
-    assert not gains_by_winograd(convolution)
-    assert gains_by_winograd(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)))
+@pytest.mark.parametrize("bias", [True, False])
+def test_winograd_in_time_is_the_convolution_to_rounding(size, padding, bias):
+    torch.manual_seed(0)
+    plain = nn.Conv3d(3, 24, 7, stride=2, padding=padding, bias=bias)
+    x = torch.randn(2, 3, *size).to(memory_format=torch.channels_last_3d)
+    weights = [None if each is None else each.double() for each in (plain.weight, plain.bias)]
+    with torch.inference_mode():
+        expected = F.conv3d(x.double(), *weights, stride=2, padding=padding)
+        result = WinogradInTime(plain)(x)
+    assert result.shape == expected.shape
+    assert (result - expected).abs().max() < 5e-5 * expected.std()
+
+
+@pytest.mark.parametrize(
+    ("convolution", "form"),
+    [
+        (nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)), WinogradConv3d),
+        (nn.Conv3d(256, 256, 3, padding=1, stride=(1, 2, 2)), DirectConv3d),
+        (nn.Conv3d(256, 256, 3, padding=1, stride=(2, 1, 1)), DirectConv3d),
+        (nn.Conv3d(256, 256, 3, padding=(1, 0, 0)), DirectConv3d),
+        (nn.Conv3d(256, 256, 3, padding=(1, 2, 2), dilation=(1, 2, 2)), DirectConv3d),
+        (nn.Conv3d(256, 256, (3, 1, 1), padding=(1, 0, 0)), DirectConv3d),
+        (nn.Conv3d(256, 256, 5, padding=2), DirectConv3d),
+        (nn.Conv3d(16, 256, 3, padding=1), DirectConv3d),
+        (nn.Conv3d(3, 64, 7, stride=(2, 1, 2)), WinogradInTime),
+        (nn.Conv3d(3, 64, 7, stride=(1, 2, 2)), DirectConv3d),
+        (nn.Conv3d(3, 64, 7, stride=2, dilation=2), DirectConv3d),
+        (nn.Conv3d(3, 64, 7, stride=2).bfloat16(), DirectConv3d),
+    ],
+)
+def test_the_form_of_a_convolution_is_the_fastest_for_its_weights(convolution, form):
+    assert type(fastest_form(convolution)) is form
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -106,7 +150,7 @@ def test_a_fast_network_shares_its_weights_and_leaves_the_plain_one_alone(dtype)
     assert fast.head.weight is network.head.weight
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     kinds = {type(module) for module in fast.modules()}
-    assert (WinogradConv3d in kinds) == (dtype == torch.float32)
+    assert ({WinogradConv3d, WinogradInTime} <= kinds) == (dtype == torch.float32)
     assert not any(isinstance(module, DirectConv3d) for module in network.modules())
 
 

@@ -51,13 +51,15 @@ def test_same_padding_gives_the_output_size_that_tensorflow_states(size, kernel,
     ("kernel", "stride"),
     [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2)), ((3,) * 3, (1,) * 3)],
 )
-def test_pooling_equals_pooling_of_an_explicitly_padded_input(size, kernel, stride):
+@pytest.mark.parametrize("gradients", [True, False])
+def test_pooling_equals_pooling_of_an_explicitly_padded_input(size, kernel, stride, gradients):
     x = torch.randn(2, 3, *size)
     padding = [same_padding(*of_axis) for of_axis in zip(size, kernel, stride, strict=True)]
     flat = [n for pair in reversed(padding) for n in pair]
     padded = torch.nn.functional.pad(x, flat, value=-torch.inf)
     expected = torch.nn.functional.max_pool3d(padded, kernel, stride)
-    assert torch.equal(MaxPoolSame(kernel, stride)(x), expected)
+    with torch.set_grad_enabled(gradients):
+        assert torch.equal(MaxPoolSame(kernel, stride)(x), expected)
 
 
 def test_parameters_are_those_of_the_published_checkpoint():

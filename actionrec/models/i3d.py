@@ -33,9 +33,27 @@ class MaxPoolSame(nn.Module):
         self.stride = stride
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        traced = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if x.is_cpu and not traced and (self.kernel, self.stride) == ((3, 3, 3), (1, 1, 1)):
+            return largest_neighbours(x)
         # ceil_mode supplies the one element that SAME may add behind: no padded copy of x.
         before = [each for each, _ in map(same_padding, x.shape[2:], self.kernel, self.stride)]
         return F.max_pool3d(x, self.kernel, self.stride, padding=before, ceil_mode=True)
+
+
+def largest_neighbours(x: torch.Tensor) -> torch.Tensor:
+    """The maximum of every element of (B, C, T, H, W) and its 26 neighbours.
+
+    Axis by axis: PyTorch's max-pooling takes half as long again, because it notes the places, which
+    only training needs.
+    """
+    for axis in (2, 3, 4):
+        largest, others = x.clone(), x.shape[axis] - 1
+        for own, neighbours in ((1, 0), (0, 1)):
+            part = largest.narrow(axis, own, others)
+            torch.maximum(part, x.narrow(axis, neighbours, others), out=part)
+        x = largest
+    return x
 
 
 class BatchNormNoScale(nn.BatchNorm3d):
