@@ -94,6 +94,15 @@ def actionrec(case: Case) -> None:
         pass
 
 
+def actionrec_alone(case: Case) -> None:
+    """As of a process that has two cores for itself: one of them decodes."""
+    torch.set_num_threads(2)
+    try:
+        actionrec(case)
+    finally:
+        torch.set_num_threads(1)
+
+
 def actionrec_clip_by_clip(case: Case) -> None:
     for clip in case.clips:
         actionrec(replace(case, clips=[clip]))
@@ -135,6 +144,7 @@ Way = Callable[[Case], None]
 WAYS: dict[str, Way] = {
     "limit: decoding alone": decode_only,
     "actionrec": actionrec,
+    "actionrec, two threads": actionrec_alone,
     "PyAV's to_ndarray(width, height)": pyav_to_ndarray,
     "decord, 1 thread": decord,
     "torchcodec, 1 thread": torchcodec,

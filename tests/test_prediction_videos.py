@@ -15,8 +15,7 @@ from actionrec.errors import Failure, VideoError
 from actionrec.models.classifier import KINETICS400_LABELS, VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.prediction.videos import best, predict_video, predict_videos
-from actionrec.video.clips import read_ahead
-from actionrec.video.reader import VideoReader
+from actionrec.video.reader import VideoReader, read_ahead
 
 
 @pytest.fixture(scope="module")

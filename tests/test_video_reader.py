@@ -7,6 +7,7 @@ import re
 import struct
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -93,6 +94,12 @@ def needs(codec):
         pytest.skip(f"this PyAV has no encoder {codec}")
 
 
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request, monkeypatch):
+    """The threads of this process: with two, one of them decodes while the other one converts."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: request.param)
+
+
 def assert_exact(path, clips=ClipSampling(length=8, stride=3)):  # noqa: B008
     """Whole, scaled, and in clips from several starts, the reader gives the reference's frames."""
     video, reference = VideoReader(path), decode(path)
@@ -147,6 +154,7 @@ def test_clips_out_of_order_are_given_all_the_same(encode, tmp_path):
     assert found == [list(clip) for clip in clips]
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("kind", HEALTHY)
 def test_frames_are_those_of_a_sequential_decode(encode, tmp_path, kind):
     name, codec, options, b_frames = HEALTHY[kind]
@@ -489,6 +497,7 @@ def assert_error_or_exact(path, whole):
 SHARES = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.93, 0.96, 0.98, 0.99, 0.999)
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(
     ("name", "codec", "options"),
     [
@@ -550,6 +559,7 @@ def test_the_real_avi_is_an_error_when_cut(tmp_path):
         assert_error_or_exact(path, whole)
 
 
+@pytest.mark.usefixtures("threads")
 def test_a_file_that_gives_fewer_frames_than_it_has_is_an_error(encode, tmp_path):
     """As when it is being replaced, or a decoder drops damaged frames."""
     path = encode(tmp_path / "v.avi", frames=30)
@@ -620,18 +630,19 @@ def test_flipped_bits_give_an_error_or_frames_and_nothing_else(
     assert set(outcomes.values()) == {"frames", "error"}
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc to count descriptors in")
-def test_no_descriptor_is_left_open(encode, tmp_path):
+def test_no_descriptor_and_no_thread_is_left(encode, tmp_path):
     good = encode(tmp_path / "good.avi", frames=8)
     bad = tmp_path / "bad.avi"
     bad.write_bytes(good.read_bytes()[:-3000])
     VideoReader(good)  # The cache of indices stays open.
     gc.collect()  # What other tests left open closes now, not in between.
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
     for _ in range(100):
         video = VideoReader(good)
         video.read([0, 1])
         next(video.clips([[0, 1], [6, 7]]))
         with pytest.raises(VideoError):
             VideoReader(bad)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before

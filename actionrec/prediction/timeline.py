@@ -31,8 +31,7 @@ from actionrec.prediction.videos import (
 from actionrec.progress import track
 from actionrec.signals import stop_requests
 from actionrec.video.address import VideoPath, video_path
-from actionrec.video.clips import read_ahead
-from actionrec.video.reader import VideoReader
+from actionrec.video.reader import VideoReader, read_ahead
 from actionrec.video.transforms import channels_first, stack_clips
 from actionrec.video.windows import SlidingWindows
 

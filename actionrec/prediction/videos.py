@@ -13,7 +13,8 @@ import numpy as np
 from actionrec.errors import Failure, UsageError, VideoError
 from actionrec.models.inference import InferenceModel
 from actionrec.video.address import VideoPath
-from actionrec.video.clips import VideoClip, read_ahead
+from actionrec.video.clips import VideoClip
+from actionrec.video.reader import read_ahead
 
 
 @dataclass(frozen=True, slots=True)

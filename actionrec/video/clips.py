@@ -5,9 +5,7 @@
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +20,6 @@ from actionrec.video.transforms import Preprocessing, channels_first, random_are
 from actionrec.video.windows import SlidingWindows
 
 MOST_CLIPS = 10
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -181,13 +178,3 @@ class ClipReader:
         for number, (frames, pixels) in enumerate(windows, start=1):
             seconds = (clock(frames[0]), clock(frames[-1] + 1))
             yield VideoClip(channels_first(pixels)[None], seconds, last=number == len(sliding))
-
-
-def read_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The `items`, each of which a thread makes while the one before it is being used."""
-    end = object()
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        following = thread.submit(next, items, end)
-        while (item := following.result()) is not end:
-            following = thread.submit(next, items, end)
-            yield item

@@ -11,7 +11,10 @@ the start and counted.
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import chain, islice
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -23,12 +26,17 @@ from actionrec.video.address import FRAMES, Address, VideoPath, frame_folder_of,
 from actionrec.video.container import opened
 from actionrec.video.index import FrameIndex, index_of, warn_of_damage
 
+Item = TypeVar("Item")
 # A part of a frame: top, left, height, width, in pixels.
 Crop = tuple[int, int, int, int]
 # Pixels of the shorter side after scaling, or (height, width); None leaves frames as they are.
 Size = int | tuple[int, int] | None
 # Frames as they are shown, uint8 RGB (H, W, 3), each with its index.
 IndexedFrames = Iterator[tuple[int, np.ndarray]]
+# The same as the decoder gives them.
+DecodedFrames = Iterator[tuple[int, av.VideoFrame]]
+# Frames that a thread decodes together.
+AHEAD = 8
 # Bytes of frames that are scaled together.
 CHUNK = 1 << 20
 # Undecoded packets that are kept, because a key frame may make them needless.
@@ -225,9 +233,17 @@ class VideoReader:
 
     def _frames(self, wanted: list[int]) -> IndexedFrames:
         """The `wanted` frames as they are shown."""
-        return self._as_shown(self._decode(wanted))
+        # PyTorch is imported where it is used: checking files needs none of it.
+        import torch
 
-    def _as_shown(self, decoded: Iterator[tuple[int, av.VideoFrame]]) -> IndexedFrames:
+        decoded = self._decode(wanted)
+        # A process that has one thread is one of many readers, which keep all cores busy.
+        if torch.get_num_threads() == 1:
+            return self._as_shown(decoded)
+        some = iter(lambda: list(islice(decoded, AHEAD)), [])
+        return self._as_shown(chain.from_iterable(read_ahead(some)))
+
+    def _as_shown(self, decoded: DecodedFrames) -> IndexedFrames:
         """The `decoded` frames, turned and mirrored as the file says, in RGB."""
         height, width = self.size
         orientation = self.index.orientation
@@ -248,7 +264,7 @@ class VideoReader:
                 picture = picture.swapaxes(0, 1)
             yield index, picture[rows, columns]
 
-    def _decode(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode(self, wanted: list[int]) -> DecodedFrames:
         """Each of the `wanted` frames, in the fastest way that is exact for this file."""
         shortcuts = {
             "skip": self._decode_skipping,
@@ -265,7 +281,7 @@ class VideoReader:
         if found < len(wanted):
             yield from self._decode_counting(wanted[found:])
 
-    def _decode_counting(self, wanted: Iterable[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode_counting(self, wanted: Iterable[int]) -> DecodedFrames:
         """Decode from the start and count."""
         if self.index.access == "pictures":
             yield from self._decode_pictures(wanted)
@@ -283,7 +299,7 @@ class VideoReader:
                 count += 1
         raise self._frames_missing(count)
 
-    def _decode_pictures(self, wanted: Iterable[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode_pictures(self, wanted: Iterable[int]) -> DecodedFrames:
         """Decode the pictures of a folder of frames."""
         folder = self.path
         if isinstance(folder, Address) and folder.scheme == FRAMES:
@@ -295,7 +311,7 @@ class VideoReader:
         for index, frame in zip(chosen, frames, strict=True):
             yield index, av.VideoFrame.from_ndarray(frame, "rgb24")
 
-    def _decode_skipping(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode_skipping(self, wanted: list[int]) -> DecodedFrames:
         """Decode from the start, but before a clip only frames that other frames refer to.
 
         For MPEG-4 in AVI, where every packet holds one frame. The frame of a packet comes out one
@@ -332,7 +348,7 @@ class VideoReader:
                             return
                 held = []
 
-    def _decode_by_time(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode_by_time(self, wanted: list[int]) -> DecodedFrames:
         """Decode from the last key frame before a clip, and before the clip only frames that
         others refer to.
 
@@ -366,7 +382,7 @@ class VideoReader:
                 else:
                     return
 
-    def _decode_with_checks(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode_with_checks(self, wanted: list[int]) -> DecodedFrames:
         """Decode from a key frame earlier than needed, and every frame from there on.
 
         Only parts of this file have proven its time stamps and key frames. Frames whose stamps do
@@ -420,6 +436,16 @@ class VideoReader:
             f"{self.path} gave only {decoded} of its {len(self)} frames; "
             "it is damaged: copy, download or encode it again."
         )
+
+
+def read_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The `items`, each of which a thread makes while the one before it is being used."""
+    end = object()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        following = thread.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = thread.submit(next, items, end)
+            yield item
 
 
 def are_even(times: np.ndarray, fps: float) -> bool:
