@@ -31,6 +31,14 @@ def test_a_given_setting_is_kept(folders):
     assert config.schedule == RECIPES["small"].settings["schedule"]
 
 
+def test_very_few_videos_are_trained_on_for_more_epochs(folders, monkeypatch):
+    assert fill_in(folders).epochs == 24
+    assert fill_in(replace(folders, epochs=5)).epochs == 5
+    assert fill_in(replace(folders, recipe="paper")).epochs == 100
+    monkeypatch.setattr("actionrec.training.run.VERY_FEW_VIDEOS", 1)
+    assert fill_in(folders).epochs == 16
+
+
 @pytest.mark.parametrize("name", ["ucf101", "demo"])
 def test_public_data_and_networks_without_weights_have_the_papers(name, folders):
     assert fill_in(TrainConfig(name)).recipe == "paper"

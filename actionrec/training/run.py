@@ -52,6 +52,7 @@ from actionrec.recipes import (
     OF_CLIPS,
     OF_STEPS,
     RECIPES,
+    VERY_FEW_VIDEOS,
     choose_recipe,
     recipe_settings,
 )
@@ -267,7 +268,9 @@ def fill_in(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainCo
     if config.backbone is None and config.weights in MODELS:
         config = replace(config, backbone=MODELS[config.weights].backbone)
     recipe = recipe_settings(name, config.optimizer)
-    if_dark = RECIPES[name].if_dark
+    if_very_few, if_dark = RECIPES[name].if_very_few, RECIPES[name].if_dark
+    if if_very_few and len(dataset.train) < VERY_FEW_VIDEOS:
+        recipe = recipe | if_very_few
     if if_dark and config.gamma is None and are_dark(dataset.train, config.decoder):
         recipe = recipe | if_dark
     if config.train_from == "head":
