@@ -9,9 +9,9 @@
 
 Plain is the code of an afternoon: PyAV decodes every frame and `to_ndarray` converts it,
 `interpolate` scales whole frames, and the network is in float32, in the default memory order, with
-its batch normalisations. Without --video a clip of ten seconds is made. The ways take turns, in
-another order in each round; the tables show medians over the rounds, and the median of the ratios
-within a round.
+its batch normalisations; I3D's pooling is this project's there, too. Without --video a clip of ten
+seconds is made. The ways take turns, in another order in each round; the tables show medians over
+the rounds, and the median of the ratios within a round.
 """
 
 import argparse

@@ -25,14 +25,14 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("taps", [3, 4])
-@pytest.mark.parametrize("outputs", [2, 3])
+@pytest.mark.parametrize("outputs", [2, 4])
 def test_winograds_transforms_convolve(taps, outputs):
     torch.manual_seed(0)
     numbers = torch.randn(outputs + taps - 1, dtype=torch.float64)
     weights = torch.randn(taps, dtype=torch.float64)
     of_inputs, of_weights, of_outputs = (each.double() for each in winograd(outputs, taps))
     result = of_outputs @ ((of_inputs @ numbers) * (of_weights @ weights))
-    torch.testing.assert_close(result, numbers.unfold(0, taps, 1) @ weights, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(result, numbers.unfold(0, taps, 1) @ weights, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

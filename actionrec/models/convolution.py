@@ -146,6 +146,7 @@ class WinogradConv3d(DirectConv3d):
         for tap, weight in enumerate(others, start=1):
             products.baddbmm_(inputs[:, tap : tap + time].flatten(1, 2), weight)
         if self.bias is not None:
+            # At the point 1 of both axes.
             products[6 * COMMON + COMMON] += self.bias
         results = self.outputs @ products.view(36, -1)
         tiled = results.view(TILE, TILE, time, rows, columns, channels)

@@ -33,7 +33,7 @@ Crop = tuple[int, int, int, int]
 Size = int | tuple[int, int] | None
 # Frames as they are shown, uint8 RGB (H, W, 3), each with its index.
 IndexedFrames = Iterator[tuple[int, np.ndarray]]
-# The same as the decoder gives them.
+# Frames as the decoder gives them, each with its index.
 DecodedFrames = Iterator[tuple[int, av.VideoFrame]]
 # Frames that a thread decodes together.
 AHEAD = 8
