@@ -6,8 +6,11 @@ An error ends a command. A `Failure` is the error of one video, kept in the plac
 import re
 from dataclasses import dataclass
 
-# User and password in an address, such as ftp://user:password@host/video.mp4.
-CREDENTIALS = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]*@")
+# User and password in an address, such as ftp://user:password@host/video.mp4, or a token alone. In
+# other schemes, what stands alone before @ is no secret, such as the container of abfs.
+CREDENTIALS = re.compile(
+    r"(?<=://)[^\s/?#@:]*:[^\s/?#]*@|(?:(?<=http://)|(?<=https://)|(?<=ftp://))[^\s/?#]*@"
+)
 
 
 class ActionrecError(Exception):
