@@ -100,14 +100,15 @@ def blocks_on_videos(studies: dict[tuple[str, ...], list[dict[str, str]]]) -> It
         yield ""
         yield from markdown_table(head, (cells(row, base) for row in rows))
         yield ""
-        yield sentence(rows)
-        if any(row.name == HEAD for row in rows):
+        if [row.name for row in rows] != [BASE]:
+            yield sentence(rows)
             yield ""
+        if any(row.name == HEAD for row in rows):
             yield (
                 "`head` is the head alone, fitted to the frozen features of clips of "
                 "32x160x160 (`--train-from head`)."
             )
-        yield ""
+            yield ""
 
 
 def cells(row: Row, base: Row | None) -> list[str]:

@@ -80,6 +80,11 @@ def test_what_is_not_told_apart_is_said_so(tmp_path):
     assert "nl at the video level (+1.00)" in page and "nl at the clip level" not in page
 
 
+def test_runs_without_a_block_alone_are_compared_with_nothing(tmp_path):
+    page, _ = written(tmp_path, [run("none", seed, 80, 90) for seed in range(2)])
+    assert "| none | 2 | 80.00" in page and "too few runs" not in page
+
+
 def test_a_run_that_was_repeated_counts_once_and_devices_are_kept_apart(tmp_path):
     again = run("none", 0, 60, 60) | {"date": "2026-02-01"}
     other = run("none", 0, 50, 50) | {"device": "another GPU"}
