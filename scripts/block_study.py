@@ -16,9 +16,9 @@ do.
 
 Each run is a row of results/block_study.csv: accuracies of the last epoch in percent; the block's
 term in relation to its input and its gradient, epoch by epoch; and the mean scale of its norm. The
-same command goes on where it was stopped, and several may share a file. The table is printed as
-Markdown, each difference from no block between runs of the same split and seed, with the 95 %
-interval of its mean.
+same command goes on where it was stopped. Several with other splits, blocks or seeds may share a
+file. The table is printed as Markdown, each difference from no block between runs of the same split
+and seed, with the 95 % interval of its mean.
 """
 
 import argparse
@@ -235,8 +235,10 @@ HEAD += ("video Top-1", "over none", "95 % interval", "term / input, %", "gradie
 
 def tables(rows: Iterable[dict[str, str]]) -> Iterator[str]:
     """A Markdown table for everything that is compared, a line for each block, place and init."""
+    # Two processes that began alike have done the same runs.
+    once = {tuple(row[name] for name in (*KEY, "device", "torch")): row for row in rows}
     compared: dict[tuple[str, ...], list[dict[str, str]]] = {}
-    for row in rows:
+    for row in once.values():
         common = tuple(row[name] for name in (*DATA, *SETTINGS, "device", "torch"))
         compared.setdefault(common, []).append(row)
     for own in compared.values():

@@ -57,6 +57,7 @@ from actionrec.errors import ActionrecError
 from actionrec.models.catalogue import list_weights
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
 from actionrec.models.registry import BACKBONES
+from actionrec.signals import sigterm_as_interrupt
 from actionrec.training.run import quiet_lightning
 
 PROJECT = Path(__file__).parents[1]
@@ -432,7 +433,8 @@ def main(words: Sequence[str] | None = None) -> int:
         if arguments.dry_run:
             print_plan(parts, pending(parts, attempts(plan)) if device == plan.device else parts)
             return 0
-        return run_parts(plan, parts, start + 60 * arguments.minutes - SECONDS_TO_END)
+        with sigterm_as_interrupt():
+            return run_parts(plan, parts, start + 60 * arguments.minutes - SECONDS_TO_END)
     except ActionrecError as error:
         say(str(error))
         return 1

@@ -44,6 +44,7 @@ from actionrec.models.backbone import Backbone
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.progress import track
+from actionrec.recipes import RECIPES
 from actionrec.training.block_activity import BlockFigures
 from actionrec.training.head import (
     LEAST_PENALTY_TO_START,
@@ -54,6 +55,7 @@ from actionrec.training.head import (
 from actionrec.training.module import Training
 from actionrec.training.precision import sound_gradients
 from actionrec.training.run import build_classifier, resolve
+from actionrec.video.parts import VideoSource
 
 SEARCHED = ("train_from", "fit_head", "lr", "lr_new", "warmup", "epochs", "ema")
 SEARCHED += ("batch_size", "seed")
@@ -123,22 +125,23 @@ def compute_inputs(
     starts: Collection[str],
     splits: Mapping[str, VideoDataset],
     draws: int,
-) -> dict[Path, VideoInputs]:
+) -> dict[VideoSource, VideoInputs]:
     """What enters the units `starts`, of all videos of the splits; unreadable ones are left out.
 
     `model` has no blocks.
     """
     ready = InferenceModel(model, precision=config.precision)
     datasets = list(splits.values())
-    training = {video.path for dataset in datasets for video in dataset.train}
-    paths = sorted(training | {video.path for dataset in datasets for video in dataset.val})
+    training = {video.source for dataset in datasets for video in dataset.train}
+    judged = {video.source for dataset in datasets for video in dataset.val}
+    sources = sorted(training | judged, key=str)
     inputs = {}
-    for index, path in enumerate(track(paths, "computing inputs of stages", len(paths))):
-        seeds = [(draw, index) for draw in range(draws if path in training else 0)]
+    for index, source in enumerate(track(sources, "computing inputs of stages", len(sources))):
+        seeds = [(draw, index) for draw in range(draws if source in training else 0)]
         try:
-            clips = ready.clips.read(path, EVALUATION_CLIPS).pixels
+            clips = ready.clips.read(source, EVALUATION_CLIPS).pixels
             random = [
-                ready.clips.random(path, np.random.default_rng(seed), None, datasets[0].flip)
+                ready.clips.random(source, np.random.default_rng(seed), None, datasets[0].flip)
                 for seed in seeds
             ]
         except VideoError as error:
@@ -146,7 +149,7 @@ def compute_inputs(
             continue
         of_clips, features = pass_through(ready, clips, starts)
         of_draws, _ = pass_through(ready, torch.stack(random), starts) if random else ({}, None)
-        inputs[path] = VideoInputs(of_clips, of_draws, features)
+        inputs[source] = VideoInputs(of_clips, of_draws, features)
     return inputs
 
 
@@ -166,9 +169,9 @@ def pass_through(
     return found, ready.network.pool(x.float()).cpu().numpy()
 
 
-def fit_head(dataset: VideoDataset, inputs: Mapping[Path, VideoInputs]) -> Head:
+def fit_head(dataset: VideoDataset, inputs: Mapping[VideoSource, VideoInputs]) -> Head:
     """The head that `actionrec train --fit-head true` starts from."""
-    values = [inputs[video.path].features for video in dataset.train]
+    values = [inputs[video.source].features for video in dataset.train]
     positions = np.repeat(np.arange(len(values)), [len(clips) for clips in values])
     features = ClipFeatures(np.concatenate(values), positions)
     labels = np.array([video.label for video in dataset.train])[positions]
@@ -184,7 +187,7 @@ def fit_head(dataset: VideoDataset, inputs: Mapping[Path, VideoInputs]) -> Head:
 def train_split(
     config: TrainConfig,
     dataset: VideoDataset,
-    inputs: Mapping[Path, VideoInputs],
+    inputs: Mapping[VideoSource, VideoInputs],
     head: Head | None,
 ) -> list[Epoch]:
     """The epochs of a training from the inputs of its first trained unit.
@@ -201,7 +204,7 @@ def train(
     model: VideoClassifier,
     config: TrainConfig,
     dataset: VideoDataset,
-    inputs: Mapping[Path, VideoInputs],
+    inputs: Mapping[VideoSource, VideoInputs],
     head: Head | None,
 ) -> list[Epoch]:
     """As `train_split`, of a network that is built already."""
@@ -226,7 +229,7 @@ def train(
         order = generator.permutation(len(dataset.train))
         for batch in order[: len(order) // size * size].reshape(-1, size):
             videos = [dataset.train[index] for index in batch]
-            drawn = [inputs[video.path].draws[start] for video in videos]
+            drawn = [inputs[video.source].draws[start] for video in videos]
             clips = torch.stack([clips[generator.integers(len(clips))] for clips in drawn])
             clips = clips.to(device, memory_format=torch.channels_last_3d)
             labels = torch.tensor([video.label for video in videos], device=device)
@@ -277,13 +280,13 @@ def first_trained(network: Backbone, train_from: str) -> str:
 def top1(
     model: VideoClassifier,
     videos: Sequence[LabelledVideo],
-    inputs: Mapping[Path, VideoInputs],
+    inputs: Mapping[VideoSource, VideoInputs],
     start: str,
 ) -> tuple[float, float]:
     """Top-1 in percent of clips, and of videos by the mean softmax score of their clips."""
     hits, clips, right = 0, 0, 0
     for video in videos:
-        logits = model.network(inputs[video.path].clips[start].to(model.device)).float()
+        logits = model.network(inputs[video.source].clips[start].to(model.device)).float()
         hits += int((logits.argmax(dim=1) == video.label).sum())
         clips += len(logits)
         right += int(logits.softmax(dim=1).mean(dim=0).argmax() == video.label)
@@ -403,7 +406,7 @@ def search(arguments: argparse.Namespace, splits: Mapping[str, VideoDataset]) ->
 
 
 def only_readable(
-    name: str, dataset: VideoDataset, inputs: Mapping[Path, VideoInputs]
+    name: str, dataset: VideoDataset, inputs: Mapping[VideoSource, VideoInputs]
 ) -> VideoDataset:
     """A split without the videos that could not be read.
 
@@ -411,7 +414,7 @@ def only_readable(
         ActionrecError: none is left to train or to validate on.
     """
     train, val = (
-        tuple(video for video in videos if video.path in inputs)
+        tuple(video for video in videos if video.source in inputs)
         for videos in (dataset.train, dataset.val)
     )
     if not train or not val:
@@ -425,11 +428,13 @@ def only_readable(
 def columns_of_inputs(config: TrainConfig, arguments: argparse.Namespace) -> dict[str, Any]:
     """What the stored inputs depend on, as columns of results."""
     own = config.dataset in ("csv", "folder")
+    usual = config.short_side == RECIPES["small"].settings["short_side"]
+    side = "" if usual else f" of a short side of {config.short_side}"
     return {
         "data": Path(config.root).stem if own else config.dataset,
         "division": division_of(config, arguments.split),
         "network": f"{config.backbone} from {origin(config.weights)}",
-        "clip": f"{config.clip_length}x{config.crop}x{config.crop}",
+        "clip": f"{config.clip_length}x{config.crop}x{config.crop}{side}",
         "stride": config.stride,
         "fps": config.fps,
         "gamma": config.gamma,

@@ -32,7 +32,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
 from dataclasses import asdict, astuple, dataclass, fields
 from datetime import date
@@ -354,7 +354,12 @@ def outcomes(settings: list[Setting], jobs: int) -> Iterator[tuple[Setting, Outc
         return
     spawn = get_context("spawn")
     with ProcessPoolExecutor(jobs, spawn, torch.set_num_threads, (1,)) as pool:
-        yield from zip(settings, pool.map(train, settings), strict=True)
+        running = {pool.submit(train, setting): setting for setting in settings}
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def say(message: str) -> None:

@@ -36,11 +36,12 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -58,6 +59,8 @@ from actionrec.devices import fastest_device
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import replacing
 from actionrec.recipes import RECIPES
+from actionrec.signals import sigterm_as_interrupt
+from actionrec.training.early_stopping import reason_to_stop
 from actionrec.training.run import check_output, resolve
 
 BASE = "i3d"
@@ -152,6 +155,8 @@ class Run:
             results = json.loads((self.folder / "results.json").read_text())
         except FileNotFoundError:
             return False
+        if self.row == HEAD or reason_to_stop(results, self.config):
+            return True
         return results["last"]["epoch"] == self.config.epochs
 
     @property
@@ -255,8 +260,8 @@ def lists_by_group(config: TrainConfig, output: Path) -> dict[str, str]:
     """
     if config.dataset != "csv":
         raise UsageError(f"--split {GROUP} needs --dataset csv, not {config.dataset}.")
-    dataset = open_dataset("csv", config.root)
-    videos = sorted(dataset.train + dataset.val, key=lambda video: video.path)
+    dataset = open_dataset("csv", config.root, multi_label=config.multi_label)
+    videos = sorted(dataset.train + dataset.val, key=lambda video: str(video.source))
     lists = {}
     for group in sorted({video.group for video in videos} - {None}):
         # A group may have any name.
@@ -264,11 +269,13 @@ def lists_by_group(config: TrainConfig, output: Path) -> dict[str, str]:
         path = output / "groups" / f"{name}.csv"
         with replacing(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["path", "label", "group", "split"])
+            writer.writerow(["path", "label", "group", "split", "start", "end"])
             for video in videos:
+                path = video.path.resolve() if isinstance(video.path, Path) else video.path
+                label = "|".join(dataset.labels[each] for each in video.all_labels)
                 side = "val" if video.group == group else "train"
-                label = dataset.labels[video.label]
-                writer.writerow([video.path.resolve(), label, video.group or "", side])
+                segment = video.segment or ("", "")
+                writer.writerow([path, label, video.group or "", side, *segment])
         lists[name] = str(path)
     if not lists:
         raise UsageError(f"{config.root} names no groups; leave out --split {GROUP}.")
@@ -369,16 +376,26 @@ class Workplace:
         threads: Of each process.
         deadline: When they must be stopped, by the monotonic clock.
         results: File that a finished run becomes a row of.
+        processes: Those at work.
+        stopped: Whether no other may begin.
     """
 
     lock: int
     threads: int | None = None
     deadline: float | None = None
     results: Path | None = None
+    processes: set[subprocess.Popen] = field(default_factory=set)
+    stopped: threading.Event = field(default_factory=threading.Event)
 
     @property
     def seconds_left(self) -> float | None:
         return None if self.deadline is None else self.deadline - time.monotonic()
+
+    def stop(self) -> None:
+        """Let the processes end, which keep what they have: a signal need not reach them all."""
+        self.stopped.set()
+        for process in self.processes.copy():
+            process.terminate()
 
 
 def finish(run: Run, workplace: Workplace) -> Run:
@@ -452,6 +469,9 @@ def actionrec(run: Run, words: list[str], workplace: Workplace) -> str:
             pass_fds=[workplace.lock],
         ) as process,
     ):
+        workplace.processes.add(process)
+        if workplace.stopped.is_set():
+            process.terminate()
         try:
             printed, _ = process.communicate(timeout=workplace.seconds_left)
         except subprocess.TimeoutExpired as error:
@@ -461,6 +481,8 @@ def actionrec(run: Run, words: list[str], workplace: Workplace) -> str:
             except subprocess.TimeoutExpired:
                 process.kill()
             raise TimeIsOver(f"{run.name} was stopped; the next call goes on with it.") from error
+        finally:
+            workplace.processes.discard(process)
         log.write(printed)
     return printed
 
@@ -507,6 +529,7 @@ def run_all(
                 write_all(Table.of(list(now.values())), arguments.output)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
+            workplace.stop()
             raise
     return list(now.values()), failures
 
@@ -949,7 +972,7 @@ def main(words: Sequence[str]) -> int:
     arguments, train_flags = parse_arguments(words)
     deadline = deadline_of(arguments.minutes)
     try:
-        with alone(arguments.output) as lock:
+        with sigterm_as_interrupt(), alone(arguments.output) as lock:
             runs = plan(arguments, train_flags)
             runs, failures = run_all(runs, arguments, lock, deadline)
             table = Table.of(runs)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from actionrec.config import TrainConfig
+from actionrec.datasets.registry import open_dataset
 from actionrec.models.classifier import ClassifierConfig, VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.video.sampling import ClipSampling
@@ -101,6 +103,22 @@ def test_the_rest_of_a_network_answers_from_a_stage_s_input_as_the_whole_does_fr
         recipe_search.keep_from(rest, unit)
         with torch.no_grad():
             torch.testing.assert_close(rest(found[unit]), model(clips), atol=1e-5, rtol=1e-4)
+
+
+def test_segments_of_a_file_have_inputs_of_their_own(data):
+    listing = data / "segments.csv"
+    rows = [
+        f"{person}_bright0.mp4,{label},{person},{start},{start + 0.4}"
+        for person in ("ann", "bo", "cy", "di", "ed")
+        for label, start in (("first", 0), ("second", 0.4))
+    ]
+    listing.write_text("\n".join(["path,label,group,start,end", *rows]))
+    dataset = open_dataset("csv", listing)
+    model, config = VideoClassifier(CONFIG).eval(), TrainConfig("csv", precision="float32")
+    inputs = recipe_search.compute_inputs(model, config, ["conv4"], {"1": dataset}, 1)
+    assert set(inputs) == {video.source for video in dataset.train + dataset.val}
+    one, other = (inputs[video.source].clips["conv4"] for video in dataset.val)
+    assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import pytest
 
 from actionrec.cli import main as cli
 from actionrec.config import TrainConfig
+from actionrec.datasets.registry import open_dataset
 from actionrec.training.run import fill_in
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "table7.py"
@@ -220,6 +221,43 @@ def test_each_group_is_left_out_and_every_run_is_one_row_of_results(
     assert again == printed and rows_of(results) == rows
 
 
+def test_a_head_and_a_training_that_patience_ends_are_finished_runs(
+    table7, groups, tmp_path, capsys, in_this_process
+):
+    # Without a step that changes anything, the first epoch stays the best.
+    flags = ["--patience", "1", "--lr", "1e-30"]
+    for row, more in (("head", []), ("i3d", flags)):
+        command = grouped(groups, tmp_path / row, epochs=9)[2:]
+        command[command.index("snl")] = row
+        command[command.index("--split") : command.index("--")] = []
+        code = table7.main([*command, *more])
+        assert code == 0, capsys.readouterr().err
+        results = json.loads((tmp_path / row / f"{row}-seed0" / "results.json").read_text())
+        assert results["last"]["epoch"] == (1 if row == "head" else 2)
+
+
+def test_segments_and_several_labels_stay_what_they_are_in_the_lists_of_groups(
+    table7, groups, tmp_path
+):
+    listing = groups.with_name("segments.csv")
+    listing.write_text(
+        "path,label,group,start,end\n"
+        "annafirst.avi,run|wave,ann,0,0.3\nannafirst.avi,wave,ann,0.3,0.6\n"
+        "bertfirst.avi,wave|run,ben,,\nbertsecond.avi,,ben,,\n"
+    )
+    config = TrainConfig("csv", str(listing), multi_label=True)
+    lists = table7.lists_by_group(config, tmp_path)
+    dataset = open_dataset("csv", lists["ann"], multi_label=True)
+    assert [(video.segment, video.labels) for video in dataset.val] == [
+        ((0.0, 0.3), (0, 1)),
+        ((0.3, 0.6), (1,)),
+    ]
+    assert [(video.segment, video.labels) for video in dataset.train] == [
+        (None, (0, 1)),
+        (None, ()),
+    ]
+
+
 @pytest.mark.slow
 def test_a_training_that_the_minutes_end_goes_on_in_the_next_call(groups, tmp_path):
     log = tmp_path / "snl-splitanna-seed0.log"
@@ -234,6 +272,18 @@ def test_a_training_that_the_minutes_end_goes_on_in_the_next_call(groups, tmp_pa
         if len(stops) == 2:
             break
     assert 1 <= int(stops[0]) < int(stops[1])
+
+    # SIGTERM, which reaches the script alone, ends its training too.
+    begun = len(log.read_text())
+    command = grouped(groups, tmp_path, epochs=100_000)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while "epoch" not in log.read_text()[begun:]:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 130 and "interrupted; the same command goes on" in said
+    assert "Training was stopped in epoch" in log.read_text()[begun:]
 
 
 def test_a_folder_that_another_process_works_in_is_left_alone(table7, tmp_path, capsys):
