@@ -266,8 +266,8 @@ def lists_by_group(config: TrainConfig, output: Path) -> dict[str, str]:
     for group in sorted({video.group for video in videos} - {None}):
         # A group may have any name.
         name = quote(group, safe=" ")
-        path = output / "groups" / f"{name}.csv"
-        with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        listing = output / "groups" / f"{name}.csv"
+        with replacing(listing) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["path", "label", "group", "split", "start", "end"])
             for video in videos:
@@ -276,7 +276,7 @@ def lists_by_group(config: TrainConfig, output: Path) -> dict[str, str]:
                 side = "val" if video.group == group else "train"
                 segment = video.segment or ("", "")
                 writer.writerow([path, label, video.group or "", side, *segment])
-        lists[name] = str(path)
+        lists[name] = str(listing)
     if not lists:
         raise UsageError(f"{config.root} names no groups; leave out --split {GROUP}.")
     return lists
