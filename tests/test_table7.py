@@ -243,7 +243,7 @@ def test_segments_and_several_labels_stay_what_they_are_in_the_lists_of_groups(
     listing.write_text(
         "path,label,group,start,end\n"
         "annafirst.avi,run|wave,ann,0,0.3\nannafirst.avi,wave,ann,0.3,0.6\n"
-        "bertfirst.avi,wave|run,ben,,\nbertsecond.avi,,ben,,\n"
+        "bertfirst.avi,run|wave,ben,,\nbertsecond.avi,,ben,,\n"
     )
     config = TrainConfig("csv", str(listing), multi_label=True)
     lists = table7.lists_by_group(config, tmp_path)
