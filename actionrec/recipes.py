@@ -126,7 +126,7 @@ HEAD_ALONE: dict[str, Any] = {
 def choose_recipe(videos: int) -> str:
     """The recipe for a data set with so many training videos.
 
-    `small` was measured on 50 to 180 videos, the paper trains on 7912; between the two, the bound
+    `small` was measured on 50 to 190 videos, the paper trains on 7912; between the two, the bound
     of `FEW_VIDEOS` is a guess, as is `VERY_FEW_VIDEOS` between 50 and 150.
     """
     return "small" if videos < FEW_VIDEOS else "paper"

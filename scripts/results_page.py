@@ -468,6 +468,14 @@ def page(results: Path) -> tuple[str, str]:
     lines += [
         "## Speed of the blocks",
         "",
+        "In the tables from here on, *of matrix products* is the rate of operations in relation to "
+        "that of products",
+        "of large matrices, measured on the same device. It can pass 100 %, because Winograd's "
+        "algorithm needs fewer",
+        "operations than are counted. *Of the maker's peak* is the same in relation to the data "
+        "sheet (dense bfloat16);",
+        "*of the slower limit* the rate in relation to reading alone or the network alone.",
+        "",
         *block_speed(measurements.read(results / "blocks.csv")),
     ]
     if rows := measurements.read(results / "models.csv"):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from trained_models import randomised, trained
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.models import engines
+from actionrec.models import exported as exported_files
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.models.nonlocal_blocks import build_block
@@ -253,6 +255,30 @@ def exported(tmp_path: Path, command, model: str) -> Path:
     done = command("export", "--model", model, "--output", path)
     assert done.returncode == 0, done.stderr
     return path
+
+
+def test_an_exported_file_needs_only_the_library_that_runs_it(
+    model, tmp_path, command, monkeypatch
+):
+    path = exported(tmp_path, command, model)
+    for module in (engines, exported_files):
+        monkeypatch.setattr(
+            module, "find_spec", lambda name: find_spec(name) if name == "onnxruntime" else None
+        )
+    for engine in ("auto", "onnxruntime"):
+        assert InferenceModel.load(path, engine=engine).engine.name == "onnxruntime"
+    with pytest.raises(UsageError, match="openvino is not installed"):
+        InferenceModel.load(path, engine="openvino")
+
+
+def test_an_exported_file_predicts_into_a_file_with_every_engine(model, encode, tmp_path, command):
+    path = exported(tmp_path, command, model)
+    video = encode(tmp_path / "video.mp4", frames=12)
+    for engine in ("auto", "openvino", "onnxruntime"):
+        output = tmp_path / f"{engine}.jsonl"
+        done = command("predict", video, "--model", path, "--engine", engine, "--output", output)
+        assert done.returncode == 0, done.stderr
+        assert "error" not in json.loads(output.read_text())
 
 
 def test_an_exported_file_predicts_and_explains_nothing(model, encode, tmp_path, command):

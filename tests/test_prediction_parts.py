@@ -97,6 +97,26 @@ def test_rows_that_a_store_refuses_are_kept_and_added_by_the_next_run(
     assert not list(tmp_path.rglob("*.parquet"))
 
 
+def test_rows_that_wait_never_enter_the_results_of_another_model(
+    tmp_path, request, monkeypatch, caplog
+):
+    monkeypatch.setenv("ACTIONREC_CACHE", str(tmp_path))
+    folder = Folder.at(f"memory://{request.node.name}")
+    parts = Parts(folder, TASK)
+    waiting = parts._unsaved / "part-1.parquet"
+    waiting.parent.mkdir(parents=True)
+    other = Parts(Folder.at(f"{folder.address}/other"), Predictions(Settings("other")))
+    for contents, reason in (
+        (module._parquet_bytes(TASK.table([rows("a.mp4")]), other._metadata), "with model other"),
+        (b"half a file", "not a parquet file"),
+    ):
+        waiting.write_bytes(contents)
+        caplog.clear()
+        assert Parts(folder, TASK).videos == set()
+        assert f"Results in {waiting} are not added" in caplog.text and reason in caplog.text
+        assert waiting.read_bytes() == contents
+
+
 def test_an_earlier_run_ends_when_a_later_one_writes_to_the_same_bucket(request):
     folder = Folder.at(f"memory://{request.node.name}")
     earlier = Parts(folder, TASK)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch.nn import functional as F
 from actionrec.config import TrainConfig
 from actionrec.datasets.dataset import LabelledVideo
 from actionrec.errors import UsageError
-from actionrec.models.classifier import ClassifierConfig, VideoClassifier
+from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
+from actionrec.models.inference import InferenceModel
 from actionrec.training.head import (
     ClipFeatures,
     FeatureCache,
@@ -190,6 +192,29 @@ def test_folders_of_frames_have_features_for_each_rate(class_folders, tmp_path, 
 
     (of_file, of_folder), (same, other) = keys(25), keys(50)
     assert of_file == same and of_folder != other
+    # A frame that is overwritten, which its folder's own state does not show.
+    Image.new("RGB", (36, 36), "red").save(tmp_path / "1.png")
+    assert keys(50) == (same, keys(50)[1]) and keys(50)[1] != other
+
+
+def test_a_block_that_has_learnt_is_a_part_of_the_network_that_the_head_is_fitted_to(
+    class_folders, network_file, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ACTIONREC_CACHE", str(tmp_path / "cache"))
+    plain = VideoClassifier.load(network_file)
+    torch.manual_seed(0)
+    model = VideoClassifier(replace(plain.config, block=BlockConfig("snl", stages=(4,)))).eval()
+    [block] = model.network.blocks.values()
+    config = TrainConfig("folder", precision="float32", workers=0)
+    videos = [LabelledVideo(next(class_folders.glob("train/first/*")), 0)]
+    without, _ = clip_features(model, config, videos)
+    torch.nn.init.constant_(block.units[0].norm.weight, 2)
+    found, _ = clip_features(model, config, videos)
+    assert not np.allclose(found.values, without.values, rtol=0.01)
+    pixels = InferenceModel(model, precision="float32").clips.read(videos[0].path, 3).pixels
+    with torch.no_grad():
+        expected = model.network.features(model.pixels(pixels))
+    np.testing.assert_allclose(found.values, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_features_are_computed_without_a_home_folder_to_keep_them_in(

@@ -9,7 +9,7 @@ import yaml
 
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.training import loggers
-from actionrec.training.loggers import SERVICES, reason
+from actionrec.training.loggers import SERVICES
 from actionrec.training.run import train
 
 
@@ -47,12 +47,13 @@ def test_a_service_that_does_not_answer_is_a_sentence_without_its_password(
     config, tmp_path, monkeypatch
 ):
     def fails(*_):
-        raise OSError("https://me:secret@host/api does not answer.\nTraceback")
+        raise OSError("postgresql://me:se@cret@host/api does not answer.\nTraceback")
 
     monkeypatch.setitem(SERVICES, "wandb", loggers.Service("json", fails))
-    with pytest.raises(ActionrecError, match=r"wandb can't be used \(https://host/api does not"):
+    with pytest.raises(
+        ActionrecError, match=r"wandb can't be used \(postgresql://host/api does not"
+    ):
         train(replace(config, logger="wandb"))
-    assert reason(ValueError("")) == "ValueError"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")

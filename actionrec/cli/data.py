@@ -238,7 +238,7 @@ def data_shrink(
     Args:
         output: Folder for the copy, new or from an interrupted run.
         short_side: Short side of the copies, in pixels; smaller videos are copied unchanged.
-            Training scales to 128 to 160 pixels by default.
+            Training scales to 128 to 160 pixels by default, and a head alone to 184.
         workers: Number of processes; by default one for each core.
     """
     from actionrec.datasets.shrink import shrink

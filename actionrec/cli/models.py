@@ -47,6 +47,8 @@ def info(
         actionrec info --block nl --stages 3 4 --format json
 
     Args:
+        backbone: Network.
+        block: Type of nonlocal block.
         clip: Frames, height and width of a clip.
         classes: Number of classes.
     """
@@ -154,7 +156,7 @@ def calibrate(
 
     Examples:
         actionrec calibrate model.safetensors --dataset csv --root my.csv --output new.safetensors
-        actionrec calibrate runs/mine --dataset folder --root my_videos --negatives others/ \
+        actionrec calibrate runs/mine --dataset folder --root my_videos --negatives others/ \\
             --false-alarms 0.1 --output new.safetensors
 
     Args:

@@ -75,12 +75,12 @@ def predict(
         paths: Video files, folders with videos, or patterns in quotes.
         model: Model file, run's folder or name.
         clips: Clips of each video; by default enough to cover it, at most ten.
-        precision: auto: bfloat16 (scores within 0.02) on hardware for it.
+        precision: auto: bfloat16 (scores within 0.02, cgnl 0.05) on hardware for it.
         decoder: Library; decord and torchcodec, extras, are less exact.
-        sort: uncertainty: whose label would teach most, comes first.
+        sort: uncertainty: the videos whose labels would teach most come first.
         files_from: Text file or address, a path on each line; or - for standard input.
         output: File for the results, by its suffix; with --cluster a folder or s3://...
-        workers: Processes that read for --output; with --cluster machines' workers.
+        workers: Processes that read, for --output; with --cluster, workers of the cluster.
         cluster: Predict on a Ray cluster, or with Ray on this machine, to --output.
         address: Ray cluster: auto, host:6379 or ray://host:10001.
         gpus_per_worker: Such as 0.5; by default one if there is a GPU.
@@ -194,7 +194,7 @@ def features(
         hop: Seconds between clips that slide over the whole video.
         clips: Clips spread over each video; by default enough to cover it, at most ten.
         files_from: Text file or address, a path on each line; or - for standard input.
-        workers: Processes that read; with --cluster machines' workers.
+        workers: Processes that read; with --cluster, workers of the cluster.
         cluster: Read on a Ray cluster, or with Ray on this machine.
         address: Ray cluster: auto, host:6379 or ray://host:10001.
         gpus_per_worker: Such as 0.5; by default one if there is a GPU.

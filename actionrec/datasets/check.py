@@ -29,6 +29,7 @@ depends on the machine and the limits too. Training and evaluation leave out the
 import json
 import logging
 import os
+import stat
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -66,7 +67,11 @@ Content = TypeVar("Content")
 
 
 class FileState(NamedTuple):
-    """Size of a file in bytes and modification time in ns; both None where there is no file."""
+    """Size of a file in bytes and modification time in ns; both None where there is no file.
+
+    Of a folder of frames, the time is that of what was modified last: a frame that is overwritten
+    leaves the folder's own.
+    """
 
     size: int | None = None
     mtime_ns: int | None = None
@@ -75,9 +80,17 @@ class FileState(NamedTuple):
     def of(cls, path: VideoPath) -> "FileState":
         try:
             found = path.stat()
+            modified = found.st_mtime_ns
+            if isinstance(path, Address):
+                folder = frame_folder_of(path)[0] if path.scheme == FRAMES else None
+            else:
+                folder = path if stat.S_ISDIR(found.st_mode) else None
+            if folder is not None:
+                with os.scandir(folder) as frames:
+                    modified = max([modified, *(frame.stat().st_mtime_ns for frame in frames)])
         except (OSError, VideoError):
             return cls()
-        return cls(found.st_size, found.st_mtime_ns)
+        return cls(found.st_size, modified)
 
 
 @dataclass(frozen=True)

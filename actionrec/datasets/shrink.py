@@ -190,7 +190,7 @@ def shrink(
 def shrink_video(path: VideoPath, folder: Path, output: Path, short_side: int) -> Copy:
     """Write the smaller copy of one video of the data set in `folder`."""
     video = VideoReader(path)
-    found = path.stat()
+    found = FileState.of(path)
     target = output / path_in_copy(path, folder)
     # A folder of frames becomes a file in any case.
     if min(video.size) <= short_side and video.index.access != "pictures":
@@ -211,7 +211,7 @@ def shrink_video(path: VideoPath, folder: Path, output: Path, short_side: int) -
             encode(video, short_side, temporary)
             _compare(video, VideoReader(temporary))
     file = target.relative_to(output).as_posix()
-    return Copy(found.st_size, found.st_mtime_ns, file, target.stat().st_size)
+    return Copy(found.size, found.mtime_ns, file, target.stat().st_size)
 
 
 def encode(video: VideoReader, short_side: int, path: Path) -> None:

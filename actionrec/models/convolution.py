@@ -3,8 +3,7 @@
     python -c "from actionrec import load; from actionrec.models.convolution import speed_up; \
                print(speed_up(load('kinetics400-i3d', precision='float32').network))"
 
-`scripts/benchmark_prediction.py` measures what they gain in prediction,
-`scripts/benchmark_training.py` what `PointwiseConv3d` gains in training.
+`scripts/benchmark_prediction.py` measures what they gain in prediction.
 """
 
 import copy
@@ -41,6 +40,9 @@ def winograd(outputs: int, taps: int) -> tuple[Tensor, Tensor, Tensor]:
     With these of inputs (N, N), weights (N, taps) and outputs (outputs, N), neighbours of a
     convolution are `of_outputs @ ((of_inputs @ numbers) * (of_weights @ weights))` of N numbers.
     From Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
+
+    Raises:
+        ValueError: N is above 7, for which there are no more points.
     """
     last = outputs + taps - 2
     points = POINTS[:last]
@@ -210,7 +212,8 @@ class WinogradInTime(DirectConv3d):
 def speed_up(network: Backbone) -> Backbone:
     """A copy of a network, with the same weights in memory, whose convolutions are fast here.
 
-    Logits agree to rounding. On GPUs and other processors than x86 it is the network itself.
+    It is for inference, without gradients; logits agree to rounding. On GPUs and other processors
+    than x86 it is the network itself.
     """
     weight = next(network.parameters())
     known = weight.dtype == torch.float32 or (

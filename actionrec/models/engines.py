@@ -26,16 +26,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from actionrec.devices import fastest_device, has_bfloat16
 from actionrec.errors import ActionrecError, UsageError, reason_of
 from actionrec.files import cache_folder, replacing
 from actionrec.models import model_file
 from actionrec.models.backbone import Backbone
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.convolution import speed_up
-from actionrec.models.exported import RUN_BY, ExportedModel, import_openvino, openvino_core
+from actionrec.models.exported import (
+    RUN_BY,
+    ExportedModel,
+    import_openvino,
+    installed,
+    is_exported,
+    openvino_core,
+)
 from actionrec.models.graph import trace_prediction
 from actionrec.models.onnx_graph import require_onnx, to_onnx
-from actionrec.models.registry import EngineName
+from actionrec.models.registry import EngineName, PrecisionName
 from actionrec.progress import waiting
 from actionrec.text import json_text
 
@@ -244,13 +252,15 @@ def engine_of_file(name: EngineName, file: ExportedModel, precision: str) -> Eng
     """
     libraries = RUN_BY[file.path.suffix.lower()]
     if name == "auto":
-        name = next(library for library in libraries if is_installed(library))
+        name = installed(file.path)
     if name not in libraries:
         raise UsageError(
             f"{file.path} is an exported file, which --engine {name} can't run; choose from "
             f"{', '.join(libraries)}."
         )
-    require_installed(name)
+    # Packages that make such a file of a network are not needed to run it.
+    if find_spec(name) is None:
+        require_installed(name)
     try:
         return ENGINES[name](file, precision)
     # The errors of the libraries have no base in common.
@@ -301,8 +311,8 @@ def fastest(model: VideoClassifier, plain: Torch, precision: str) -> Engine:
 
     PyTorch's compiler is not among them: on a CPU it takes 20 s each time and gained nothing.
     """
-    installed = [name for name in ENGINES if is_installed(name)]
-    candidates = [name for name in installed if computes_in(name, precision)]
+    there = [name for name in ENGINES if is_installed(name)]
+    candidates = [name for name in there if computes_in(name, precision)]
     if plain.prepared.device.type != "cpu" or not candidates:
         return plain
     # OpenVINO was the faster of the two on every processor that was measured.
@@ -343,6 +353,26 @@ def shortest(engines: dict[str, Engine], clip: Tensor, rounds: int = 2) -> dict[
 def computes_in(engine: str, precision: str) -> bool:
     """Whether an engine knows a precision; PyTorch and its compiler know all."""
     return engine not in ENGINES or precision in ENGINES[engine].precisions
+
+
+def automatic_precision(
+    engine: EngineName, model: str | Path | None = None, device: torch.device | None = None
+) -> PrecisionName:
+    """The precision that auto stands for: bfloat16 where hardware and engine are made for it.
+
+    Args:
+        engine: auto is, for an exported file, the first library that runs it.
+        model: Name or path of the model; None for a network.
+        device: By default the fastest.
+
+    Raises:
+        UsageError: no library that runs the exported file is installed.
+    """
+    if model is not None and is_exported(model):
+        device = torch.device("cpu")
+        engine = installed(Path(model)) if engine == "auto" else engine
+    has_it = has_bfloat16(device or torch.device(fastest_device()))
+    return "bfloat16" if has_it and computes_in(engine, "bfloat16") else "float32"
 
 
 def is_installed(engine: str) -> bool:

@@ -15,14 +15,14 @@ from typing import Self
 import numpy as np
 import torch
 
-from actionrec.devices import fastest_device, has_bfloat16
+from actionrec.devices import fastest_device
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.models.backbone import Backbone, require_clips
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.engines import (
     Answers,
     Torch,
-    computes_in,
+    automatic_precision,
     engine_of_file,
     engine_of_network,
 )
@@ -69,8 +69,8 @@ class InferenceModel:
         exported = isinstance(model, ExportedModel)
         self.device = torch.device("cpu" if exported else device or fastest_device())
         if precision == "auto":
-            fast = has_bfloat16(self.device) and computes_in(engine, "bfloat16")
-            precision = "bfloat16" if fast else "float32"
+            file = model.path if exported else None
+            precision = automatic_precision(engine, file, self.device)
         self.name = model.name
         self.config = model.config
         self.labels = model.config.labels

@@ -148,7 +148,7 @@ def predict_to_file(
     with exclusive(lines, busy), sigterm_as_interrupt():
         # Before the workers start, so that the model is downloaded or refused once.
         read_model(settings.model)
-        settings = settings.resolved()
+        settings = settings.resolved(engine)
         if to_parquet and output.exists():
             return parquet.check_finished(by_name, output, lines, settings)
         with closing(Journal(lines, settings)) as journal:

@@ -34,12 +34,12 @@ from ray.exceptions import RayError, RayTaskError
 
 from actionrec.errors import ActionrecError, Failure, reason_of
 from actionrec.models.classifier import VideoClassifier
+from actionrec.models.engines import automatic_precision
 from actionrec.models.exported import ExportedModel
 from actionrec.models.inference import InferenceModel
 from actionrec.models.registry import EngineName, PrecisionName
 from actionrec.models.shared_batches import ScoredVideo, score_once, threads_of
 from actionrec.prediction.batch import networks_of
-from actionrec.prediction.journal import automatic_precision
 from actionrec.prediction.tasks import Task
 from actionrec.processes import KilledFromOutside, Limits
 from actionrec.video.address import Address, VideoPath, video_path
@@ -107,14 +107,14 @@ class VideoWorker:
     """A worker: the actor that holds the model. A thread of it scores, so that `exchange` answers
     at once and what has been read is not lost between two calls."""
 
-    def about(self) -> Place:
+    def about(self, job: Job) -> Place:
         context = ray.get_runtime_context()
         return Place(
             context.get_node_id(),
             socket.gethostname(),
             version("actionrec"),
             platform.python_version(),
-            automatic_precision(),
+            automatic_precision(job.engine, job.task.settings.model),
         )
 
     def load(self, job: Job, model: VideoClassifier | ExportedModel) -> None:
@@ -255,8 +255,10 @@ class Pool:
         while self._waiting and self.job.task.settings.precision == "auto":
             for _ in self._turn():
                 pass
-        chosen = self.job.task.settings.precision
-        return automatic_precision() if chosen == "auto" else chosen
+        settings = self.job.task.settings
+        if settings.precision == "auto":
+            return automatic_precision(self.job.engine, settings.model)
+        return settings.precision
 
     def results(self) -> Iterator[tuple[str, bytes | Failure] | None]:
         """Each video with its rows or why it has none, as soon as it is known; None where nothing
@@ -302,7 +304,7 @@ class Pool:
         wanted = max(self._least, busy + math.ceil(left / self.job.cores)) if left else 0
         while len(self._workers) < min(self._most, wanted):
             actor = self._actor.remote()
-            self._workers.append(_Worker(actor, actor.about.remote()))
+            self._workers.append(_Worker(actor, actor.about.remote(self.job)))
 
     def _hand_out(self, worker: _Worker) -> None:
         if self._suspects and not any(w.is_alone for w in self._workers):

@@ -101,7 +101,7 @@ def features_to_file(
         require_pyarrow()
     # Before anything is written, so that a wrong model leaves nothing behind.
     require_features(read_model(settings.model), settings.model)
-    settings = settings.resolved()
+    settings = settings.resolved(engine)
     if output.is_symlink():
         output = output.resolve()
     folder = output if write is None else output.with_name(short_enough(f"{output.name}.parts"))

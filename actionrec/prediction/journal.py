@@ -14,23 +14,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-
 from actionrec.config import DecoderName
-from actionrec.devices import fastest_device, has_bfloat16
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import short_enough, write_whole
 from actionrec.models import model_file
 from actionrec.models.catalogue import MODELS
-from actionrec.models.registry import PrecisionName
+from actionrec.models.engines import automatic_precision
+from actionrec.models.registry import EngineName, PrecisionName
 from actionrec.progress import track
 from actionrec.text import json_text
 from actionrec.video.pictures import STANDARD_RATE, frame_rate
-
-
-def automatic_precision() -> PrecisionName:
-    """The precision that auto stands for on this machine."""
-    return "bfloat16" if has_bfloat16(torch.device(fastest_device())) else "float32"
 
 
 class RunSettings:
@@ -39,9 +32,11 @@ class RunSettings:
     model: str
     precision: PrecisionName
 
-    def resolved(self) -> Self:
-        """`identified`, with the precision that auto stands for on this machine."""
-        precision = automatic_precision() if self.precision == "auto" else self.precision
+    def resolved(self, engine: EngineName) -> Self:
+        """`identified`, with the precision that auto stands for on this machine with an engine."""
+        precision = self.precision
+        if precision == "auto":
+            precision = automatic_precision(engine, self.model)
         return replace(self.identified(), precision=precision)
 
     def identified(self) -> Self:

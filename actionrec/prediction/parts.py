@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actionrec.errors import ActionrecError, UsageError
-from actionrec.files import cache_folder, exclusive
+from actionrec.files import cache_folder, exclusive, replacing
 from actionrec.prediction.formats import CLUSTER_SETTINGS
 from actionrec.prediction.parquet import METADATA_KEY
 from actionrec.prediction.tasks import Predictions, Task
@@ -165,8 +165,8 @@ class Parts:
             if self.folder.is_local:
                 raise
             kept = self._unsaved / name
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(data)
+            with replacing(kept) as temporary:
+                temporary.write_bytes(data)
             videos = len(self._waiting)
             self._forget_waiting()
             raise ActionrecError(
@@ -188,8 +188,17 @@ class Parts:
                 )
 
     def _upload_unsaved(self) -> None:
-        """Add the parts that an earlier run on this machine could not write."""
-        for kept in sorted(self._unsaved.glob("*.parquet")):
+        """Add the parts that an earlier run on this machine could not write, if they are whole and
+        of these settings: the folder may have been emptied since."""
+        from pyarrow import ArrowException, parquet
+
+        for kept in sorted(self._unsaved.glob("part-*.parquet")):
+            try:
+                metadata = parquet.read_schema(kept).metadata or {}
+                _require_same(self._task, json.loads(metadata.get(METADATA_KEY, b"{}")), str(kept))
+            except (UsageError, ArrowException, OSError) as error:
+                logger.warning("Results in %s are not added: %s", kept, error)
+                continue
             self.folder.write(kept.name, kept.read_bytes(), WAITS)
             kept.unlink()
 

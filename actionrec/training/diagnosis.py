@@ -20,7 +20,7 @@ MOST_NAMED = 5
 MUCH_WAITING = 0.2  # of the time
 WIDE_GAP = 0.25  # between training and validation Top-1
 DIVERGED = 1.5, 0.2  # factor of the lowest training loss, and margin above that
-ASLEEP = 0.02  # of its input; measured terms from 6 % on can matter: see docs/blocks.md
+ASLEEP = 0.02  # of its input; a measured term of 7 % mattered: see docs/blocks.md
 RISEN = 1.1, 0.05  # factor of the lowest validation loss, and margin above that
 UNBALANCED = 10  # times as many training videos in the largest class as in the smallest
 SETTLED = 3  # epochs that must all have risen, since validation loss is noisy
@@ -97,13 +97,14 @@ def diagnose_blocks(epochs: Sequence[EpochFigures]) -> list[str]:
             sentences.append(
                 f"The nonlocal block before {name} sleeps: it adds {block.term:.2%} of its input "
                 "(norm), and the network hardly differs from one with --block none; more epochs or "
-                "a higher --lr may wake it, if the classes need it."
+                "a higher --lr-new may wake it, if the classes need it."
             )
         elif not block.term <= 1:
             sentences.append(
                 f"The nonlocal block before {name} overwhelms its input: what it adds is "
                 f"{block.term:.1f} times as large (norm), and pretrained layers behind it see "
-                "features that they don't know; try a smaller --lr, --warmup or --clip-gradient."
+                "features that they don't know; try a smaller --lr-new, a --warmup or a "
+                "--clip-gradient."
             )
     return sentences
 

@@ -76,7 +76,7 @@ def fit_head(
     """Fit the head of `model`, in place, to the features of training videos.
 
     Returns the features, the unreadable videos, and the cross-validation that chose the penalty;
-    None where all videos are of one group, and the penalty is the middle one of `PENALTIES`.
+    None where there was none, and the penalty is the middle one of `PENALTIES`.
 
     Raises:
         ActionrecError: no video could be read.
@@ -93,9 +93,11 @@ def fit_head(
     else:
         penalty = PENALTIES[len(PENALTIES) // 2]
         log.warning(
-            "All training videos are of one group, so the head is fitted without cross-validation."
+            "Fewer than two groups can be judged, so the head is fitted without cross-validation."
         )
-    penalty = max(penalty, least_penalty)
+    if penalty < least_penalty:
+        penalty = least_penalty
+        log.info("training starts from a head of the penalty %g, which is less sure", penalty)
     weight, bias = logistic_regression(features.values, labels, head.out_features, penalty)
     with torch.no_grad():
         head.weight.copy_(weight)
@@ -106,7 +108,7 @@ def fit_head(
 def cross_validate(
     features: ClipFeatures, videos: Sequence[LabelledVideo], classes: int
 ) -> CrossValidation | None:
-    """Try all penalties on parts of the videos; None where a group is alone.
+    """Try all penalties on parts of the videos; None where fewer than two groups can be judged.
 
     Videos of an unknown group could be of any recording: if other groups are known, they are
     fitted to and never judged.
@@ -278,13 +280,15 @@ def clip_features(
 ) -> tuple[ClipFeatures, list[Failure]]:
     """Features of up to three clips of each video, evenly spread, and the unreadable videos.
 
-    New nonlocal blocks change nothing yet and are left out.
+    New nonlocal blocks add nothing yet and are left out.
 
     Raises:
         ActionrecError: a reading process fails.
     """
     ready = InferenceModel(model, precision=config.precision, decoder=config.decoder)
-    ready.network.blocks = nn.ModuleDict()
+    for name, block in model.network.blocks.items():
+        if not any(values.any() for unit in block.units for values in unit.norm.parameters()):
+            del ready.network.blocks[name]
     cache = FeatureCache.of(ready)
     keys = [cache.key(video.source) for video in videos]
     # A segment with two labels is there twice.

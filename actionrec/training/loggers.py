@@ -8,7 +8,6 @@ WANDB_API_KEY or MLFLOW_TRACKING_URI; no file of a run holds them.
 
 import csv
 import os
-import re
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -29,7 +28,7 @@ from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 from actionrec import devices
 from actionrec.config import TrainConfig
-from actionrec.errors import ActionrecError, UsageError
+from actionrec.errors import ActionrecError, UsageError, reason_of
 from actionrec.files import write_whole
 
 
@@ -147,13 +146,7 @@ def build_loggers(config: TrainConfig, output: Path, epochs: int = 0) -> list[Lo
     # Every service has errors of its own.
     except Exception as error:
         raise ActionrecError(
-            f"The logger {name} can't be used ({reason(error)}); see its documentation for its key "
-            "and address, or leave out --logger."
+            f"The logger {name} can't be used ({reason_of(error)}); see its documentation for its "
+            "key and address, or leave out --logger."
         ) from error
     return [*chosen, service]
-
-
-def reason(error: Exception) -> str:
-    """The first line of a message, without the name and password of an address."""
-    line = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-    return re.sub(r"//[^/@\s]+@", "//", line)

@@ -260,9 +260,7 @@ def fill_in(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainCo
     if name == "auto" and (config.dataset in FOR_THE_PAPER or config.weights == "none"):
         name = "paper"
     if name != "paper":
-        dataset = dataset or open_dataset(
-            config.dataset, config.root, config.split, multi_label=config.multi_label
-        )
+        dataset = dataset or open_training_data(config)[0]
     if name == "auto":
         name = choose_recipe(len(dataset.train))
     if config.backbone is None and config.weights in MODELS:

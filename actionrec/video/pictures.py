@@ -9,7 +9,6 @@ with a rate of its own, as the column fps of a CSV file gives it.
 """
 
 import os
-from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,28 +88,27 @@ def size_of(picture: Path) -> tuple[int, int]:
         return (width, height) if image.getexif().get(0x0112, 1) >= 5 else (height, width)
 
 
-def decoded(pictures: Iterable[Path], size: tuple[int, int]) -> Iterator["np.ndarray"]:
-    """The pictures as they are shown, uint8 RGB (H, W, 3).
+def decoded(picture: Path, size: tuple[int, int]) -> "np.ndarray":
+    """The picture as it is shown, uint8 RGB (H, W, 3).
 
     Raises:
-        VideoError: one can't be read or has another size.
+        VideoError: it can't be read or has another size.
     """
     # Imported here, so that help answers at once.
     import numpy as np
     from PIL import ImageOps
 
-    for picture in pictures:
-        with _opened(picture) as image:
-            try:
-                frame = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-            except (OSError, ValueError, SyntaxError) as error:
-                raise VideoError(f"{picture} is damaged ({error}); copy it again.") from error
-        if frame.shape[:2] != size:
-            raise VideoError(
-                f"{picture} has {frame.shape[1]}x{frame.shape[0]} pixels, and the first frame "
-                f"{size[1]}x{size[0]}; the frames of a video must be of one size."
-            )
-        yield frame
+    with _opened(picture) as image:
+        try:
+            frame = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise VideoError(f"{picture} is damaged ({error}); copy it again.") from error
+    if frame.shape[:2] != size:
+        raise VideoError(
+            f"{picture} has {frame.shape[1]}x{frame.shape[0]} pixels, and the first frame "
+            f"{size[1]}x{size[0]}; the frames of a video must be of one size."
+        )
+    return frame
 
 
 def _opened(picture: Path) -> "Image.Image":

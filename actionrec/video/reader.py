@@ -304,11 +304,11 @@ class VideoReader:
         folder = self.path
         if isinstance(folder, Address) and folder.scheme == FRAMES:
             folder, _ = frame_folder_of(folder)
-        files, chosen = pictures.frames_in(folder), list(wanted)
+        files = pictures.frames_in(folder)
         if len(files) != len(self):
             raise VideoError(f"{self.path} has changed while it was read; read it again.")
-        frames = pictures.decoded([files[index] for index in chosen], self.size)
-        for index, frame in zip(chosen, frames, strict=True):
+        for index in wanted:
+            frame = pictures.decoded(files[index], self.size)
             yield index, av.VideoFrame.from_ndarray(frame, "rgb24")
 
     def _decode_skipping(self, wanted: list[int]) -> DecodedFrames:
