@@ -1,6 +1,8 @@
 """A run that ends before its last epoch: when, how it says so, and how it goes on."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import yaml
 
 from actionrec.cli.main import main
 from actionrec.models.classifier import VideoClassifier
+from actionrec.training import module
 from actionrec.training.early_stopping import reason_to_stop
 from actionrec.training.run import train
 
@@ -74,6 +77,19 @@ def test_an_early_end_is_a_good_end_that_more_patience_continues(config, tmp_pat
         for folder in (whole.output, output)
     )
     assert all(found[name].equal(value) for name, value in expected.items())
+
+
+def test_a_request_to_stop_in_the_epoch_that_ends_the_run_leaves_it_its_report(
+    config, tmp_path, monkeypatch
+):
+    def asked_to_stop(results, config):
+        if reason := reason_to_stop(results, config):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return reason
+
+    monkeypatch.setattr(module, "reason_to_stop", asked_to_stop)
+    assert train(config)["last"]["epoch"] == 3
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_patience_needs_validation_videos(config, class_folders, tmp_path, capsys):

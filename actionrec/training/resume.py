@@ -66,7 +66,8 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         stop_signal, _ = self.agreement()
         self.save(trainer)
-        if trainer.current_epoch + 1 < trainer.max_epochs:
+        # The last epoch, also one that --patience ends the run after, is followed by the report.
+        if trainer.current_epoch + 1 < trainer.max_epochs and not trainer.should_stop:
             self.stop_if(stop_signal, trainer)
 
     def agreement(self) -> tuple[int, bool]:
