@@ -21,6 +21,7 @@ takes more multiply-adds, 2 Cs / N times as many in the A z of SNL.
 """
 
 import copy
+import io
 import re
 import warnings
 from collections.abc import Callable
@@ -225,7 +226,10 @@ def write_torch(
     program.example_inputs = None
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
-    torch.export.save(program, path, extra_files={EXTRA_FILE: description})
+    # Where the disk is full, PyTorch's own writer ends the process.
+    contents = io.BytesIO()
+    torch.export.save(program, contents, extra_files={EXTRA_FILE: description})
+    path.write_bytes(contents.getbuffer())
     return torch.export.load(path).module()
 
 

@@ -2,9 +2,12 @@
 
 import csv
 import datetime
+import errno
 import fcntl
+import io
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,12 +29,22 @@ def machine(device: str | torch.device) -> dict[str, str]:
 def read(path: Path) -> list[dict[str, str]]:
     """The rows of a file; none where there is no file yet.
 
+    A row that is not whole, of which a power cut took the end, is told and left out.
+
     Raises:
         ActionrecError: it is no CSV file in UTF-8.
     """
+    whole = []
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            rows = csv.DictReader(file)
+            for row in rows:
+                if None in row or None in row.values():
+                    told = f"{path}, line {rows.line_num}, is not whole and is left out"
+                    print(told, file=sys.stderr, flush=True)
+                else:
+                    whole.append(row)
+            return whole
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -51,21 +64,29 @@ def append(path: Path, row: Mapping[str, object], device: str | torch.device) ->
     row = {"date": datetime.date.today().isoformat(), **row, **machine(device)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+", encoding="utf-8", newline="") as file:
+        # Not buffered, so that nothing is left to be written after a failure.
+        with path.open("ab+", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            columns = next(csv.reader(file), None)
-            file.seek(0)
-            torn = not file.read().endswith("\n")
-            writer = csv.DictWriter(file, columns or list(row), lineterminator="\n")
+            before = file.read()
+            text = io.StringIO()
+            header = before.partition(b"\n")[0].decode()
+            columns = next(csv.reader([header])) if header else None
+            writer = csv.DictWriter(text, columns or list(row), lineterminator="\n")
             if columns is None:
                 writer.writeheader()
-            elif torn:
+            elif not before.endswith(b"\n"):
                 # A power cut has left half a row.
-                file.write("\n")
+                text.write("\n")
             writer.writerow(row)
-            file.flush()
-            os.fsync(file.fileno())
+            try:
+                data = text.getvalue().encode()
+                if file.write(data) < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(len(before))
+                raise
     except ValueError as error:
         raise ActionrecError(
             f"{path} has other columns than what was measured ({error}); name another file."

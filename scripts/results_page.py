@@ -496,6 +496,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=PROJECT / "docs" / "results.md")
     arguments = parser.parse_args(words)
     try:
+        if not any(arguments.results.glob("*.csv")):
+            raise ActionrecError(f"{arguments.results} holds no CSV files; check --results.")
         text, drawn = page(arguments.results)
         for path, content in (
             (arguments.output, text),
@@ -505,6 +507,9 @@ def main(words: Sequence[str] | None = None) -> int:
                 temporary.write_text(content, encoding="utf-8")
     except ActionrecError as error:
         print(f"results_page: {error}", file=sys.stderr)
+        return 1
+    except KeyError as error:
+        print(f"results_page: a file in {arguments.results} lacks {error}.", file=sys.stderr)
         return 1
     return 0
 

@@ -1,5 +1,6 @@
 """scripts/measurements.py: rows are appended whole, and nothing that is there changes."""
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -27,12 +28,27 @@ def test_rows_are_appended_with_date_and_machine_and_read_back(tmp_path):
     assert measurements.machine("cpu").items() <= first.items() and first["date"]
 
 
-def test_a_row_that_a_power_cut_tore_keeps_the_next_one_whole(tmp_path):
+def test_a_row_that_a_power_cut_tore_is_told_and_keeps_the_next_one_whole(tmp_path, capsys):
     path = tmp_path / "speeds.csv"
     measurements.append(path, {"what": "a"}, "cpu")
     path.write_bytes(path.read_bytes() + b"2026-01-02,hal")
     measurements.append(path, {"what": "b"}, "cpu")
-    assert [row["what"] for row in measurements.read(path)] == ["a", "hal", "b"]
+    assert [row["what"] for row in measurements.read(path)] == ["a", "b"]
+    assert f"{path}, line 3, is not whole and is left out" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "speeds.csv"
+    measurements.append(path, {"what": "a"}, "cpu")
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(measurements.os, "fsync", full)
+    with pytest.raises(ActionrecError, match=r"could not be written \(No space left"):
+        measurements.append(path, {"what": "b"}, "cpu")
+    assert path.read_bytes() == before
 
 
 def test_another_measurements_file_is_left_as_it_was(tmp_path):

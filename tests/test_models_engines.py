@@ -234,6 +234,22 @@ def test_auto_takes_what_is_clearly_faster_and_measures_once(
     assert told == (chosen == "openvino")
 
 
+def test_auto_measures_again_when_a_broken_library_was_mended(own_cache, monkeypatch):
+    measured = []
+
+    def shortest(candidates, clip):
+        measured.append(list(candidates))
+        return {"torch": 0.5, "openvino": 0.2}
+
+    monkeypatch.setattr(engines, "shortest", shortest)
+    with monkeypatch.context() as broken:
+        broken.setitem(sys.modules, "openvino", None)
+        model = InferenceModel(trained("c3d_small"), precision="float32", engine="auto")
+        assert model.engine.name == "torch"
+    model = InferenceModel(trained("c3d_small"), precision="float32", engine="auto")
+    assert model.engine.name == "openvino"
+
+
 def test_the_command_line_takes_an_engine(model, encode, tmp_path, command):
     video = encode(tmp_path / "video.mp4", frames=12)
     answers = {}
@@ -255,6 +271,23 @@ def exported(tmp_path: Path, command, model: str) -> Path:
     done = command("export", "--model", model, "--output", path)
     assert done.returncode == 0, done.stderr
     return path
+
+
+def test_what_an_exported_file_lacks_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "model.xml"
+    path.write_text("<net><rt_info><actionrec/></rt_info></net>")
+
+    def broken():
+        raise ImportError("libopenvino.so is not there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exported_files, "import_openvino", broken)
+        with pytest.raises(
+            ActionrecError, match=r"openvino, which runs .* \(libopenvino.so is not"
+        ):
+            InferenceModel.load(path)
+    with pytest.raises(ActionrecError, match="needs .*model.bin, which holds its weights"):
+        InferenceModel.load(path)
 
 
 def test_an_exported_file_needs_only_the_library_that_runs_it(

@@ -93,6 +93,19 @@ def test_a_run_that_was_repeated_counts_once_and_devices_are_kept_apart(tmp_path
     assert "### films, fold by group, another GPU" in page
 
 
+def test_a_folder_without_results_or_columns_leaves_the_page_as_it_is(tmp_path, capsys):
+    output = tmp_path / "page.md"
+    output.write_text("the page")
+    nothing, others = tmp_path / "nothing", tmp_path / "others"
+    others.mkdir()
+    (others / "table7_runs.csv").write_text("data,seed\nfilms,0\n")
+    for folder, told in ((nothing, "holds no CSV files"), (others, "lacks 'division'")):
+        assert results_page.main(["--results", str(folder), "--output", str(output)]) == 1
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1
+        assert output.read_text() == "the page"
+
+
 def test_a_damaged_file_is_one_sentence(tmp_path, capsys):
     (tmp_path / "table7_runs.csv").write_bytes(b"\xff\xfe\x00broken")
     output = tmp_path / "page.md"

@@ -65,7 +65,8 @@ def test_an_early_end_is_a_good_end_that_more_patience_continues(config, tmp_pat
     (output / "report.html").unlink()
     caplog.clear()
     assert main(["train", "--config", str(settings), "--resume", "auto"]) == 0
-    assert "report" not in capsys.readouterr().out
+    assert f"report: {output}/report.html" in capsys.readouterr().out
+    assert " ".join((output / "report.html").read_text().split()) == report
     assert "nothing is left to train. The run ended after epoch 3" in caplog.text
     assert (output / "last.safetensors").stat().st_mtime_ns == before
 

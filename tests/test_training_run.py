@@ -305,6 +305,25 @@ def test_a_step_too_large_for_the_gpu_is_a_sentence(config, monkeypatch):
         train(config)
 
 
+def test_layers_that_stay_random_are_warned_of(config, caplog, tmp_path):
+    for changes, told in (
+        ({"train_from": "block", "block": "snl"}, "what --train-from block freezes stays random"),
+        ({"freeze_batchnorm": True}, "what --freeze-batchnorm true freezes stays random"),
+        ({}, None),
+    ):
+        caplog.clear()
+        train(replace(config, epochs=1, output=str(tmp_path / str(told)), **changes))
+        assert ("stays random" in caplog.text) == bool(told) and (told or "") in caplog.text
+
+
+def test_half_a_checkpoint_of_a_killed_process_is_removed(config, tmp_path):
+    left = tmp_path / "run" / ".last.actionrec.i2knbv2j.ckpt"
+    left.parent.mkdir()
+    left.write_bytes(b"half a checkpoint")
+    train(replace(config, epochs=1, resume="auto"))
+    assert not left.exists()
+
+
 def test_a_data_set_with_one_class_is_a_sentence(class_folders, config, tmp_path):
     rows = ["path,label,split"]
     rows += [f"{path},first,train" for path in class_folders.glob("train/first/*.avi")]
@@ -322,6 +341,37 @@ def test_a_finished_run_is_not_trained_again(config, tmp_path, caplog):
     assert again["last"] == first["last"]
     assert "is finished" in caplog.text
     assert (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("rename", "names of videos and classes are others"),
+        ("exchange", "names of videos and classes are others"),
+        ("remove", "number of training videos is 7, not 8"),
+        ("add", "number of classes is 3, not 2"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_videos_or_labels(
+    config, class_folders, tmp_path, change, told
+):
+    root = Path(shutil.copytree(class_folders, tmp_path / "videos"))
+    config = replace(config, root=str(root), output=str(tmp_path / "run"), epochs=1)
+    train(config)
+    for part in ("train", "val"):
+        first, second = root / part / "first", root / part / "second"
+        if change == "rename":
+            first.rename(root / part / "zirst")
+        elif change == "exchange":
+            first.rename(root / part / "other")
+            second.rename(first)
+            (root / part / "other").rename(second)
+        elif change == "add":
+            shutil.copytree(first, root / part / "third")
+    if change == "remove":
+        next((root / "train" / "first").iterdir()).unlink()
+    with pytest.raises(UsageError, match=f"run on other data, of which the {told}"):
+        train(replace(config, resume="auto"))
 
 
 def test_a_run_that_lost_its_best_model_is_a_sentence(config, tmp_path):

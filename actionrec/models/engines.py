@@ -328,7 +328,9 @@ def fastest(model: VideoClassifier, plain: Torch, precision: str) -> Engine:
         other = engine_of_network(name, model, plain.prepared, precision)
         with waiting(f"measuring torch and {name}, once for such networks"):
             seconds = shortest({"torch": plain, other.name: other}, clip)
-        keep(path, json_text(seconds).encode())
+        # A library that fails may be mended; a network that it can't compute stays one.
+        if other.name == name or can_be_imported(name):
+            keep(path, json_text(seconds).encode())
     if seconds["torch"] < CLEARLY_FASTER * seconds.get(name, float("inf")):
         return plain
     chosen = engine_of_network(name, model, plain.prepared, precision)
@@ -379,6 +381,17 @@ def is_installed(engine: str) -> bool:
     """Whether the packages of an engine are there."""
     packages = ENGINES[engine].packages if engine in ENGINES else ()
     return all(find_spec(package) is not None for package in packages)
+
+
+def can_be_imported(engine: str) -> bool:
+    """Whether the packages of an engine, which are there, work as far as that."""
+    try:
+        for package in ENGINES[engine].packages:
+            import_module(package)
+    # A broken installation fails in any way.
+    except Exception:
+        return False
+    return True
 
 
 def require_installed(engine: str) -> None:

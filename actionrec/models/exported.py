@@ -8,12 +8,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
-from actionrec.errors import ActionrecError, UsageError
+from actionrec.errors import ActionrecError, UsageError, reason_of
 from actionrec.models.model_file import METADATA_KEY, parse_config
 from actionrec.models.network import ClassifierConfig
 
@@ -48,16 +49,31 @@ class ExportedModel:
 
         Raises:
             UsageError: no library that runs it is installed.
-            ActionrecError: there is no such file, or it is not of `actionrec export`.
+            ActionrecError: there is no such file, it is not of `actionrec export`, or the library
+                can't be loaded.
         """
         if not path.is_file():
             raise ActionrecError(f"There is no model {str(path)!r}; `actionrec export` makes one.")
         library = installed(path)
         try:
+            import_openvino() if library == "openvino" else import_module(library)
+        # A broken installation fails in any way.
+        except Exception as error:
+            raise ActionrecError(
+                f"{library}, which runs {path}, can't be loaded ({reason_of(error)}); install it "
+                "again."
+            ) from error
+        try:
             description = json.loads(READERS[library](path))
             config, training = description["config"], description["training"]
         # The errors of the libraries have no base in common.
         except Exception as error:
+            weights = path.with_suffix(".bin")
+            is_ours = METADATA_KEY.encode() in path.read_bytes()
+            if path.suffix.lower() == ".xml" and is_ours and not weights.is_file():
+                raise ActionrecError(
+                    f"{path} needs {weights}, which holds its weights; copy both."
+                ) from error
             raise ActionrecError(
                 f"{path} is no model that `actionrec export` wrote, or it is damaged; export it "
                 "again."

@@ -89,6 +89,8 @@ class Training(lightning.LightningModule):
         self.unreadable_training: set[str] = set()
         self.found_unreadable: set[str] = set()
         self.results: dict[str, Any] = {}
+        # What a run that goes on must find again.
+        self.data: dict[str, int | str] = {}
         self.epochs: list[EpochFigures] = []
         self.epoch_metrics = nn.ModuleDict(epoch_metrics(model.config))
         # A checkpoint in the middle of an epoch holds its metrics.
@@ -418,6 +420,8 @@ class Training(lightning.LightningModule):
             "epochs": [asdict(epoch) for epoch in self.epochs],
             "progress": progress,
             "block_gradients": [self.activity.gradients, self.activity.steps],
+            "validated": list(self.validated),
+            "data": self.data,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

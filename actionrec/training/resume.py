@@ -124,10 +124,9 @@ def newest_progress(checkpoint: Path) -> tuple[Path | None, Progress | None]:
     return None, None
 
 
-def saved_results(checkpoint: Path) -> dict[str, Any]:
-    """The figures of the run that wrote this whole checkpoint, as in `results.json`."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    return state["actionrec"]["results"]
+def saved_state(checkpoint: Path) -> dict[str, Any]:
+    """What `Training` keeps of itself in a whole checkpoint, beside its weights."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["actionrec"]
 
 
 def read_progress(checkpoint: Path) -> Progress:

@@ -18,6 +18,7 @@ import logging
 import os
 import signal
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -39,7 +40,7 @@ from actionrec.datasets.dataset import VideoDataset, absent_classes
 from actionrec.datasets.registry import open_dataset
 from actionrec.errors import ActionrecError, Failure, UsageError
 from actionrec.evaluation.several_labels import multi_hot
-from actionrec.files import exclusive, write_whole
+from actionrec.files import exclusive, remove_leftovers, write_whole
 from actionrec.models import conversion
 from actionrec.models.catalogue import MODELS
 from actionrec.models.classifier import BlockConfig, ClassifierConfig, VideoClassifier
@@ -58,13 +59,14 @@ from actionrec.recipes import (
 )
 from actionrec.training.clips import are_dark, loaders
 from actionrec.training.early_stopping import reason_to_stop
+from actionrec.training.figures import EpochFigures
 from actionrec.training.head import LEAST_PENALTY_TO_START, fit_head, train_head
 from actionrec.training.loggers import build_loggers, require_logger
 from actionrec.training.loss import class_weights, require_videos
 from actionrec.training.module import Training
 from actionrec.training.precision import LIGHTNING_PRECISION, resolved_precision
 from actionrec.training.report import as_flag, write_training_report
-from actionrec.training.resume import Checkpoints, newest_progress, saved_results
+from actionrec.training.resume import Checkpoints, newest_progress, saved_state
 from actionrec.video.decoders import require_decoder
 from actionrec.video.pictures import FRAME_RATE
 from actionrec.video.sampling import ClipSampling
@@ -94,26 +96,36 @@ def train(config: TrainConfig) -> dict[str, Any]:
     devices.expect(config.devices * config.nodes)
     if not devices.is_first():
         logging.getLogger("actionrec").setLevel(logging.ERROR)
-    dataset, damaged = open_training_data(config)
+    listed = open_listed_data(config)
+    dataset, damaged = without_damaged_videos(listed)
     config = resolve(config, dataset)
     output, checkpoint = Path(config.output), Path(config.output, "last.ckpt")
     if devices.is_first():
         check_output(config, output)
     resume_from, resumed = newest_progress(checkpoint)
+    if resume_from:
+        require_same_data(listed, resume_from)
     check_dataset(dataset, config)
     if resumed and resumed.epoch and devices.is_first():
         require_best_model(output)
-    reason = reason_to_stop(saved_results(resume_from), config) if resume_from else None
+    reason = reason_to_stop(saved_state(resume_from)["results"], config) if resume_from else None
     if resumed and (reason or resumed.epoch >= config.epochs):
         log.info("%s is finished: nothing is left to train. %s", output, reason or "")
-        return read_results(output / "results.json") | {"output": str(output), "bad_videos": {}}
+        if devices.is_first() and not (output / "report.html").is_file():
+            write_missing_report(config, dataset, resume_from, output)
+        bad_videos = saved_state(resume_from)["bad"]
+        return read_results(output / "results.json") | {
+            "output": str(output),
+            "bad_videos": bad_videos,
+        }
     lightning.seed_everything(config.seed, workers=True, verbose=False)
+    warn_of_random_layers(config)
     model = build_classifier(config, dataset.labels)
     busy = (
         f"Another training is writing {output}; wait until it is done, or choose another --output."
     )
     with exclusive(output / "run", busy) if devices.is_first() else nullcontext():
-        return _fit(config, dataset, damaged, model, output)
+        return _fit(config, dataset, damaged, model, output, data_facts(listed))
 
 
 def _fit(
@@ -122,11 +134,14 @@ def _fit(
     damaged: list[Failure],
     model: VideoClassifier,
     output: Path,
+    data: dict[str, int | str],
 ) -> dict[str, Any]:
     """Train `model` in the folder `output`, which no other process writes to."""
     if devices.is_first():
         # Again, because another training may have come first.
         check_output(config, output)
+        # A killed process leaves half a checkpoint, as large as a whole one.
+        remove_leftovers(output)
         write_whole(output / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
     parts = trained_parts(model.network)
     table = parts_table(parts, config.freeze_batchnorm)
@@ -149,6 +164,7 @@ def _fit(
     weights = loss_weights(config, dataset)
     training = Training(model, config, output, len(dataset.train), weights)
     training.record_failures(damaged)
+    training.data = data
     if config.compile:
         model.network.compile()
     # Another machine may see other files. The processes have met in `setup`.
@@ -186,16 +202,71 @@ def _fit(
             ) from error
         raise
     if devices.is_first():
-        noted = torch.cat(training.validated).numpy()
-        if config.multi_label:
-            truths, predictions = np.split(noted, 2, axis=1)
-        else:
-            truths, predictions = noted.T
-        videos = None if config.multi_label else dataset.train_counts()
-        write_training_report(
-            output, training.epochs, truths, predictions, dataset.labels, parts, videos=videos
-        )
+        write_report(config, dataset, model, training.epochs, training.validated, output)
     return training.results | {"output": str(output), "bad_videos": training.unreadable}
+
+
+def warn_of_random_layers(config: TrainConfig) -> None:
+    """Warn if what stays frozen has never been trained."""
+    flags = {
+        f"--train-from {config.train_from}": config.train_from != "all",
+        "--freeze-batchnorm true": config.freeze_batchnorm,
+    }
+    given = " and ".join(flag for flag, freezes in flags.items() if freezes)
+    if config.weights == "none" and given:
+        log.warning(
+            "The network begins with random weights, and what %s freezes stays random; start from "
+            "--weights, or train everything.",
+            given,
+        )
+
+
+def write_report(
+    config: TrainConfig,
+    dataset: VideoDataset,
+    model: VideoClassifier,
+    epochs: Sequence[EpochFigures],
+    validated: Sequence[torch.Tensor],
+    output: Path,
+) -> None:
+    """Write report.html; `validated` are the truths and predictions that the last epoch noted."""
+    noted = torch.cat(list(validated)).numpy()
+    truths, predictions = np.split(noted, 2, axis=1) if config.multi_label else noted.T
+    videos = None if config.multi_label else dataset.train_counts()
+    parts = trained_parts(model.network)
+    write_training_report(output, epochs, truths, predictions, dataset.labels, parts, videos=videos)
+
+
+def write_missing_report(
+    config: TrainConfig, dataset: VideoDataset, checkpoint: Path, output: Path
+) -> None:
+    """Write the report of a finished run that was killed before it, or had no room for it."""
+    saved = saved_state(checkpoint)
+    # A checkpoint of an earlier version has none.
+    if saved.get("validated"):
+        epochs = [EpochFigures.of(figures) for figures in saved["epochs"]]
+        model = build_classifier(config, dataset.labels)
+        write_report(config, dataset, model, epochs, saved["validated"], output)
+
+
+def data_facts(listed: VideoDataset) -> dict[str, int | str]:
+    """What a run that goes on must find again, of the data set with its damaged videos."""
+    return {
+        name: fact.hex() if isinstance(fact, bytes) else fact
+        for name, fact in listed.facts().items()
+    }
+
+
+def require_same_data(listed: VideoDataset, checkpoint: Path) -> None:
+    """Raise UsageError if the run that wrote a checkpoint had other videos or labels."""
+    now = data_facts(listed)
+    for name, before in saved_state(checkpoint).get("data", {}).items():
+        if now[name] != before:
+            told = "are others" if isinstance(before, str) else f"is {now[name]}, not {before}"
+            raise UsageError(
+                f"{checkpoint.parent} holds a run on other data, of which the {name} {told}; "
+                "choose another folder with --output, or continue it with the data of its start."
+            )
 
 
 def resolve(config: TrainConfig, dataset: VideoDataset | None = None) -> TrainConfig:
@@ -365,13 +436,19 @@ def open_training_data(config: TrainConfig) -> tuple[VideoDataset, list[Failure]
     Raises:
         UsageError, ActionrecError: as `open_dataset` and `without_damaged_videos`.
     """
+    return without_damaged_videos(open_listed_data(config))
+
+
+def open_listed_data(config: TrainConfig) -> VideoDataset:
+    """The data set with all of its videos.
+
+    Raises:
+        UsageError, ActionrecError: as `open_dataset`.
+    """
     dataset = open_dataset(
         config.dataset, config.root, config.split, multi_label=config.multi_label
     )
-    dataset, damaged = without_damaged_videos(dataset)
-    if config.flip is not None:
-        dataset = replace(dataset, flip=config.flip)
-    return dataset, damaged
+    return dataset if config.flip is None else replace(dataset, flip=config.flip)
 
 
 def check_dataset(dataset: VideoDataset, config: TrainConfig) -> None:
