@@ -89,10 +89,11 @@ def append(path: Path, row: Mapping[str, object], device: str | torch.device) ->
                 raise
     except ValueError as error:
         raise ActionrecError(
-            f"{path} has other columns than what was measured ({error}); name another file."
+            f"{path} has other columns than what was measured ({error}); name another file. "
+            f"Measured: {row}"
         ) from error
     except OSError as error:
         raise ActionrecError(
             f"{path} could not be written ({error.strerror}); free some space or choose a folder "
-            "that you may write to."
+            f"that you may write to. Measured: {row}"
         ) from error

@@ -444,6 +444,10 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="print the table of what is there")
     arguments = parser.parse_args()
+    if min(arguments.steps, arguments.jobs) < 1:
+        parser.error("--steps and --jobs must be at least 1")
+    if not all(0 < factor < math.inf for factor in arguments.rate_factors):
+        parser.error("--rate-factors must be above 0")
     try:
         if not arguments.table:
             busy = f"Another relations.py is writing {arguments.output}; wait until it is done."

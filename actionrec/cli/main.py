@@ -5,6 +5,7 @@ other heavy libraries inside, so that help and wrong usage answer at once. docs/
 the exit codes.
 """
 
+import errno
 import logging
 import os
 import sys
@@ -228,5 +229,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         # Of libraries, such as requests, it may hold a message alone.
         reason = error.strerror or reason_of(error)
-        complain(f"{error.filename or 'A file'} could not be used: {reason}.")
+        if error.errno == errno.ENOSPC and error.filename is None:
+            complain(f"The output could not be written: {reason}; make room and try again.")
+        else:
+            complain(f"{error.filename or 'A file'} could not be used: {reason}.")
         return 1

@@ -75,9 +75,9 @@ def predict(
         paths: Video files, folders with videos, or patterns in quotes.
         model: Model file, run's folder or name.
         clips: Clips of each video; by default enough to cover it, at most ten.
-        precision: auto: bfloat16 (scores within 0.02, cgnl 0.05) on hardware for it.
+        precision: auto: bfloat16 on hardware for it (scores within 0.02).
         decoder: Library; decord and torchcodec, extras, are less exact.
-        sort: uncertainty: the videos whose labels would teach most come first.
+        sort: uncertainty: first the videos whose labels teach most.
         files_from: Text file or address, a path on each line; or - for standard input.
         output: File for the results, by its suffix; with --cluster a folder or s3://...
         workers: Processes that read, for --output; with --cluster, workers of the cluster.

@@ -305,7 +305,7 @@ def print_quantization(output: str, found: "QuantizationComparison") -> None:
         ["same best label", f"{found.agreement:.1%}{sure}"],
         ["largest change of a score", f"{found.mean_difference:.3f} mean"]
         + [f"{found.worst_difference:.3f} at worst"],
-        ["seconds a clip", f"{found.int8_seconds:.2f} instead of {found.float32_seconds:.2f}"],
+        ["seconds a clip", f"{found.int8_seconds:.2g} instead of {found.float32_seconds:.2g}"],
         ["MB", f"{found.int8_bytes / 1e6:.1f} instead of {found.float32_bytes / 1e6:.1f}"],
     ]
     for name, *values in rows:
