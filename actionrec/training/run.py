@@ -13,6 +13,7 @@ A run's folder holds:
     bad_videos.json                   videos that could not be read, if any
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -250,11 +251,16 @@ def write_missing_report(
 
 
 def data_facts(listed: VideoDataset) -> dict[str, int | str]:
-    """What a run that goes on must find again, of the data set with its damaged videos."""
-    return {
-        name: fact.hex() if isinstance(fact, bytes) else fact
-        for name, fact in listed.facts().items()
-    }
+    """What a run that goes on must find again, of the data set with its damaged videos, in any
+    order."""
+    counts = {name: fact for name, fact in listed.facts().items() if isinstance(fact, int)}
+    videos = sorted(
+        repr((side, video.path.name, video.all_labels, video.segment))
+        for side in ("train", "val")
+        for video in getattr(listed, side)
+    )
+    names = hashlib.sha256(repr((listed.labels, videos)).encode()).hexdigest()
+    return counts | {"names of videos and classes": names}
 
 
 def require_same_data(listed: VideoDataset, checkpoint: Path) -> None:
