@@ -44,7 +44,6 @@ from actionrec.models.backbone import Backbone
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.inference import InferenceModel
 from actionrec.progress import track
-from actionrec.recipes import RECIPES
 from actionrec.training.block_activity import BlockFigures
 from actionrec.training.head import (
     LEAST_PENALTY_TO_START,
@@ -428,13 +427,11 @@ def only_readable(
 def columns_of_inputs(config: TrainConfig, arguments: argparse.Namespace) -> dict[str, Any]:
     """What the stored inputs depend on, as columns of results."""
     own = config.dataset in ("csv", "folder")
-    usual = config.short_side == RECIPES["small"].settings["short_side"]
-    side = "" if usual else f" of a short side of {config.short_side}"
     return {
         "data": Path(config.root).stem if own else config.dataset,
         "division": division_of(config, arguments.split),
         "network": f"{config.backbone} from {origin(config.weights)}",
-        "clip": f"{config.clip_length}x{config.crop}x{config.crop}{side}",
+        "clip": f"{config.clip_length}x{config.crop}x{config.crop}",
         "stride": config.stride,
         "fps": config.fps,
         "gamma": config.gamma,

@@ -26,7 +26,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from actionrec.devices import fastest_device, has_bfloat16
 from actionrec.errors import ActionrecError, UsageError, reason_of
 from actionrec.files import cache_folder, replacing
 from actionrec.models import model_file
@@ -38,12 +37,11 @@ from actionrec.models.exported import (
     ExportedModel,
     import_openvino,
     installed,
-    is_exported,
     openvino_core,
 )
 from actionrec.models.graph import trace_prediction
 from actionrec.models.onnx_graph import require_onnx, to_onnx
-from actionrec.models.registry import EngineName, PrecisionName
+from actionrec.models.registry import EngineName
 from actionrec.progress import waiting
 from actionrec.text import json_text
 
@@ -355,26 +353,6 @@ def shortest(engines: dict[str, Engine], clip: Tensor, rounds: int = 2) -> dict[
 def computes_in(engine: str, precision: str) -> bool:
     """Whether an engine knows a precision; PyTorch and its compiler know all."""
     return engine not in ENGINES or precision in ENGINES[engine].precisions
-
-
-def automatic_precision(
-    engine: EngineName, model: str | Path | None = None, device: torch.device | None = None
-) -> PrecisionName:
-    """The precision that auto stands for: bfloat16 where hardware and engine are made for it.
-
-    Args:
-        engine: auto is, for an exported file, the first library that runs it.
-        model: Name or path of the model; None for a network.
-        device: By default the fastest.
-
-    Raises:
-        UsageError: no library that runs the exported file is installed.
-    """
-    if model is not None and is_exported(model):
-        device = torch.device("cpu")
-        engine = installed(Path(model)) if engine == "auto" else engine
-    has_it = has_bfloat16(device or torch.device(fastest_device()))
-    return "bfloat16" if has_it and computes_in(engine, "bfloat16") else "float32"
 
 
 def is_installed(engine: str) -> bool:

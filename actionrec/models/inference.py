@@ -15,18 +15,18 @@ from typing import Self
 import numpy as np
 import torch
 
-from actionrec.devices import fastest_device
+from actionrec.devices import fastest_device, has_bfloat16
 from actionrec.errors import ActionrecError, UsageError
 from actionrec.models.backbone import Backbone, require_clips
 from actionrec.models.classifier import VideoClassifier
 from actionrec.models.engines import (
     Answers,
     Torch,
-    automatic_precision,
+    computes_in,
     engine_of_file,
     engine_of_network,
 )
-from actionrec.models.exported import ExportedModel, is_exported
+from actionrec.models.exported import ExportedModel, installed, is_exported
 from actionrec.models.graph import folded
 from actionrec.models.registry import EngineName, PrecisionName
 from actionrec.video.clips import ClipReader
@@ -198,3 +198,23 @@ def read_model(model: str | Path) -> VideoClassifier | ExportedModel:
         ActionrecError: there is no such file or name, or the file is no model.
     """
     return ExportedModel.read(Path(model)) if is_exported(model) else VideoClassifier.load(model)
+
+
+def automatic_precision(
+    engine: EngineName, model: str | Path | None = None, device: torch.device | None = None
+) -> PrecisionName:
+    """The precision that auto stands for: bfloat16 where hardware and engine are made for it.
+
+    Args:
+        engine: auto is, for an exported file, the first library that runs it.
+        model: Name or path of the model; None for a network.
+        device: By default the fastest.
+
+    Raises:
+        UsageError: no library that runs the exported file is installed.
+    """
+    if model is not None and is_exported(model):
+        device = torch.device("cpu")
+        engine = installed(Path(model)) if engine == "auto" else engine
+    has_it = has_bfloat16(device or torch.device(fastest_device()))
+    return "bfloat16" if has_it and computes_in(engine, "bfloat16") else "float32"

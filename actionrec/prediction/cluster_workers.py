@@ -34,9 +34,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from actionrec.errors import ActionrecError, Failure, reason_of
 from actionrec.models.classifier import VideoClassifier
-from actionrec.models.engines import automatic_precision
 from actionrec.models.exported import ExportedModel
-from actionrec.models.inference import InferenceModel
+from actionrec.models.inference import InferenceModel, automatic_precision
 from actionrec.models.registry import EngineName, PrecisionName
 from actionrec.models.shared_batches import ScoredVideo, score_once, threads_of
 from actionrec.prediction.batch import networks_of

@@ -19,7 +19,7 @@ from actionrec.errors import ActionrecError, UsageError
 from actionrec.files import short_enough, write_whole
 from actionrec.models import model_file
 from actionrec.models.catalogue import MODELS
-from actionrec.models.engines import automatic_precision
+from actionrec.models.inference import automatic_precision
 from actionrec.models.registry import EngineName, PrecisionName
 from actionrec.progress import track
 from actionrec.text import json_text
