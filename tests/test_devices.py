@@ -194,10 +194,15 @@ def start_training(commands, config):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no list of a process's children")
 def test_a_process_that_the_system_kills_is_a_sentence_of_the_other(config, commands):
-    run = start_training(commands, replace(config, devices=2, epochs=200))
-    [child] = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    os.kill(int(child), signal.SIGKILL)
-    _, said = run.communicate()
+    for attempt in range(3):
+        output = f"{config.output}{attempt}"
+        run = start_training(commands, replace(config, devices=2, epochs=200, output=output))
+        [child] = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGKILL)
+        _, said = run.communicate()
+        # Lightning looks every five seconds, and kills all that is left if it is the first to see.
+        if run.returncode != -signal.SIGKILL:
+            break
     assert run.returncode == 1, said
     assert "actionrec: Process 0 lost another one, which was killed" in said
     assert "Traceback" not in said
