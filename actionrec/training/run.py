@@ -19,7 +19,7 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -104,21 +104,19 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if devices.is_first():
         check_output(config, output)
     resume_from, resumed = newest_progress(checkpoint)
-    if resume_from:
-        require_same_data(listed, resume_from)
+    saved = saved_state(resume_from) if resume_from else {}
+    data = data_facts(listed)
+    require_same_data(data, saved, output)
     check_dataset(dataset, config)
     if resumed and resumed.epoch and devices.is_first():
         require_best_model(output)
-    reason = reason_to_stop(saved_state(resume_from)["results"], config) if resume_from else None
+    reason = reason_to_stop(saved.get("results", {}), config)
     if resumed and (reason or resumed.epoch >= config.epochs):
         log.info("%s is finished: nothing is left to train. %s", output, reason or "")
         if devices.is_first() and not (output / "report.html").is_file():
-            write_missing_report(config, dataset, resume_from, output)
-        bad_videos = saved_state(resume_from)["bad"]
-        return read_results(output / "results.json") | {
-            "output": str(output),
-            "bad_videos": bad_videos,
-        }
+            write_missing_report(config, dataset, saved, output)
+        results = read_results(output / "results.json")
+        return results | {"output": str(output), "bad_videos": saved["bad"]}
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     warn_of_random_layers(config)
     model = build_classifier(config, dataset.labels)
@@ -126,7 +124,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         f"Another training is writing {output}; wait until it is done, or choose another --output."
     )
     with exclusive(output / "run", busy) if devices.is_first() else nullcontext():
-        return _fit(config, dataset, damaged, model, output, data_facts(listed))
+        return _fit(config, dataset, damaged, model, output, data)
 
 
 def _fit(
@@ -239,10 +237,9 @@ def write_report(
 
 
 def write_missing_report(
-    config: TrainConfig, dataset: VideoDataset, checkpoint: Path, output: Path
+    config: TrainConfig, dataset: VideoDataset, saved: Mapping[str, Any], output: Path
 ) -> None:
     """Write the report of a finished run that was killed before it, or had no room for it."""
-    saved = saved_state(checkpoint)
     # A checkpoint of an earlier version has none.
     if saved.get("validated"):
         epochs = [EpochFigures.of(figures) for figures in saved["epochs"]]
@@ -263,14 +260,13 @@ def data_facts(listed: VideoDataset) -> dict[str, int | str]:
     return counts | {"names of videos and classes": names}
 
 
-def require_same_data(listed: VideoDataset, checkpoint: Path) -> None:
-    """Raise UsageError if the run that wrote a checkpoint had other videos or labels."""
-    now = data_facts(listed)
-    for name, before in saved_state(checkpoint).get("data", {}).items():
+def require_same_data(now: Mapping[str, int | str], saved: Mapping[str, Any], output: Path) -> None:
+    """Raise UsageError if the run that saved its state in `output` had other videos or labels."""
+    for name, before in saved.get("data", {}).items():
         if now[name] != before:
             told = "are others" if isinstance(before, str) else f"is {now[name]}, not {before}"
             raise UsageError(
-                f"{checkpoint.parent} holds a run on other data, of which the {name} {told}; "
+                f"{output} holds a run on other data, of which the {name} {told}; "
                 "choose another folder with --output, or continue it with the data of its start."
             )
 
